@@ -1,0 +1,73 @@
+# What needs a guest runs in namespaces of its own (tests/bench) as root; the machine is left as it was found,
+# but for the packages below.
+#
+#   make demo    a guest, updated while it runs
+#   make test    everything that proves a change good; what CI runs
+#   make check   the part of it that needs no guest, under a minute
+#   make soak    the same update over and over
+#   make shell   a shell in the bench
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+SOAK_ARGS ?=
+
+# To build libvirt-python and the test guest, and to make the bench's root file system.
+PACKAGES := gcc libc6-dev libvirt-dev make mmdebstrap pkg-config python3-dev python3-venv util-linux
+
+BIN := .venv/bin
+ENTER := $(BIN)/python -m tests.bench.enter --
+export DEBIAN_FRONTEND := noninteractive
+
+.PHONY: demo test check soak shell bench machine venv rootfs guest clean
+.DEFAULT_GOAL := check
+
+demo: bench
+	$(ENTER) $(BIN)/python -m tests.bench.demo
+
+test: check bench
+	$(BIN)/python -m tests.bench.left_over -- $(ENTER) $(BIN)/pytest tests $(PYTEST_ARGS)
+
+check: venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict hostagent tests/bench
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit -q
+
+soak: bench
+	$(ENTER) $(BIN)/python -m tests.bench.soak $(SOAK_ARGS)
+
+shell: bench
+	$(ENTER) bash
+
+# The three take about a minute together, and wait for different things.
+bench: machine
+	@$(MAKE) --no-print-directory -j3 --output-sync=target venv rootfs guest
+
+# Installs only what is missing; package lists may be absent on a fresh machine, or too old to download from.
+machine:
+	@missing=; \
+	for package in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' \
+	        || missing="$$missing $$package"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	echo "installing$$missing"; \
+	apt-get -qq install -y --no-install-recommends $$missing 2>/dev/null \
+	    || { apt-get -qq update && apt-get -qq install -y --no-install-recommends $$missing; }
+
+venv: .venv/made
+
+.venv/made: pyproject.toml | machine
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+rootfs: | machine
+	@$(PYTHON) -m tests.bench.rootfs
+
+guest: | machine
+	@vm-images/build
+
+clean:
+	rm -rf build .venv

@@ -1,0 +1,281 @@
+"""QEMU's argument list as libvirt 9.0 and 11.3 write it: read, judged, and turned into the new QEMU's.
+
+Source of the shapes: libvirt, src/qemu/qemu_command.c. Nothing here starts or opens anything.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from hostagent.plan import Blocker, Reason
+from hostagent.qemu_options import KIND, Option, Property, read_options
+from hostagent.tested_options import (
+    LIMITS,
+    SHARED_FILE_HINT,
+    TESTED,
+    TESTED_SWITCHES,
+    TESTED_WORDS,
+    Limit,
+    Tested,
+)
+
+_UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+_WAITING = ("-incoming", "defer")
+# libvirt 9.0 writes these; QEMU 10.0 knows them no more ("invalid option", tried). In 7.2 they do nothing
+# but set the property (QEMU, system/vl.c).
+_RENAMED = {
+    f"no-{name}": Option("machine", ("-machine", f"{name}=off"), (Property(name, "off"),))
+    for name in ("hpet", "acpi")
+}
+
+
+class DescriptorKind(StrEnum):
+    """What an inherited file descriptor is for; each kind is carried over in its own way."""
+
+    LISTENER = "listener"
+    TAP = "tap"
+    VHOST = "vhost"
+    FDSET = "fdset"
+
+
+@dataclass(frozen=True)
+class DescriptorUse:
+    """A place in the argument list that names an inherited file descriptor."""
+
+    kind: DescriptorKind
+    number: int  # the descriptor's number when that QEMU started
+    owner_id: str  # id of the chardev or netdev, or the fdset's number
+    opaque: str = ""  # libvirt's note on an fdset's descriptor, "serial0-source"
+
+
+@dataclass(frozen=True)
+class RamBackend:
+    """A memory backend that is a file."""
+
+    id: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class BlockNode:
+    """A node of the block graph at boot."""
+
+    name: str
+    driver: str
+    filename: str  # "" for a format node
+    file: str  # the node below a format node, "" for a storage node
+    backing: str  # the node of the backing image, "" when there is none
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A QEMU's argument list, without loss."""
+
+    binary: str
+    options: tuple[Option, ...]
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> Self:
+        """Read an argument list as /proc/PID/cmdline holds it; ValueError when it is empty."""
+        if not argv:
+            raise ValueError("expected an argument list, found an empty one")
+        return cls(argv[0], tuple(read_options(argv[1:])))
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """Exactly what was parsed."""
+        return (self.binary, *(word for option in self.options for word in option.words))
+
+    def named(self, name: str, kind: str | None = None) -> Iterator[Option]:
+        """The options of that name, in order, and of that kind if one is given."""
+        return (item for item in self.options if item.name == name and kind in (None, item.kind))
+
+    def _first(self, name: str) -> Option:
+        return next(self.named(name), Option(name, ()))
+
+    @property
+    def machine_type(self) -> str:
+        """The machine type, "pc-q35-7.2"."""
+        return self._first("machine").kind
+
+    @property
+    def accelerator(self) -> str:
+        """What runs the guest's code: "kvm" or "tcg"."""
+        return self._first("accel").kind or self._first("machine").get("accel")
+
+    @property
+    def vcpus(self) -> int:
+        """How many vCPUs the guest booted with; 0 when the list does not say."""
+        count = self._first("smp").get("cpus")
+        return int(count) if count.isdecimal() else 0
+
+    @property
+    def memory(self) -> int:
+        """The RAM's size in bytes (a bare number counts MiB); 0 when the list does not say."""
+        found = re.fullmatch(r"(\d+)([kmg]?)", self._first("m").get("size").lower())
+        return int(found[1]) * _UNITS[found[2] or "m"] if found else 0
+
+    def ram_backends(self) -> tuple[RamBackend, ...]:
+        """The RAM's files."""
+        return tuple(
+            RamBackend(item.get("id"), item.get("mem-path"), int(item.get("size", "0")))
+            for item in self.named("object", "memory-backend-file")
+        )
+
+    def descriptors(self) -> tuple[DescriptorUse, ...]:
+        """Every reference to an inherited file descriptor, in order."""
+        return tuple(use for option in self.options for use in _descriptors(option))
+
+    def device_ids(self) -> tuple[str, ...]:
+        """The ids of the devices; companions of a USB controller have none."""
+        return tuple(item.get("id") for item in self.named("device") if item.has("id"))
+
+    def chardev_ids(self) -> tuple[str, ...]:
+        """The ids of the character devices' backends."""
+        return tuple(item.get("id") for item in self.named("chardev"))
+
+    def netdev_ids(self) -> tuple[str, ...]:
+        """The ids of the network backends."""
+        return tuple(item.get("id") for item in self.named("netdev"))
+
+    def iothread_ids(self) -> tuple[str, ...]:
+        """The ids of the iothreads."""
+        return tuple(item.get("id") for item in self.named("object", "iothread"))
+
+    def block_nodes(self) -> tuple[BlockNode, ...]:
+        """The block graph at boot, in order."""
+        return tuple(
+            BlockNode(
+                name=item.get("node-name"),
+                driver=item.kind,
+                filename=item.get("filename"),
+                file=item.get("file"),
+                backing=item.get("backing").removeprefix("null"),
+                read_only=item.get("read-only") == "on",
+            )
+            for item in self.named("blockdev")
+        )
+
+    def handed_over(self, binary: str) -> "CommandLine":
+        """The new QEMU's list: it waits for the state and stays paused (-S); else as it was, word for word.
+
+        But for switches that QEMU 9 took away: their -machine property means the same to every version.
+        """
+        kept = [_RENAMED.get(item.name, item) for item in self.options if item.name != "incoming"]
+        stop = Option("S", ("-S",))
+        where = kept.index(stop) if stop in kept else len(kept)
+        rest = [item for item in kept if item.name != "S"]
+        return CommandLine(binary, (*rest[:where], stop, *rest[where:], Option("incoming", _WAITING)))
+
+
+_DESCRIPTORS = {
+    "chardev": (("fd", DescriptorKind.LISTENER),),
+    "netdev": (
+        ("fd", DescriptorKind.TAP),
+        ("fds", DescriptorKind.TAP),
+        ("vhostfd", DescriptorKind.VHOST),
+        ("vhostfds", DescriptorKind.VHOST),
+    ),
+    "add-fd": (("fd", DescriptorKind.FDSET),),
+}
+
+
+def _descriptors(option: Option) -> Iterator[DescriptorUse]:
+    for name, kind in _DESCRIPTORS.get(option.name, ()):
+        for number in option.get(name).split(":"):
+            if number.isdecimal():
+                owner = option.get("set") if kind is DescriptorKind.FDSET else option.get("id")
+                yield DescriptorUse(kind, int(number), owner, option.get("opaque"))
+
+
+def blockers(command_line: CommandLine) -> tuple[Blocker, ...]:
+    """Everything in the list that the handover has not been tested with, or is known not to take."""
+    found = [blocker for option in command_line.options for blocker in _judge(option)]
+    return (*found, *_ram_without_backend(command_line))
+
+
+def _ram_without_backend(command_line: CommandLine) -> Iterator[Blocker]:
+    """Plain -m: RAM of QEMU's own, which nobody else can map."""
+    backend = command_line._first("machine").get("memory-backend")
+    backends = {item.get("id") for item in command_line.named("object") if "memory-backend" in item.kind}
+    if not backends or (backend and backend not in backends):
+        yield Blocker(
+            Reason.RAM_ORDINARY,
+            "RAM in a shared file",
+            f"-machine memory-backend={backend} without its -object"
+            if backend
+            else "-m without a memory backend",
+            SHARED_FILE_HINT,
+        )
+
+
+def _judge(option: Option) -> Iterator[Blocker]:
+    if option.unreadable:
+        yield Blocker(
+            Reason.OPTION, "an argument that can be read", f"{option.argument!r} ({option.unreadable})"
+        )
+        return
+    limits = [limit for limit in LIMITS if _meets(option, limit)]
+    yield from (_limit_blocker(option, limit) for limit in limits)
+    if any(not limit.property for limit in limits):
+        return
+    if option.name in TESTED_SWITCHES:
+        return
+    if option.name in TESTED_WORDS:
+        if not TESTED_WORDS[option.name].allows(option.argument):
+            yield _untested(f"-{option.name} with {TESTED_WORDS[option.name].words}", " ".join(option.words))
+        return
+    if option.name not in TESTED:
+        yield _untested("options that the handover has been tested with", " ".join(option.words))
+        return
+    tested = next(
+        (rule for kind, rule in TESTED[option.name].items() if re.fullmatch(kind, option.kind)), None
+    )
+    if tested is None:
+        yield _untested(f"a -{option.name} that the handover has been tested with", str(option))
+        return
+    if option.kind == "memory-backend-file" and not option.has("share"):
+        yield Blocker(
+            Reason.RAM_NOT_SHARED, "RAM in a shared file", f"{option}, not shared", SHARED_FILE_HINT
+        )
+    yield from _untested_properties(option, tested, besides={limit.property for limit in limits})
+
+
+def _meets(option: Option, limit: Limit) -> bool:
+    if option.name != limit.option or not re.fullmatch(limit.kind, option.kind):
+        return False
+    return not limit.property or any(
+        item.name == limit.property and re.fullmatch(limit.values, item.value) for item in option.properties
+    )
+
+
+def _limit_blocker(option: Option, limit: Limit) -> Blocker:
+    shown = f"{option} {limit.property}={option.get(limit.property)}" if limit.property else str(option)
+    return Blocker(limit.reason, limit.expected, shown, limit.hint)
+
+
+def _untested_properties(option: Option, tested: Tested, *, besides: set[str]) -> Iterator[Blocker]:
+    for item in option.properties:
+        if item.name in besides or item.name == KIND.get(option.name):
+            continue
+        values = tested.properties.get(item.name)
+        if values is None and tested.others is not None and re.fullmatch(tested.others[0], item.name):
+            values = tested.others[1]
+        shown = f"{option} {item.name}={item.value}"
+        if values is None:
+            yield _untested(f"properties of -{option.name} that the handover has been tested with", shown)
+        elif not values.allows(item.value):
+            yield _untested(f"{item.name}={values.words}", shown)
+
+
+def _untested(expected: str, found: str) -> Blocker:
+    return Blocker(
+        Reason.OPTION,
+        expected,
+        found,
+        "nobody has tried a handover with it: live-migrate or restart the guest, or ask for it to be tested",
+    )

@@ -1,0 +1,233 @@
+"""Settings, from a TOML file; a wrong key or value is an error that names file and line."""
+
+import difflib
+import json
+import re
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from hostagent.errors import UsageError
+
+DEFAULT_PATH = Path("/etc/hostagent/hostagent.toml")
+_SIZE_LIMIT = 64 * 1024
+
+
+class DaemonControl(StrEnum):
+    """How libvirt's daemon is stopped and started."""
+
+    AUTO = "auto"  # systemd where systemd is init, else command
+    SYSTEMD = "systemd"
+    COMMAND = "command"
+
+
+class ClockPolicy(StrEnum):
+    """What to do with a guest's clock after its pause."""
+
+    STEP = "step"  # set it forward when it is behind
+    REPORT = "report"  # measure only
+    OFF = "off"
+
+
+def _absolute(path: Path) -> Path:
+    # No "..": what is below a directory of ours must stay there.
+    if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
+        raise ValueError("not absolute")
+    return path
+
+
+# Each description completes "expected ...": it is what a person reads who typed something else.
+AbsolutePath = Annotated[
+    Path, Field(strict=False, description="an absolute path without '..'"), AfterValidator(_absolute)
+]
+Seconds = Annotated[float, Field(gt=0, le=3600, description="a number of seconds above 0, at most 3600")]
+Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+YesOrNo = Annotated[bool, Field(description="true or false")]
+Command = Annotated[
+    tuple[Text, ...],
+    Field(strict=False, min_length=1, description="a list of texts: an absolute path and its arguments"),
+]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DaemonSettings(_Table):
+    """``[libvirt.daemon]``: the daemon that holds the QEMU driver."""
+
+    control: Annotated[DaemonControl, Field(strict=False, description="auto, systemd or command")] = (
+        DaemonControl.AUTO
+    )
+    start: Command = ("/usr/sbin/libvirtd", "--daemon")  # for control = "command"
+    ready_seconds: Seconds = 30.0
+
+    @field_validator("start")
+    @classmethod
+    def _starts_a_path(cls, start: tuple[str, ...]) -> tuple[str, ...]:
+        _absolute(Path(start[0]))
+        return start
+
+    @property
+    def by_systemd(self) -> bool:
+        """Whether systemd is to be asked; "auto" looks where sd_booted(3) looks."""
+        if self.control is DaemonControl.AUTO:
+            return Path("/run/systemd/system").is_dir()
+        return self.control is DaemonControl.SYSTEMD
+
+
+class LibvirtSettings(_Table):
+    """``[libvirt]``: how libvirt is reached."""
+
+    uri: Text = "qemu:///system"
+    call_seconds: Seconds = 10.0  # deadline of one call
+    daemon: Annotated[DaemonSettings, Field(description="a table")] = DaemonSettings()
+
+
+class PathSettings(_Table):
+    """``[paths]``: where things are on this host."""
+
+    state: AbsolutePath = Path("/var/lib/hostagent")
+    runtime: AbsolutePath = Path("/run/hostagent")
+    libvirt_run: AbsolutePath = Path("/run/libvirt/qemu")
+    libvirt_cache: AbsolutePath = Path("/var/cache/libvirt/qemu")
+    qemu_conf: AbsolutePath = Path("/etc/libvirt/qemu.conf")
+    system_emulator: AbsolutePath = Path("/usr/bin/qemu-system-x86_64")
+
+
+class SetupSettings(_Table):
+    """``[setup]``: what ``hostagent setup`` puts on a host whose qemu.conf does not say otherwise."""
+
+    memory_backing_dir: AbsolutePath = Path("/var/lib/libvirt/ram")
+    ram_size: Annotated[
+        str,
+        Field(
+            pattern=r"^[1-9][0-9]*[%kmgKMG]?$",
+            description="a tmpfs size like '50%', '64g' or a number of bytes",
+        ),
+    ] = "50%"
+
+
+class UpdateSettings(_Table):
+    """``[update]``: limits of an update."""
+
+    budget_seconds: Seconds = 30.0  # longest pause a guest may see
+    start_seconds: Seconds = 30.0  # a new QEMU must answer within
+    rehearse: YesOrNo = True
+
+
+class ClockSettings(_Table):
+    """``[clock]``: the guests' clocks after a pause."""
+
+    policy: Annotated[ClockPolicy, Field(strict=False, description="step, report or off")] = ClockPolicy.STEP
+    require_synchronised_host: YesOrNo = True
+    agent_seconds: Seconds = 2.0  # one answer of a guest agent
+    samples: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 8
+
+
+class Config(_Table):
+    """All settings; every one has a default."""
+
+    libvirt: Annotated[LibvirtSettings, Field(description="a table")] = LibvirtSettings()
+    paths: Annotated[PathSettings, Field(description="a table")] = PathSettings()
+    setup: Annotated[SetupSettings, Field(description="a table")] = SetupSettings()
+    update: Annotated[UpdateSettings, Field(description="a table")] = UpdateSettings()
+    clock: Annotated[ClockSettings, Field(description="a table")] = ClockSettings()
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """Read the file given, else the default one if it exists; UsageError says what is wrong where."""
+        source = path if path is not None else DEFAULT_PATH
+        doing = f"reading {source}"
+        try:
+            raw = source.read_bytes()
+        except FileNotFoundError as error:
+            if path is None:
+                return cls()
+            raise UsageError(doing, expected="a configuration file", found="no such file") from error
+        except OSError as error:
+            raise UsageError(doing, found=error.strerror or str(error)) from error
+        if len(raw) > _SIZE_LIMIT:
+            raise UsageError(doing, expected=f"at most {_SIZE_LIMIT} bytes", found=str(len(raw)))
+        try:
+            text = raw.decode("utf-8")
+            return cls.model_validate(tomllib.loads(text))
+        except ValidationError as error:
+            raise _explain(cls, source, text, error) from error
+        except ValueError as error:  # of the decoder, of tomllib, or of int() for a number of 4,300 digits
+            raise UsageError(doing, expected="TOML in UTF-8", found=str(error)) from error
+        except RecursionError as error:
+            raise UsageError(doing, expected="TOML in UTF-8", found="values nested too deeply") from error
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``10s``, ``500ms``, ``1.5m`` or ``1h``; UsageError otherwise."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text.strip(), re.ASCII)
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(
+            "reading a duration", expected="a number above 0 and ms, s, m or h, like 10s", found=repr(text)
+        )
+    return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]
+
+
+def _explain(model: type[BaseModel], source: Path, text: str, error: ValidationError) -> UsageError:
+    """The first error of the file, in words: where it is and what is allowed there."""
+    places = [(_line_of(text, fault["loc"]), fault) for fault in error.errors()]
+    line, fault = min(places, key=lambda place: place[0])
+    keys = [part for part in fault["loc"] if isinstance(part, str)]
+    table, allowed = _walk(model, keys)
+    where = f"[{'.'.join(keys[:-1])}]" if keys[:-1] else "the file's top level"
+    doing = f"reading {source}, line {line}"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], table.model_fields, n=1)
+        return UsageError(
+            doing,
+            expected=f"one of {', '.join(table.model_fields)} in {where}",
+            found=f"unknown key '{keys[-1]}'",
+            hint=f"did you mean '{near[0]}'?" if near else None,
+        )
+    value = json.dumps(fault["input"], default=str)
+    return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=value[:200])
+
+
+def _walk(model: type[BaseModel], keys: list[str]) -> tuple[type[BaseModel], str]:
+    """The table that holds the last of `keys`, and what that key may be, in words."""
+    for key in keys[:-1]:
+        annotation: Any = model.model_fields[key].annotation
+        annotation = next(iter(get_args(annotation)), annotation)
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    field = model.model_fields.get(keys[-1])
+    return model, (field.description or "") if field is not None else ""
+
+
+def _line_of(text: str, place: tuple[int | str, ...]) -> int:
+    """The line, from 1, on which the key of `place` is written.
+
+    tomllib keeps no positions, but it tells: the key is in the statement that ends with the first line whose
+    prefix of the file has it. Prefixes that end inside a statement of several lines do not parse.
+    """
+    keys = [part for part in place if isinstance(part, str)]
+    lines = text.split("\n")  # splitlines() would also split at characters that TOML has inside texts
+    begin = 0  # of the statement that is being read
+    for end in range(1, len(lines) + 1):
+        try:
+            document: Any = tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue
+        if _has(document, keys):
+            return begin + 1
+        begin = end
+    return 1
+
+
+def _has(document: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(document, dict) or key not in document:
+            return False
+        document = document[key]
+    return True

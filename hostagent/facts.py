@@ -1,0 +1,170 @@
+"""What was seen on the host, frozen: the only thing that planning looks at.
+
+Sizes are bytes. Nothing here does I/O.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """A component's upstream version, ordered."""
+
+    major: int
+    minor: int
+    micro: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``7.2``, ``10.0.2`` or ``1:10.0.2+ds-2~bpo12+1``; ValueError otherwise."""
+        found = re.match(r"(?:\d+:)?(\d+)\.(\d+)(?:\.(\d+))?", text)
+        if found is None:
+            raise ValueError(f"expected a version like 10.0.2, found {text!r}")
+        return cls(*(int(part or 0) for part in found.groups()))
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.micro}"
+
+
+class GuestState(StrEnum):
+    """A guest's state as libvirt gives it, as far as planning tells states apart."""
+
+    RUNNING = "running"
+    PAUSED_BY_OWNER = "paused by its owner"
+    PAUSED_OTHERWISE = "paused"  # io-error, migrating, watchdog, ...: state_reason says which
+    PM_SUSPENDED = "suspended by the guest"
+    SHUTTING_DOWN = "shutting down"
+    CRASHED = "crashed"
+    SHUT_OFF = "shut off"
+    UNKNOWN = "unknown"
+
+    @property
+    def active(self) -> bool:
+        """Whether a QEMU process belongs to a guest in this state."""
+        return self is not GuestState.SHUT_OFF
+
+
+class RamBacking(StrEnum):
+    """How a guest's RAM is backed on the host."""
+
+    SHARED_FILE = "shared file"
+    PRIVATE_FILE = "private file"
+    MEMFD = "memfd"
+    HUGE_PAGES = "huge pages"
+    ANONYMOUS = "ordinary"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class RamFile:
+    """One RAM block's file on the host."""
+
+    backend: str  # QEMU's id of the memory backend, "pc.ram"
+    path: str
+    device: int  # st_dev
+    inode: int
+    size: int
+
+
+@dataclass(frozen=True)
+class QemuTree:
+    """One QEMU version on the host: the system's own, or a tree of its own beside it."""
+
+    name: str  # "system", or the folder's name below hostagent's qemu directory
+    version: Version
+    package: str  # the distribution's full version string, or "" when unknown
+    emulator: str  # path of qemu-system-x86_64
+
+
+@dataclass(frozen=True)
+class QemuProcess:
+    """The QEMU that runs a guest. A pid alone is not an identity; pid and start time are."""
+
+    pid: int
+    start_ticks: int  # field 22 of /proc/PID/stat, proc(5)
+    exe: str  # what /proc/PID/exe points to, without " (deleted)"
+    exe_deleted: bool
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of the live definition, as far as checks look at it."""
+
+    element: str  # XML element's name: "disk", "interface", "hostdev", ...
+    kind: str  # its type attribute or "" ("bridge", "file", "spice", ...)
+    alias: str  # libvirt's alias, "" if it has none
+    source: str = ""  # file, device node, bridge or socket path
+    detail: str = ""  # model, driver, name; of a disk its target ("vda")
+    marks: frozenset[str] = frozenset()  # settings that matter: {"iotune", "link-down", ...}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What the live XML says, reduced to what checks and the rehearsal need."""
+
+    machine: str
+    emulator: str
+    vcpus: int
+    memory: int
+    virtualisation: str  # "kvm" or "qemu": libvirt's domain type
+    ram: RamBacking
+    ram_discard: bool
+    devices: tuple[Device, ...]
+    features: frozenset[str]  # elements nobody knows how to carry: "numatune", "cputune/cachetune"
+    on_reboot: str = "restart"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is no longer as it was when the guest's QEMU started."""
+
+    expected: str  # as the guest booted
+    found: str  # as it is now
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One libvirt domain."""
+
+    name: str
+    uuid: str
+    domain_id: int | None  # None when shut off
+    state: GuestState
+    state_reason: str
+    persistent: bool
+    autostart: bool
+    definition: Definition
+    process: QemuProcess | None
+    qemu: QemuTree | None  # the tree its process runs from; None: no process, or a binary no tree has
+    ram_files: tuple[RamFile, ...]
+    drift: tuple[Difference, ...] = ()  # what hotplug, snapshots and the like changed since its QEMU started
+    job: str = ""  # a running domain or block job, in words; "" when none
+    security_label: str = ""  # of the process, when one is enforced
+    snapshots: int = 0
+    checkpoints: int = 0
+
+
+@dataclass(frozen=True)
+class Host:
+    """The host and everything on it that an update looks at."""
+
+    hostname: str
+    kernel: str
+    boot_id: str
+    libvirt: Version
+    libvirt_uri: str
+    qemu: tuple[QemuTree, ...]
+    guests: tuple[Guest, ...]
+    lock_manager: str  # "" when none: libvirt's lock_manager setting
+    memory_backing_dir: str
+    reconnect_hook: bool = False  # a libvirt qemu hook script exists: it runs at every reconnect
+    machined: Version | None = None  # systemd-machined's version when it registers guests
+    libvirt_clients: int = 0
+
+    def guest(self, name: str) -> Guest | None:
+        """The guest of that name, or None."""
+        return next((guest for guest in self.guests if guest.name == name), None)

@@ -1,0 +1,224 @@
+"""What an update asks of libvirt and QEMU, in hostagent's own verbs.
+
+The real things (`libvirt.py`, `qmp.py`, `qemu_process.py`, `daemon.py`) and the in-memory fake (`fake.py`) both keep
+these protocols and pass the same contract tests. Seconds everywhere; a call that gets no answer in its time raises
+OutcomeUnknown, and the caller asks the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from hostagent.capability_cache import CapabilityCache
+from hostagent.clock import GuestAgent
+from hostagent.facts import Guest, Host
+
+
+class RunState(StrEnum):
+    """QEMU's run state, as `query-status` names it (QAPI RunState); others are not acted on."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    PRELAUNCH = "prelaunch"
+    INMIGRATE = "inmigrate"
+    FINISH_MIGRATE = "finish-migrate"
+    POSTMIGRATE = "postmigrate"
+    OTHER = "other"
+
+
+class MoveStatus(StrEnum):
+    """How far the crossing of device state is (QAPI MigrationStatus, folded)."""
+
+    NONE = "none"
+    UNDER_WAY = "under way"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One side's view of the crossing."""
+
+    status: MoveStatus
+    ram_bytes: int = 0  # bytes of RAM that crossed; far below the RAM's size when it was kept
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process, told apart from a later one with the same pid by its start (proc(5), field 22)."""
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When QEMU said something: its own wall-clock stamp and our monotonic one on arrival, seconds."""
+
+    qemu_wall: float
+    monotonic: float
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a QEMU says it is made of; compared between two of them, and with the argument list."""
+
+    devices: tuple[str, ...]  # ids below /machine/peripheral
+    block_nodes: Mapping[str, str]  # node name -> file name
+    chardevs: tuple[str, ...]
+    iothreads: Mapping[str, int]  # id -> thread id
+    vcpu_threads: Mapping[int, int]  # vCPU index -> thread id
+    objects: tuple[str, ...]
+    memory_devices: tuple[str, ...]
+    jobs: tuple[str, ...]
+    throttled: tuple[str, ...]  # block devices with an I/O limit
+    fdsets: Mapping[int, int]  # fdset number -> descriptor in that process
+
+
+class Monitor(Protocol):
+    """The one connection to a QEMU's monitor. While it is open nobody else gets an answer there."""
+
+    def run_state(self) -> RunState: ...
+    def capabilities(self) -> Mapping[str, bool]: ...
+    def set_capabilities(self, wanted: Mapping[str, bool]) -> None: ...
+    def parameters(self) -> Mapping[str, object]: ...
+    def set_parameters(self, wanted: Mapping[str, object]) -> None: ...
+    def blocked_reasons(self) -> tuple[str, ...]: ...
+    def inventory(self) -> Inventory: ...
+    def reconnect_questions(self) -> None:
+        """Ask everything that libvirt asks when its daemon comes back; raises Failed on the first refusal."""
+        ...
+
+    def receive_state(self, channel: int) -> None: ...
+    def send_state(self, channel: int) -> None: ...
+    def move(self) -> Move: ...
+    def wait_moved(self, within_seconds: float) -> Move:
+        """Wait until the crossing has ended on this side; OutcomeUnknown when it has not in time."""
+        ...
+
+    def resume(self, within_seconds: float) -> None:
+        """Run the vCPUs; returns when QEMU has said that they run."""
+        ...
+
+    def stop(self, within_seconds: float) -> None: ...
+    def quit(self) -> None: ...
+    def stopped_at(self) -> Moment | None: ...
+    def resumed_at(self) -> Moment | None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Monitor: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class LaunchOrder:
+    """How to start the new QEMU beside the old one, in its surroundings.
+
+    Descriptor numbers are those of the argument list; the new process gets its own at the same numbers.
+    """
+
+    old: ProcessId
+    argv: tuple[str, ...]
+    listeners: Mapping[int, tuple[Path, Path]]  # number -> (path to bind, the old socket whose owner and mode it takes)
+    taken_over: Mapping[int, int]  # number -> descriptor in the old process to duplicate (taps, log pipes)
+    vhosts: tuple[int, ...]  # numbers that get a fresh /dev/vhost-net
+    pid_file: Path  # created, with the pid in it, and kept locked by the new process
+
+
+class Launch(Protocol):
+    """A process that waits, before it becomes the new QEMU, until its pid is in the journal."""
+
+    @property
+    def process(self) -> ProcessId: ...
+    def go(self) -> None: ...
+
+
+class Qemu(Protocol):
+    """The QEMU processes of the host."""
+
+    def identify(self, pid: int) -> ProcessId: ...
+    def alive(self, process: ProcessId) -> bool: ...
+    def launch(self, order: LaunchOrder) -> Launch: ...
+    def kill(self, process: ProcessId, within_seconds: float) -> None:
+        """End it by SIGKILL and see it gone; done when it is gone already."""
+        ...
+
+    def wait_gone(self, process: ProcessId, within_seconds: float) -> bool: ...
+    def monitor(self, path: Path, within_seconds: float) -> Monitor: ...
+    def place_threads(self, old: ProcessId, new: ProcessId, pairs: Mapping[int, int]) -> None:
+        """Give each new thread (value) the cgroup, affinity, policy and priority of its old one (key)."""
+        ...
+
+    def differences(self, old: ProcessId, new: ProcessId) -> tuple[str, ...]:
+        """Where the surroundings differ beyond the explained list."""
+        ...
+
+    def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:
+        """Descriptor -> its settings, as text that put_taps understands."""
+        ...
+
+    def put_taps(self, process: ProcessId, settings: Mapping[int, str]) -> None: ...
+    def keeping_taps(self, process: ProcessId, settings: Mapping[int, str]) -> AbstractContextManager[None]:
+        """Write the settings back as often as a starting QEMU resets them."""
+        ...
+
+    def ram_inodes(self, process: ProcessId) -> frozenset[tuple[int, int]]:
+        """(device, inode) of every file that the process maps shared and writable."""
+        ...
+
+    def log_pipes(self, process: ProcessId) -> tuple[int, ...]:
+        """Descriptors of pipes that lead out of the process beside its output: one of each, in their order."""
+        ...
+
+    def same_file(self, one: ProcessId, fd: int, other: ProcessId, other_fd: int) -> bool: ...
+    def last_words(self, guest: str) -> str:
+        """What a new QEMU of that guest wrote before it left; "" if nothing."""
+        ...
+
+
+class Daemon(Protocol):
+    """libvirt's daemon, as something to stop and to start, and the lock that keeps it out."""
+
+    def is_up(self) -> bool: ...
+    def stop(self, within_seconds: float) -> None: ...
+    def start(self, within_seconds: float) -> None:
+        """Start it and wait until it answers."""
+        ...
+
+    def restart_hint(self) -> str:
+        """The command with which a person would start it."""
+        ...
+
+
+class Libvirt(Protocol):
+    """libvirt through its API."""
+
+    def host(self) -> Host: ...
+    def guest(self, uuid: str) -> Guest | None:
+        """The guest's facts now; None when libvirt does not know it."""
+        ...
+
+    def live_xml(self, uuid: str) -> str: ...
+    def capability_cache(self, emulator: str, virtualisation: str, machine: str) -> CapabilityCache:
+        """libvirt's own cache on that emulator, warmed first."""
+        ...
+
+    def capability_filters(self) -> tuple[str, ...]:
+        """The setting of that name in qemu.conf."""
+        ...
+
+    def agent(self, uuid: str) -> AbstractContextManager[GuestAgent]: ...
+    def start_transient(self, xml: str) -> Guest: ...
+    def destroy(self, uuid: str) -> None: ...
+    def usable(self) -> bool:
+        """Whether the daemon answers on a fresh connection."""
+        ...
+
+    def disconnect(self) -> None:
+        """Close the connection, before the daemon is stopped."""
+        ...

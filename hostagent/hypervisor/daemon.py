@@ -1,0 +1,106 @@
+"""libvirt's daemon, stopped and started: through systemd where that is init, by signal and command elsewhere.
+
+Which daemon it is, is not guessed from names: it is the process that holds the lock on driver.pid. Whatever was active
+before is started again, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hostagent import processes
+from hostagent.errors import Failed, HostagentError
+from hostagent.hypervisor.driver_lock import DriverLock
+
+POLL_SECONDS = 0.02
+
+# Sockets first: an open socket starts the service again (systemd.socket(5)). libvirt 9.0's units.
+_UNITS = (
+    "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tcp.socket", "libvirtd-tls.socket",
+    "libvirtd.service",
+)  # fmt: skip
+
+
+@dataclass
+class CommandDaemon:
+    """A daemon that runs without an init that knows it: ended by SIGTERM, started by a command."""
+
+    lock: DriverLock
+    command: Sequence[str]
+    answers: Callable[[], bool]
+
+    def is_up(self) -> bool:
+        return self.lock.holder() is not None
+
+    def stop(self, within_seconds: float) -> None:
+        pid = self.lock.holder()
+        if pid is None:
+            return
+        doing = f"stopping libvirt's daemon (pid {pid})"
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            if not select.select([handle], [], [], within_seconds)[0]:
+                raise Failed(doing, expected=f"it gone within {within_seconds:g} s", found="it still runs")
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(handle)
+
+    def start(self, within_seconds: float) -> None:
+        if not self.is_up():
+            processes.run(list(self.command), within_seconds=within_seconds)
+        wait_until(self.answers, within_seconds, "waiting for libvirt's daemon")
+
+    def restart_hint(self) -> str:
+        return shlex.join(self.command)
+
+
+@dataclass
+class SystemdDaemon:
+    """libvirtd.service and its sockets."""
+
+    lock: DriverLock
+    answers: Callable[[], bool]
+    active: tuple[str, ...] = field(default=())
+
+    def is_up(self) -> bool:
+        return self.lock.holder() is not None
+
+    def stop(self, within_seconds: float) -> None:
+        shown = processes.run(["systemctl", "is-active", *_UNITS], within_seconds=within_seconds, accept=(0, 3, 4))
+        states = dict(zip(_UNITS, shown.stdout.split(), strict=False))
+        self.active = tuple(unit for unit in _UNITS if states.get(unit) == "active") or self.active
+        processes.run(["systemctl", "stop", *self.active], within_seconds=within_seconds)
+
+    def start(self, within_seconds: float) -> None:
+        units = self.active or ("libvirtd.socket", "libvirtd.service")
+        processes.run(["systemctl", "start", *units], within_seconds=within_seconds)
+        wait_until(self.answers, within_seconds, "waiting for libvirt's daemon")
+
+    def restart_hint(self) -> str:
+        return "systemctl start libvirtd.socket libvirtd.service"
+
+
+def wait_until(condition: Callable[[], bool], within_seconds: float, doing: str) -> None:
+    """Ask until it is so; raises Failed when it is not in time."""
+    ends = time.monotonic() + within_seconds
+    last: HostagentError | None = None
+    while True:
+        try:
+            if condition():
+                return
+        except HostagentError as error:
+            last = error
+        if time.monotonic() > ends:
+            raise Failed(doing, expected=f"an answer within {within_seconds:g} s", found=str(last or "none"))
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,374 @@
+"""libvirt through its API: the only module that imports it. Every call has a deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import libvirt
+import libvirt_qemu
+
+from hostagent import processes
+from hostagent.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.clock import AgentError, AgentFault, GuestAgent
+from hostagent.command_line import CommandLine
+from hostagent.config import Config
+from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
+from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
+from hostagent.hypervisor import qemu_conf, surroundings
+from hostagent.hypervisor.deadline import Worker
+from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
+from hostagent.hypervisor.surroundings import PROC
+
+T = TypeVar("T")
+
+_REPLY_LIMIT = 1 << 16  # an agent's answer is hostile input
+_HOOKS = Path("/etc/libvirt/hooks")
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: GuestState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED_OTHERWISE,
+    libvirt.VIR_DOMAIN_SHUTDOWN: GuestState.SHUTTING_DOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUT_OFF,
+    libvirt.VIR_DOMAIN_CRASHED: GuestState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: GuestState.PM_SUSPENDED,
+}
+_PAUSES = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: "user",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "migration",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "save",
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: "dump",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "I/O error",
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "post-copy",
+}
+
+
+class _Gone(Exception):
+    """libvirt does not know the guest (any more)."""
+
+
+class LibvirtApi:
+    """The real `Libvirt` port: one connection, made anew when it broke or was closed."""
+
+    def __init__(self, config: Config, trees: Callable[[], tuple[QemuTree, ...]]) -> None:
+        self._config = config
+        self._trees = trees
+        self._worker: Worker | None = None
+        self._connection: libvirt.virConnect | None = None
+        libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    def host(self) -> Host:
+        conf = qemu_conf.read(self._config.paths.qemu_conf)
+        trees = self._trees()
+        domains = self._ask("listing guests", lambda c: c.listAllDomains())
+        guests = []
+        for domain in domains:
+            with contextlib.suppress(_Gone):  # ended since the list was made
+                guests.append(self._guest(domain, trees))
+        version = self._ask("asking libvirt's version", lambda c: c.getLibVersion())
+        return Host(
+            hostname=platform.node(),
+            kernel=platform.release(),
+            boot_id=boot_id(),
+            libvirt=Version(version // 1_000_000, version // 1_000 % 1_000, version % 1_000),
+            libvirt_uri=self._config.libvirt.uri,
+            qemu=trees,
+            guests=tuple(sorted(guests, key=lambda guest: guest.name)),
+            lock_manager=conf.lock_manager,
+            memory_backing_dir=conf.memory_backing_dir,
+            reconnect_hook=(_HOOKS / "qemu").exists() or (_HOOKS / "qemu.d").is_dir(),
+            machined=_machined(),
+        )
+
+    def guest(self, uuid: str) -> Guest | None:
+        try:
+            return self._guest(self._domain(uuid), self._trees())
+        except _Gone:
+            return None
+
+    def live_xml(self, uuid: str) -> str:
+        try:
+            domain = self._domain(uuid)
+            return self._on(domain, "reading its definition", lambda: str(domain.XMLDesc(0)))
+        except _Gone as error:
+            raise Failed("reading a guest's definition", expected=f"guest {uuid}", found="none") from error
+
+    def _guest(self, domain: libvirt.virDomain, trees: tuple[QemuTree, ...]) -> Guest:
+        def look() -> tuple[str, int, list[int], bool, bool, str]:
+            return (
+                domain.UUIDString(),
+                domain.ID(),
+                domain.state(),
+                bool(domain.isPersistent()),
+                bool(domain.isPersistent() and domain.autostart()),
+                domain.XMLDesc(0),
+            )
+
+        name = domain.name()
+        uuid, domain_id, (number, why, *_), persistent, autostart, xml = self._on(domain, "looking at it", look)
+        state = _STATES.get(number, GuestState.UNKNOWN)
+        reason = _PAUSES.get(why, str(why)) if number == libvirt.VIR_DOMAIN_PAUSED else ""
+        if state is GuestState.PAUSED_OTHERWISE and why == libvirt.VIR_DOMAIN_PAUSED_USER:
+            state = GuestState.PAUSED_BY_OWNER
+        definition = read_definition(xml)
+        process = self._process(name, uuid) if state.active else None
+        line = CommandLine.parse(process.argv) if process else None
+        return Guest(
+            name=name,
+            uuid=uuid,
+            domain_id=domain_id if domain_id >= 0 else None,
+            state=state,
+            state_reason=reason,
+            persistent=persistent,
+            autostart=autostart,
+            definition=definition,
+            process=process,
+            qemu=_tree_of(process, trees),
+            ram_files=_ram_files(line) if line else (),
+            drift=changed_since_boot(xml, line) if line else (),
+            job=self._job(domain, xml) if state.active else "",
+            security_label=surroundings.security_label(process.pid) if process else "",
+            snapshots=self._on(domain, "counting its snapshots", lambda: int(domain.snapshotNum())),
+            checkpoints=self._on(domain, "counting its checkpoints", lambda: len(domain.listAllCheckpoints())),
+        )
+
+    def _process(self, name: str, uuid: str) -> QemuProcess | None:
+        """The guest's QEMU: what libvirt's pid file names, if that process says it is this guest."""
+        try:
+            pid = int((self._config.paths.libvirt_run / f"{name}.pid").read_text())
+            started = surroundings.start_ticks(pid)
+            argv = tuple((PROC / str(pid) / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1])
+            exe = os.readlink(PROC / str(pid) / "exe")  # noqa: PTH115
+        except (OSError, ValueError):
+            return None
+        if uuid not in argv:
+            return None
+        return QemuProcess(pid, started, exe.removesuffix(" (deleted)"), exe.endswith(" (deleted)"), argv)
+
+    def _job(self, domain: libvirt.virDomain, xml: str) -> str:
+        def look() -> str:
+            if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                return "a domain job (migration, save, dump or backup)"
+            for target in (device.detail for device in read_definition(xml).devices if device.element == "disk"):
+                if domain.blockJobInfo(target, 0):
+                    return f"a block job on {target}"
+            return ""
+
+        return self._on(domain, "asking for jobs", look)
+
+    # -- emulators ----------------------------------------------------------------------------------------------------
+
+    def capability_cache(self, emulator: str, virtualisation: str, machine: str) -> CapabilityCache:
+        cache = self._config.paths.libvirt_cache / "capabilities"
+        self._ask(
+            f"having libvirt examine {emulator}",
+            lambda c: c.getDomainCapabilities(emulator, None, machine, virtualisation, 0),
+            within_seconds=60.0,  # the first time libvirt starts that emulator twice; 8 s measured under emulation
+        )
+        path = cache / cache_file_name(emulator)
+        try:
+            return flags_of_capability_cache(path.read_bytes())
+        except OSError as error:
+            raise Failed(f"reading {path}", expected="libvirt's capability cache", found=str(error)) from error
+
+    def capability_filters(self) -> tuple[str, ...]:
+        return qemu_conf.read(self._config.paths.qemu_conf).capability_filters
+
+    # -- throw-away guests and agents -------------------------------------------------------------------------------------
+
+    def start_transient(self, xml: str) -> Guest:
+        domain = self._ask(
+            "starting a throw-away guest",
+            lambda c: c.createXML(xml, 0),
+            within_seconds=self._config.update.start_seconds,
+        )
+        return self._guest(domain, self._trees())
+
+    def destroy(self, uuid: str) -> None:
+        with contextlib.suppress(_Gone):
+            domain = self._domain(uuid)
+            self._on(domain, "ending it", domain.destroy, within_seconds=30.0)  # libvirt waits 15 s for QEMU itself
+
+    @contextmanager
+    def agent(self, uuid: str) -> Iterator[GuestAgent]:
+        own = LibvirtApi(self._config, self._trees)  # a connection of its own: agents are asked side by side
+        try:
+            yield _Agent(own, uuid)
+        finally:
+            own.disconnect()
+
+    # -- the connection -----------------------------------------------------------------------------------------------------
+
+    def usable(self) -> bool:
+        self.disconnect()
+        try:
+            self._ask("asking libvirt whether it answers", lambda c: c.listAllDomains())
+        except HostagentError:
+            self.disconnect()
+            return False
+        return True
+
+    def disconnect(self) -> None:
+        connection, worker = self._connection, self._worker
+        self._connection = self._worker = None
+        if connection is not None and worker is not None:
+            with contextlib.suppress(HostagentError, libvirt.libvirtError):
+                worker.call("closing the connection", connection.close, self._config.libvirt.call_seconds)
+        if worker is not None:
+            worker.end()
+
+    def _domain(self, uuid: str) -> libvirt.virDomain:
+        return self._ask(f"finding guest {uuid}", lambda c: c.lookupByUUIDString(uuid))
+
+    def _on(self, domain: libvirt.virDomain, doing: str, work: Callable[[], T], within_seconds: float | None = None) -> T:
+        return self._ask(f"{domain.name()}: {doing}", lambda _: work(), within_seconds=within_seconds)
+
+    def _ask(
+        self, doing: str, work: Callable[[libvirt.virConnect], T], *, within_seconds: float | None = None
+    ) -> T:
+        """One call; a connection that broke (the daemon was restarted) is made anew once."""
+        seconds = within_seconds or self._config.libvirt.call_seconds
+        for fresh in (self._connection is None, True):
+            with _asking(doing):
+                try:
+                    connection, worker = self._connect(fresh=fresh)
+                    return worker.call(doing, lambda c=connection: work(c), seconds)  # type: ignore[misc]
+                except OutcomeUnknown:
+                    self._connection = self._worker = None  # its thread may hang for ever
+                    raise
+                except libvirt.libvirtError as error:
+                    if fresh or not _is_broken(error):
+                        raise
+        raise AssertionError("the second turn returns or raises")
+
+    def _connect(self, *, fresh: bool) -> tuple[libvirt.virConnect, Worker]:
+        if fresh or self._connection is None or self._worker is None:
+            self.disconnect()
+            worker = Worker()
+            uri = self._config.libvirt.uri
+            connection = worker.call(f"connecting to {uri}", lambda: libvirt.open(uri), self._config.libvirt.call_seconds)
+            self._connection, self._worker = connection, worker
+        return self._connection, self._worker
+
+
+class _Agent:
+    """A guest's agent, through libvirt; the deadline is the call's own, nothing is set on the guest."""
+
+    def __init__(self, api: LibvirtApi, uuid: str) -> None:
+        self._api = api
+        self._uuid = uuid
+
+    def ask(self, command: str, arguments: dict[str, object] | None, within_seconds: float) -> object:
+        words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        seconds = max(1, round(within_seconds))
+        try:
+            domain = self._api._domain(self._uuid)
+            said = self._api._on(
+                domain,
+                f"asking its agent: {command}",
+                lambda: libvirt_qemu.qemuAgentCommand(domain, words, seconds, 0),
+                within_seconds=seconds + 5.0,  # libvirt first waits for the guest's turn
+            )
+        except _AgentSilent as error:
+            raise AgentError(error.fault, str(error)) from error
+        except (_Gone, HostagentError) as error:
+            fault = AgentFault.TIMEOUT if isinstance(error, OutcomeUnknown) else AgentFault.NO_AGENT
+            raise AgentError(fault, str(error)) from error
+        if len(said) > _REPLY_LIMIT:
+            raise AgentError(AgentFault.BAD_REPLY, f"{command}: {len(said)} characters")
+        try:
+            reply = json.loads(said)
+        except (ValueError, RecursionError) as error:
+            raise AgentError(AgentFault.BAD_REPLY, f"{command}: not JSON") from error
+        if not isinstance(reply, dict) or "return" not in reply:
+            raise AgentError(AgentFault.BAD_REPLY, f"{command}: no return value")
+        value: object = reply["return"]
+        return value
+
+
+class _AgentSilent(HostagentError):
+    """The agent did not answer, or refused."""
+
+    def __init__(self, doing: str, fault: AgentFault, found: str) -> None:
+        super().__init__(doing, found=found)
+        self.fault = fault
+
+
+_AGENT_FAULTS = {
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: AgentFault.TIMEOUT,
+    libvirt.VIR_ERR_AGENT_UNSYNCED: AgentFault.TIMEOUT,
+    # virterror.h; a binding built against an older libvirt does not name these two
+    112: AgentFault.TIMEOUT,  # VIR_ERR_AGENT_COMMAND_TIMEOUT
+    113: AgentFault.COMMAND_FAILED,  # VIR_ERR_AGENT_COMMAND_FAILED
+}
+
+
+@contextmanager
+def _asking(doing: str) -> Iterator[None]:
+    """libvirt's errors as ours, in one place."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        code, said = error.get_error_code(), error.get_error_message() or str(error)
+        if code == libvirt.VIR_ERR_NO_DOMAIN:
+            raise _Gone(doing) from error
+        if code in _AGENT_FAULTS:
+            disabled = "has been disabled" in said or "not found" in said
+            raise _AgentSilent(doing, AgentFault.COMMAND_DISABLED if disabled else _AGENT_FAULTS[code], said) from error
+        if code == libvirt.VIR_ERR_OPERATION_INVALID and "agent" in said.lower():
+            raise _AgentSilent(doing, AgentFault.NO_AGENT, said) from error
+        if _is_broken(error) or code in {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED}:
+            raise Refused(doing, expected="libvirt to answer", found=said, hint="is libvirt's daemon running?") from error
+        raise Failed(doing, found=said) from error
+
+
+def _is_broken(error: Any) -> bool:
+    return error.get_error_code() in {libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_INVALID_CONN} and (
+        error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE}
+    )
+
+
+def _tree_of(process: QemuProcess | None, trees: tuple[QemuTree, ...]) -> QemuTree | None:
+    if process is None or process.exe_deleted:
+        return None
+    for tree in trees:
+        if os.path.realpath(tree.emulator) == process.exe:
+            return tree
+    return None
+
+
+def _ram_files(line: CommandLine) -> tuple[RamFile, ...]:
+    found = []
+    for backend in line.ram_backends():
+        try:
+            seen = os.lstat(backend.path)
+        except OSError:
+            continue  # a check refuses a guest whose RAM file has no name any more
+        found.append(RamFile(backend.id, backend.path, seen.st_dev, seen.st_ino, backend.size))
+    return tuple(found)
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot: RAM files of another one are gone."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _machined() -> Version | None:
+    """systemd's version where machined keeps a list of guests; None elsewhere."""
+    if not Path("/run/systemd/machines").is_dir() or not Path("/run/systemd/system").is_dir():
+        return None
+    words = processes.run(["systemctl", "--version"], within_seconds=10.0).stdout.split()
+    return Version(int("".join(c for c in words[1] if c.isdigit()) or 0), 0)

@@ -1,0 +1,233 @@
+"""libvirt's live XML of a guest, read into facts. Nothing here asks libvirt.
+
+Format: libvirt, docs/formatdomain. Made safe: a document type is refused, so no entity can be defined.
+"""
+
+from collections.abc import Iterator, Mapping
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from hostagent.errors import Refused
+from hostagent.facts import Definition, Device, RamBacking
+
+_NAMESPACES = {"http://libvirt.org/schemas/domain/qemu/1.0": "qemu"}
+_UNITS = {"b": 1, "bytes": 1, "KB": 1000, "k": 1024, "KiB": 1024, "MB": 1000**2, "M": 1024**2, "MiB": 1024**2}
+_UNITS |= {"GB": 1000**3, "G": 1024**3, "GiB": 1024**3, "TB": 1000**4, "T": 1024**4, "TiB": 1024**4}
+
+# Elements of <domain> that are known to come through: in the argument list (and judged there), carried with
+# the process (cgroups, affinity, scheduling), or libvirt's own. None: whatever is inside.
+KNOWN_ELEMENTS: Mapping[str, frozenset[str] | None] = {
+    **dict.fromkeys(("name", "uuid", "genid", "title", "description", "metadata", "seclabel"), None),
+    **dict.fromkeys(("memory", "currentMemory", "vcpu", "vcpus", "iothreads", "iothreadids"), None),
+    **dict.fromkeys(("defaultiothread", "os", "sysinfo", "features", "cpu", "clock", "pm", "devices"), None),
+    **dict.fromkeys(("on_poweroff", "on_reboot", "on_crash", "on_lockfailure"), None),
+    "memoryBacking": frozenset(("source", "access", "allocation", "discard", "nosharepages", "hugepages")),
+    # A hard limit counts the private memory of both QEMUs while both live; caches follow thread ids.
+    "memtune": frozenset(("soft_limit", "min_guarantee")),
+    "blkiotune": frozenset(("weight",)),
+    "cputune": frozenset(
+        (
+            *(
+                "shares",
+                "period",
+                "quota",
+                "global_period",
+                "global_quota",
+                "emulator_period",
+                "emulator_quota",
+            ),
+            *("iothread_period", "iothread_quota", "vcpupin", "emulatorpin", "iothreadpin"),
+            *("vcpusched", "iothreadsched", "emulatorsched"),
+        )
+    ),
+    "resource": frozenset(("partition",)),
+}
+
+
+def parse(live_xml: str) -> Element:
+    """Read a domain's XML; Refused when it is none, or brings a document type."""
+    doing = "reading a guest's definition"
+    if "<!DOCTYPE" in live_xml:
+        raise Refused(doing, expected="XML without a document type", found="<!DOCTYPE")
+    try:
+        root = ElementTree.fromstring(live_xml)  # noqa: S314  (no document type: no entities)
+    except ElementTree.ParseError as problem:
+        raise Refused(doing, expected="well-formed XML", found=str(problem)) from problem
+    if root.tag != "domain":
+        raise Refused(doing, expected="<domain>", found=f"<{root.tag}>")
+    return root
+
+
+def read_definition(live_xml: str) -> Definition:
+    """What the live XML says, as far as checks look at it."""
+    root = parse(live_xml)
+    return Definition(
+        machine=attribute(root.find("os/type"), "machine"),
+        emulator=root.findtext("devices/emulator", ""),
+        vcpus=current_vcpus(root),
+        memory=size(root.find("memory")),
+        virtualisation=root.get("type", ""),
+        ram=_ram(root),
+        ram_discard=root.find("memoryBacking/discard") is not None,
+        devices=tuple(_device(element) for element in devices(root)),
+        features=frozenset(_features(root)),
+        on_reboot=root.findtext("on_reboot", "restart"),
+    )
+
+
+def devices(root: Element) -> Iterator[Element]:
+    """The devices, without the emulator."""
+    return (element for element in root.iterfind("devices/*") if element.tag != "emulator")
+
+
+def attribute(element: Element | None, name: str) -> str:
+    """An attribute's value, "" when the element or the attribute is missing."""
+    return "" if element is None else element.get(name, "")
+
+
+def size(element: Element | None) -> int:
+    """A size in bytes; KiB when no unit is given; 0 when the element is missing."""
+    if element is None or not (element.text or "").strip().isdecimal():
+        return 0
+    return int(element.text or "0") * _UNITS.get(element.get("unit", "KiB"), 1024)
+
+
+def current_vcpus(root: Element) -> int:
+    """How many vCPUs are plugged in now."""
+    vcpu = root.find("vcpu")
+    return int(attribute(vcpu, "current") or root.findtext("vcpu", "1"))
+
+
+def alias_of(element: Element) -> str:
+    """libvirt's alias of a device, which is QEMU's id of it; "" when it has none."""
+    return attribute(element.find("alias"), "name")
+
+
+def source_of(element: Element | None) -> str:
+    """Where a disk, interface or character device leads to: the first name that libvirt writes there."""
+    source = None if element is None else element.find("source")
+    if source is None:
+        return ""
+    names = ("file", "dev", "path", "bridge", "network", "volume", "name", "dir")
+    return next((source.get(name, "") for name in names if source.get(name)), "")
+
+
+def _ram(root: Element) -> RamBacking:
+    if root.find("memoryBacking/hugepages") is not None:
+        return RamBacking.HUGE_PAGES
+    shared = attribute(root.find("memoryBacking/access"), "mode") == "shared"
+    match attribute(root.find("memoryBacking/source"), "type"):
+        case "file":
+            return RamBacking.SHARED_FILE if shared else RamBacking.PRIVATE_FILE
+        case "memfd":
+            return RamBacking.MEMFD
+        case "anonymous":
+            return RamBacking.ANONYMOUS
+        case _:  # shared without a source: libvirt chooses, and the argument list says what
+            return RamBacking.UNKNOWN if shared else RamBacking.ANONYMOUS
+
+
+def qualified(tag: str) -> str:
+    """A tag as people write it: "qemu:commandline"."""
+    namespace, _, name = tag.removeprefix("{").rpartition("}")
+    return f"{_NAMESPACES.get(namespace, namespace)}:{name}" if namespace else name
+
+
+def _features(root: Element) -> Iterator[str]:
+    """Elements whose handling is not known, "cputune/cachetune"."""
+    for element in root:
+        if element.tag not in KNOWN_ELEMENTS:
+            yield qualified(element.tag)
+            continue
+        known = KNOWN_ELEMENTS[element.tag]
+        if known is not None:
+            yield from (
+                f"{element.tag}/{qualified(child.tag)}" for child in element if child.tag not in known
+            )
+    partition = root.findtext("resource/partition", "/machine")
+    if partition != "/machine":
+        yield f"resource/partition {partition}"
+
+
+def _device(element: Element) -> Device:
+    kind, detail = _kind(element)
+    return Device(
+        element=element.tag,
+        kind=kind,
+        alias=alias_of(element),
+        source=source_of(element),
+        detail=detail,
+        marks=frozenset(_marks(element)),
+    )
+
+
+def _kind(element: Element) -> tuple[str, str]:
+    """The kind of a device, and what else tells it from its like."""
+    kind, model = (
+        element.get("type", ""),
+        element.get("model", "") or attribute(element.find("model"), "type"),
+    )
+    match element.tag:
+        case "disk":
+            return kind, attribute(element.find("target"), "dev")
+        case "tpm" | "rng":
+            backend = element.find("backend")
+            return attribute(backend, "type") or attribute(backend, "model"), model
+        case "filesystem":
+            return attribute(element.find("driver"), "type") or kind, source_of(element)
+        case "serial" | "console" | "channel" | "parallel":
+            return kind, attribute(element.find("target"), "name")
+        case "memory" | "video":
+            return model, ""
+    return kind, model or element.get("mode", "")
+
+
+# Child of a device -> the mark it leaves.
+_CHILD_MARKS: Mapping[str, Mapping[str, str]] = {
+    "disk": {
+        "iotune": "iotune",
+        "throttlefilters": "throttling",
+        "shareable": "shareable",
+        "transient": "transient",
+        "readonly": "read-only",
+        "mirror": "mirror",
+        "encryption": "encryption",
+        "auth": "auth",
+        "backingStore/source": "backing-chain",
+        "source/nvme": "nvme",
+        "source/slices": "slices",
+        "source/reservations": "reservations",
+        "source/encryption": "encryption",
+    },
+    "interface": {
+        "bandwidth": "bandwidth",
+        "filterref": "filter",
+        "teaming": "teaming",
+        "coalesce": "coalesce",
+        "backend[@type='passt']": "passt",
+        "link[@state='down']": "link-down",
+    },
+    "memballoon": {"stats[@period!='0']": "stats"},
+}
+# (attribute, value or "" for any) of a device -> mark.
+_ATTRIBUTE_MARKS: Mapping[str, Mapping[tuple[str, str], str]] = {
+    "disk": {("type", "vhostuser"): "vhost-user", ("type", "nvme"): "nvme", ("type", "vhostvdpa"): "vdpa"},
+    "interface": {
+        ("type", "vhostuser"): "vhost-user",
+        ("type", "vdpa"): "vdpa",
+        ("type", "user"): "user",
+        ("type", "hostdev"): "hostdev",
+        ("trustGuestRxFilters", "yes"): "trusted-filters",
+    },
+    "memballoon": {("freePageReporting", "on"): "free-page-reporting", ("autodeflate", "on"): "autodeflate"},
+    "graphics": {("passwd", ""): "password", ("passwdValidTo", ""): "password"},
+}
+
+
+def _marks(element: Element) -> Iterator[str]:
+    for path, mark in _CHILD_MARKS.get(element.tag, {}).items():
+        if element.find(path) is not None:
+            yield mark
+    for (name, value), mark in _ATTRIBUTE_MARKS.get(element.tag, {}).items():
+        if element.get(name) is not None and value in ("", element.get(name)):
+            yield mark

@@ -1,0 +1,272 @@
+"""One QEMU's monitor, spoken to directly: only where libvirt does not hold it.
+
+A QEMU monitor serves one client. hostagent connects while libvirt's daemon is away and closes before it comes back.
+The library is asyncio; an update is a sequence, so each connection keeps a private loop and runs it per question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qemu.qmp import QMPClient, QMPError
+from qemu.qmp.error import ProtocolError
+from qemu.qmp.events import EventListener
+from qemu.qmp.message import Message
+from qemu.qmp.qmp_client import ExecuteError
+
+from hostagent.errors import Failed, OutcomeUnknown
+from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 5.0  # QEMU answers in well under a millisecond; past this it hangs
+_UNDER_WAY = {"setup", "active", "device", "pre-switchover", "wait-unplug", "postcopy-active", "cancelling"}
+
+# What libvirt asks a QEMU that it comes back to; an error to any of these makes it kill the guest
+# (libvirt 9.0 src/qemu/qemu_process.c, qemuProcessReconnect).
+RECONNECT_QUESTIONS = (
+    "query-migrate-capabilities",
+    "query-status",
+    "query-target",
+    "query-machines",
+    "query-hotpluggable-cpus",
+    "query-cpus-fast",
+    "query-iothreads",
+    "query-memory-devices",
+    "query-block",
+    "query-named-block-nodes",
+    "query-chardev",
+    "query-balloon",
+    "query-jobs",
+    "query-block-jobs",
+    "query-fdsets",
+    "query-migrate",
+)
+
+
+class QmpMonitor:
+    """`Monitor` over a unix socket."""
+
+    def __init__(self, path: Path, within_seconds: float) -> None:
+        self._path = path
+        self._loop = asyncio.new_event_loop()
+        self._client = QMPClient("hostagent")
+        self._events = EventListener(names=("STOP", "RESUME", "MIGRATION"))
+        self._client.register_listener(self._events)
+        self._moments: dict[str, Moment] = {}
+        self._migration = ""
+        try:
+            self._within(within_seconds, self._connect(), "connecting")
+        except BaseException:
+            self._loop.close()
+            raise
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def run_state(self) -> RunState:
+        status = _mapping(self._ask("query-status")).get("status")
+        try:
+            return RunState(str(status))
+        except ValueError:
+            return RunState.OTHER
+
+    def capabilities(self) -> Mapping[str, bool]:
+        rows = _rows(self._ask("query-migrate-capabilities"))
+        return {str(row["capability"]): bool(row["state"]) for row in rows}
+
+    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
+        rows = [{"capability": name, "state": state} for name, state in wanted.items()]
+        if rows:
+            self._ask("migrate-set-capabilities", capabilities=rows)
+
+    def parameters(self) -> Mapping[str, object]:
+        return _mapping(self._ask("query-migrate-parameters"))
+
+    def set_parameters(self, wanted: Mapping[str, object]) -> None:
+        if wanted:
+            self._ask("migrate-set-parameters", **wanted)
+
+    def blocked_reasons(self) -> tuple[str, ...]:
+        return tuple(str(reason) for reason in _mapping(self._ask("query-migrate")).get("blocked-reasons", ()))
+
+    def inventory(self) -> Inventory:
+        nodes = _rows(self._ask("query-named-block-nodes", flat=True))
+        return Inventory(
+            devices=self._children("/machine/peripheral"),
+            block_nodes={str(node["node-name"]): str(node.get("file", "")) for node in nodes if node.get("node-name")},
+            chardevs=tuple(sorted(str(row["label"]) for row in _rows(self._ask("query-chardev")))),
+            iothreads={str(row["id"]): int(row["thread-id"]) for row in _rows(self._ask("query-iothreads"))},
+            vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in _rows(self._ask("query-cpus-fast"))},
+            objects=self._children("/objects"),
+            memory_devices=tuple(str(row) for row in _rows(self._ask("query-memory-devices"))),
+            jobs=tuple(str(row.get("id", row)) for row in _rows(self._ask("query-jobs"))),
+            throttled=tuple(str(node["node-name"]) for node in nodes if node.get("iops") or node.get("bps")),
+            fdsets={
+                int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in _rows(self._ask("query-fdsets")) if row["fds"]
+            },
+        )
+
+    def reconnect_questions(self) -> None:
+        for question in RECONNECT_QUESTIONS:
+            try:
+                self._ask(question)
+            except Failed as error:
+                if question == "query-balloon" and "No balloon device" in str(error):
+                    continue  # libvirt treats a guest without a balloon as having all its memory
+                raise
+        self._children("/machine/peripheral")
+
+    # -- moving the state -------------------------------------------------------------------------------------------
+
+    def receive_state(self, channel: int) -> None:
+        self._migration = ""
+        self._give(channel)
+        self._ask("migrate-incoming", uri="fd:hostagent")
+
+    def send_state(self, channel: int) -> None:
+        self._give(channel)
+        self._migration = ""
+        self._moments.pop("STOP", None)
+        self._ask("migrate", uri="fd:hostagent")
+
+    def move(self) -> Move:
+        answer = _mapping(self._ask("query-migrate"))
+        status = str(answer.get("status", "none"))
+        if status == "completed":
+            folded = MoveStatus.COMPLETED
+        elif status in _UNDER_WAY:
+            folded = MoveStatus.UNDER_WAY
+        else:
+            folded = MoveStatus.NONE if status == "none" else MoveStatus.FAILED
+        ram = answer.get("ram") or {}
+        error = str(answer.get("error-desc", "")) or (status if folded is MoveStatus.FAILED else "")
+        return Move(folded, int(ram.get("transferred", 0)), error)
+
+    def wait_moved(self, within_seconds: float) -> Move:
+        """Wait for QEMU's MIGRATION events: polling would add its interval to the pause."""
+
+        async def ended() -> None:
+            while self._migration not in {"completed", "failed", "cancelled"}:
+                await self._next_event()
+
+        try:
+            self._within(within_seconds, ended(), "waiting for the device state to cross")
+        except OutcomeUnknown:
+            move = self.move()  # the event may be late or switched off; the state is not
+            if move.status is MoveStatus.UNDER_WAY:
+                raise
+            return move
+        return self.move()
+
+    def resume(self, within_seconds: float) -> None:
+        self._moments.pop("RESUME", None)
+        self._change_running("cont", "RESUME", within_seconds)
+
+    def stop(self, within_seconds: float) -> None:
+        self._moments.pop("STOP", None)
+        self._change_running("stop", "STOP", within_seconds)
+
+    def quit(self) -> None:
+        """Ask it to leave; it may be gone before it answers."""
+        try:
+            self._ask("quit")
+        except Failed:
+            pass
+        except OutcomeUnknown:
+            pass  # whoever asks watches the process, not this answer
+
+    def stopped_at(self) -> Moment | None:
+        return self._moments.get("STOP")
+
+    def resumed_at(self) -> Moment | None:
+        return self._moments.get("RESUME")
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        try:
+            self._loop.run_until_complete(asyncio.wait_for(self._client.disconnect(), ANSWER_SECONDS))
+        except (QMPError, ProtocolError, OSError, EOFError, TimeoutError):
+            pass  # the other side is gone, which closes the connection too
+        finally:
+            self._loop.close()
+
+    def __enter__(self) -> QmpMonitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        await self._client.connect(str(self._path))
+
+    def _give(self, channel: int) -> None:
+        """Hand a descriptor over by SCM_RIGHTS and name it, as `getfd` of QEMU's QMP reference does."""
+        self._client.send_fd_scm(channel)
+        self._ask("getfd", fdname="hostagent")
+
+    def _change_running(self, command: str, event: str, within_seconds: float) -> None:
+        async def change() -> None:
+            await self._client.execute(command)
+            while event not in self._moments:
+                await self._next_event()
+
+        before = self.run_state()
+        if (before is RunState.RUNNING) == (command == "cont"):
+            return  # already so: no event would come
+        self._within(within_seconds, change(), command)
+
+    async def _next_event(self) -> None:
+        event: Message = await self._events.get()
+        self._take(event)
+
+    def _take(self, event: Message) -> None:
+        name = str(event["event"])
+        if name == "MIGRATION":
+            self._migration = str(_mapping(event["data"])["status"])
+            return
+        stamp = _mapping(event["timestamp"])
+        wall = int(stamp["seconds"]) + int(stamp["microseconds"]) / 1e6
+        self._moments[name] = Moment(wall, time.monotonic())
+
+    def _ask(self, command: str, **arguments: object) -> object:
+        async def ask() -> object:
+            return await self._client.execute(command, arguments or None)
+
+        answer: object = self._within(ANSWER_SECONDS, ask(), command)
+        for event in self._events.clear():
+            self._take(event)
+        return answer
+
+    def _children(self, path: str) -> tuple[str, ...]:
+        rows = _rows(self._ask("qom-list", path=path))
+        return tuple(sorted(str(row["name"]) for row in rows if str(row["type"]).startswith("child<")))
+
+    def _within(self, seconds: float, coroutine: Coroutine[Any, Any, T], doing: str) -> T:
+        asking = f"asking QEMU at {self._path.name}: {doing}"
+        try:
+            return self._loop.run_until_complete(asyncio.wait_for(coroutine, max(seconds, 0.0)))
+        except TimeoutError as error:
+            raise OutcomeUnknown(asking, expected=f"an answer within {seconds:g} s", found="none") from error
+        except ExecuteError as error:
+            raise Failed(asking, found=str(error)) from error
+        except (QMPError, ProtocolError, OSError, EOFError) as error:
+            raise Failed(asking, expected="an open connection", found=str(error) or type(error).__name__) from error
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Failed("reading QEMU's answer", expected="an object", found=type(value).__name__)
+    return value
+
+
+def _rows(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise Failed("reading QEMU's answer", expected="a list of objects", found=type(value).__name__)
+    return value

@@ -1,0 +1,103 @@
+"""What will be done to each guest, and why not more: values, no behaviour beyond asking."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hostagent.facts import QemuTree
+
+
+class Method(StrEnum):
+    """How a guest is carried through an update."""
+
+    IN_PLACE = "in-place"
+
+
+class Technique(StrEnum):
+    """How an in-place method is done."""
+
+    HANDOVER = "handover"
+
+
+class Reason(StrEnum):
+    """Why a method is out: bounded, so that it can label a metric."""
+
+    STATE = "state"
+    RAM_ORDINARY = "ram-ordinary"
+    RAM_MEMFD = "ram-memfd"
+    RAM_NOT_SHARED = "ram-not-shared"
+    RAM_DISCARD = "ram-discard"
+    RAM_FILE = "ram-file"
+    SPICE = "spice"
+    GRAPHICS = "graphics"
+    PASSTHROUGH = "passthrough"
+    VHOST_USER = "vhost-user"
+    VIRTIOFS = "virtiofs"
+    TPM = "tpm"
+    USER_NETWORK = "user-network"
+    JOB = "job"
+    OPTION = "option"
+    CHANGED_SINCE_BOOT = "changed-since-boot"
+    SETTING_NOT_CARRIED = "setting-not-carried"
+    FEATURE = "feature"
+    LOCK_MANAGER = "lock-manager"
+    SECURITY_LABEL = "security-label"
+    PROCESS = "process"
+    BINARY = "binary"
+    HOST = "host"
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """One reason why a method cannot be used for a guest."""
+
+    reason: Reason
+    expected: str
+    found: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        line = f"expected {self.expected}, found {self.found}"
+        return f"{line} (hint: {self.hint})" if self.hint else line
+
+
+class Verdict(StrEnum):
+    """What an update would do to a guest."""
+
+    UPDATE = "update"
+    UP_TO_DATE = "up to date"
+    NOT_RUNNING = "not running"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class GuestPlan:
+    """What will be done to one guest."""
+
+    name: str
+    uuid: str
+    verdict: Verdict
+    method: Method | None
+    technique: Technique | None
+    before: QemuTree | None
+    blockers: tuple[Blocker, ...]
+    budget_seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done on the host; made from facts alone."""
+
+    component: str
+    to: QemuTree
+    guests: tuple[GuestPlan, ...]
+    blockers: tuple[Blocker, ...]  # of the host: they stop every guest
+
+    @property
+    def to_update(self) -> tuple[GuestPlan, ...]:
+        """The guests that would be swapped."""
+        return tuple(guest for guest in self.guests if guest.verdict is Verdict.UPDATE)
+
+    @property
+    def blocked(self) -> tuple[GuestPlan, ...]:
+        """The guests that an asked-for update cannot take."""
+        return tuple(guest for guest in self.guests if guest.verdict is Verdict.BLOCKED)

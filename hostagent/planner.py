@@ -1,0 +1,116 @@
+"""Facts in, plan out: what an update would do to each guest, and every reason why not more. Pure."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from enum import Enum
+
+from hostagent.checks import guest_blockers, host_blockers
+from hostagent.errors import UsageError
+from hostagent.facts import Guest, Host, QemuTree
+from hostagent.plan import GuestPlan, Method, Plan, Technique, Verdict
+
+
+def plan_qemu(host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float) -> Plan:
+    """The plan to bring the named guests, or all, onto a QEMU; UsageError for a name nobody has."""
+    chosen = tuple(_guest_plan(guest, to, budget_seconds) for guest in chosen_guests(host, guests))
+    return Plan(component="qemu", to=to, guests=chosen, blockers=host_blockers(host))
+
+
+def chosen_guests(host: Host, names: Sequence[str] | None) -> tuple[Guest, ...]:
+    """The guests of these names in the order given, each once; all of the host's for None."""
+    if names is None:
+        return host.guests
+    known = {guest.name: guest for guest in host.guests}
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
+    if unknown:
+        raise UsageError(
+            "choosing guests",
+            expected=f"one of {_listed(known)}",
+            found=_listed(unknown),
+            hint="virsh list --all",
+        )
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def _guest_plan(guest: Guest, to: QemuTree, budget_seconds: float) -> GuestPlan:
+    verdict, blockers = Verdict.UPDATE, guest_blockers(guest)
+    if not guest.state.active:
+        verdict, blockers = Verdict.NOT_RUNNING, ()
+    elif guest.qemu == to:
+        verdict, blockers = Verdict.UP_TO_DATE, ()
+    elif blockers:
+        verdict = Verdict.BLOCKED
+    updates = verdict is Verdict.UPDATE
+    return GuestPlan(
+        name=guest.name,
+        uuid=guest.uuid,
+        verdict=verdict,
+        method=Method.IN_PLACE if updates else None,
+        technique=Technique.HANDOVER if updates else None,
+        before=guest.qemu,
+        blockers=blockers,
+        budget_seconds=budget_seconds,
+    )
+
+
+def choose_tree(trees: Sequence[QemuTree], wanted: str) -> QemuTree:
+    """The QEMU that a person means: a tree's name, a version, or the beginning of one ("10.0").
+
+    UsageError that names what there is when none or several fit.
+    """
+    for fits in (_has_name, _has_version, _has_version_prefix):
+        found = [tree for tree in trees if fits(tree, wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise _unclear(wanted, found, f"{wanted!r}, which is {len(found)} of them")
+    raise _unclear(wanted, trees, repr(wanted))
+
+
+def _has_name(tree: QemuTree, wanted: str) -> bool:
+    return tree.name == wanted
+
+
+def _has_version(tree: QemuTree, wanted: str) -> bool:
+    return wanted in (str(tree.version), tree.package)
+
+
+def _has_version_prefix(tree: QemuTree, wanted: str) -> bool:
+    return bool(wanted) and f"{tree.version}.".startswith(f"{wanted}.")
+
+
+def _unclear(wanted: str, trees: Sequence[QemuTree], found: str) -> UsageError:
+    there = [f"{tree.name} ({tree.version})" for tree in trees]
+    return UsageError(
+        f"choosing a QEMU for {wanted!r}",
+        expected=f"one of {_listed(there)}",
+        found=found,
+        hint="name a tree, or add that version to the host first",
+    )
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words)) or "none"
+
+
+def facts_digest(host: Host, guests: Sequence[str] | None) -> str:
+    """SHA-256 over what a plan for these guests rests on: it changes when the plan might.
+
+    Left out is what comes and goes by itself: libvirt's clients, and other guests than those named.
+    """
+    seen = dataclasses.replace(host, guests=chosen_guests(host, guests), libvirt_clients=0)
+    text = json.dumps(_plain(seen), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Dataclasses as JSON can hold them; sets in order."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, frozenset | set):
+        return sorted(str(item) for item in value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value

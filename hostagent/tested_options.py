@@ -1,0 +1,316 @@
+"""What of QEMU's argument list the handover has been tested with, as a table to read and extend.
+
+An allow-list: whatever is not here stops a handover. Names and values are those that libvirt 9.0 and 11.3
+write (libvirt, src/qemu/qemu_command.c); JSON and key=value forms are read into the same names, so that
+``"cache":{"direct":true}`` is ``cache.direct=on``. A line is added together with a test of a real guest.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hostagent.plan import Reason
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values that a property may have: for people, and as a pattern for the whole value."""
+
+    words: str
+    pattern: str
+
+    def allows(self, value: str) -> bool:
+        """Whether the value is one of them."""
+        return re.fullmatch(self.pattern, value, re.DOTALL) is not None
+
+
+def exactly(*values: str) -> Values:
+    """One of a few words."""
+    return Values(" or ".join(values), "|".join(re.escape(value) for value in values))
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The properties of one option, or of one driver of it."""
+
+    properties: Mapping[str, Values] = field(default_factory=dict)
+    others: tuple[str, Values] | None = None  # pattern for further names (CPU features), and their values
+
+
+ANY = Values("anything", ".*")
+NUMBER = Values("a number", r"\d+")
+NUMBERS = Values("numbers", r"\d+(:\d+)*")  # one descriptor a queue, "29:30"
+NAME = Values("a name", r"[^,=]+")
+PATH = Values("a path", r"/(?!dev/fdset/).*")  # a disk in an fd set would have to be opened again by us
+ON, OFF, SWITCH = exactly("on"), exactly("off"), exactly("on", "off")
+
+_PCI = {"id": NAME, "bus": NAME, "addr": NAME, "multifunction": SWITCH}
+_USB = {**_PCI, "masterbus": NAME, "firstport": NUMBER}
+_NODE = {
+    "node-name": NAME,
+    "read-only": SWITCH,
+    "auto-read-only": SWITCH,
+    "discard": exactly("unmap", "ignore"),
+    "detect-zeroes": exactly("on", "off", "unmap"),
+    "cache.direct": SWITCH,
+    "cache.no-flush": SWITCH,
+}
+_FILE = {**_NODE, "filename": PATH, "aio": exactly("native", "threads", "io_uring")}
+_FORMAT = {**_NODE, "file": NAME}
+_MACHINE = Tested(
+    {
+        "usb": OFF,
+        "vmport": SWITCH,
+        "smm": OFF,
+        "dump-guest-core": SWITCH,
+        "memory-backend": NAME,
+        "hpet": SWITCH,
+        "acpi": SWITCH,
+        "mem-merge": SWITCH,
+    }
+)
+
+# The values of options that are one word. A -global sets a device's property, so only known ones pass.
+TESTED_WORDS: Mapping[str, Values] = {
+    "uuid": ANY,
+    "kernel": PATH,
+    "initrd": PATH,
+    "append": ANY,
+    "incoming": ANY,  # replaced in the new argument list
+    "watchdog-action": exactly("reset"),
+    "global": Values(
+        "a known -global",
+        r"kvm-pit\.lost_tick_policy=(delay|discard)"
+        r"|(PIIX4_PM|ICH9-LPC)\.disable_s[34]=[01]"
+        r"|ICH9-LPC\.noreboot=(on|off)",
+    ),
+}
+TESTED_SWITCHES = frozenset(
+    {"S", "no-user-config", "nodefaults", "no-shutdown", "no-reboot", "no-acpi", "no-hpet"}
+)
+
+# Option -> kind (a pattern; "" when the option has none) -> what of it has been tested.
+TESTED: Mapping[str, Mapping[str, Tested]] = {
+    "name": {"": Tested({"guest": ANY, "debug-threads": ON})},
+    "machine": {
+        r"pc-i440fx-\d+\.\d+": _MACHINE,  # never an alias: "q35" is another machine in another QEMU
+        r"pc-q35-\d+\.\d+": _MACHINE,
+        "": Tested({"hpet": OFF, "acpi": OFF}),  # as a handover writes -no-hpet and -no-acpi
+    },
+    "accel": {"tcg": Tested(), "kvm": Tested()},
+    # `max` means what the binary at hand can do: a guest could lose instructions it uses, so it is not here.
+    # Hyper-V enlightenments (hv-*) have state of their own, untested.
+    "cpu": {
+        "host": Tested({"migratable": ON}, others=(r"(?!hv[-_])[a-z0-9][a-z0-9._-]*", SWITCH)),
+        r"(?!max$|base$)[A-Za-z0-9][A-Za-z0-9._-]*": Tested(
+            others=(r"(?!hv[-_])[a-z0-9][a-z0-9._-]*", SWITCH)
+        ),
+    },
+    "m": {"": Tested({"size": Values("a size", r"\d+[kKmMgG]?")})},
+    "overcommit": {"": Tested({"mem-lock": OFF})},
+    "smp": {
+        "": Tested(
+            dict.fromkeys(("cpus", "sockets", "dies", "clusters", "modules", "cores", "threads"), NUMBER)
+        )
+    },
+    "display": {"none": Tested()},
+    "audiodev": {"none": Tested({"id": NAME})},
+    "mon": {"": Tested({"chardev": NAME, "id": NAME, "mode": exactly("control")})},
+    "rtc": {"": Tested({"base": exactly("utc", "localtime"), "driftfix": exactly("slew", "none")})},
+    "boot": {"": Tested({"strict": ON, "menu": SWITCH})},
+    "sandbox": {
+        "": Tested(
+            {
+                "enable": ON,
+                **dict.fromkeys(
+                    ("obsolete", "elevateprivileges", "spawn", "resourcecontrol"), exactly("deny", "allow")
+                ),
+            }
+        )
+    },
+    "msg": {"": Tested({"timestamp": ON})},
+    "add-fd": {"": Tested({"set": NUMBER, "fd": NUMBER, "opaque": ANY})},
+    "object": {
+        "secret": Tested({"id": exactly("masterKey0"), "format": exactly("raw"), "file": PATH}),
+        "memory-backend-file": Tested(
+            {
+                "id": NAME,
+                "mem-path": PATH,
+                "size": NUMBER,
+                "share": ON,
+                "discard-data": OFF,
+                "prealloc": OFF,
+                "pmem": OFF,
+                "x-use-canonical-path-for-ramblock-id": SWITCH,
+            }
+        ),
+        "iothread": Tested({"id": NAME}),
+        "rng-random": Tested({"id": NAME, "filename": exactly("/dev/urandom", "/dev/random")}),
+    },
+    "chardev": {
+        "socket": Tested({"id": NAME, "fd": NUMBER, "server": ON, "wait": OFF}),
+        "file": Tested({"id": NAME, "path": Values("a path", "/.*"), "append": SWITCH}),
+    },
+    "blockdev": {
+        "file": Tested(_FILE),
+        "host_device": Tested(_FILE),
+        "raw": Tested(_FORMAT),
+        "qcow2": Tested({**_FORMAT, "backing": NAME, "discard-no-unref": SWITCH}),
+    },
+    "netdev": {
+        "tap": Tested(
+            {
+                "id": NAME,
+                "vhost": SWITCH,
+                "fd": NUMBER,
+                "fds": NUMBERS,
+                "vhostfd": NUMBER,
+                "vhostfds": NUMBERS,
+            }
+        )
+    },
+    "device": {
+        "pcie-root-port": Tested({**_PCI, "port": NUMBER, "chassis": NUMBER, "hotplug": SWITCH}),
+        "pcie-pci-bridge": Tested(_PCI),
+        "pci-bridge": Tested({**_PCI, "chassis_nr": NUMBER}),
+        "piix3-usb-uhci": Tested(_PCI),
+        "ich9-usb-ehci1": Tested(_USB),
+        "ich9-usb-uhci[123]": Tested(_USB),
+        "qemu-xhci": Tested({**_PCI, "p2": NUMBER, "p3": NUMBER}),
+        "virtio-serial-pci": Tested({**_PCI, "max_ports": NUMBER, "vectors": NUMBER}),
+        "virtserialport": Tested({"id": NAME, "bus": NAME, "nr": NUMBER, "chardev": NAME, "name": ANY}),
+        "isa-serial": Tested({"id": NAME, "chardev": NAME, "index": NUMBER}),
+        "virtio-blk-pci": Tested(
+            {
+                **_PCI,
+                "drive": NAME,
+                "bootindex": NUMBER,
+                "write-cache": SWITCH,
+                "iothread": NAME,
+                "num-queues": NUMBER,
+                "queue-size": NUMBER,
+                "serial": ANY,
+            }
+        ),
+        "virtio-net-pci": Tested(
+            {
+                **_PCI,
+                "netdev": NAME,
+                "mac": Values("a MAC address", "[0-9a-fA-F:]{17}"),
+                "bootindex": NUMBER,
+                "mq": SWITCH,
+                "vectors": NUMBER,
+                "rx_queue_size": NUMBER,
+                "tx_queue_size": NUMBER,
+                "host_mtu": NUMBER,
+            }
+        ),
+        "virtio-rng-pci": Tested({**_PCI, "rng": NAME, "max-bytes": NUMBER, "period": NUMBER}),
+        "virtio-balloon-pci": Tested(_PCI),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Something known that the handover does not take, with a reason of its own."""
+
+    option: str
+    kind: str  # a pattern; "" for options without kinds
+    reason: Reason
+    expected: str
+    hint: str = ""
+    property: str = ""  # "": the option or the kind as a whole
+    values: str = ".*"  # the property's values that are meant
+
+
+SHARED_FILE_HINT = (
+    "set <memoryBacking><source type='file'/><access mode='shared'/></memoryBacking> and restart the guest"
+)
+_LATER = "a later version takes it; shut the guest down or live-migrate it instead"
+
+# Looked at before the allow-list: a reason that a person knows beats "option".
+LIMITS: tuple[Limit, ...] = (
+    Limit("spice", "", Reason.SPICE, "no SPICE display", "use <graphics type='vnc'/> or none"),
+    Limit("chardev", "spice.*", Reason.SPICE, "no SPICE channel", "remove the SPICE channels"),
+    Limit("audiodev", "spice", Reason.SPICE, "no SPICE sound", "use <audio type='none'/>"),
+    Limit(
+        "chardev",
+        "pty",
+        Reason.OPTION,
+        "no pseudo terminal",
+        "a later version takes it: use <serial type='file'/> and restart the guest",
+    ),
+    Limit(
+        "cpu",
+        "max",
+        Reason.OPTION,
+        "a CPU model that means the same to every QEMU",
+        "use <cpu mode='host-model'/> or a named model and restart the guest",
+    ),
+    Limit("vnc", "", Reason.GRAPHICS, "no graphical display", _LATER),
+    Limit("display", "(?!none$).*", Reason.GRAPHICS, "no graphical display", _LATER),
+    Limit(
+        "device",
+        r"VGA|.*-vga(-gl)?|qxl.*|virtio-gpu.*|bochs-display|ramfb",
+        Reason.GRAPHICS,
+        "no video device",
+        _LATER,
+    ),
+    Limit(
+        "device",
+        r"vfio-.*|usb-host|scsi-generic|.*vdpa.*",
+        Reason.PASSTHROUGH,
+        "no passed-through device",
+        "detach it, or live-migrate or restart the guest",
+    ),
+    Limit("netdev", "vhost-vdpa", Reason.PASSTHROUGH, "no passed-through device", "detach it"),
+    Limit("device", "vhost-user-fs.*", Reason.VIRTIOFS, "no virtiofs folder", "unmount and detach it"),
+    Limit("device", "vhost-user-.*", Reason.VHOST_USER, "no vhost-user device", "detach it"),
+    Limit("netdev", "vhost-user", Reason.VHOST_USER, "no vhost-user device", "use a bridge"),
+    Limit("device", "tpm-.*", Reason.TPM, "no TPM", "live-migrate or restart the guest"),
+    Limit("tpmdev", ".*", Reason.TPM, "no TPM", "live-migrate or restart the guest"),
+    Limit(
+        "netdev",
+        "user|stream|dgram|socket|l2tpv3|vde",
+        Reason.USER_NETWORK,
+        "a network interface with a tap",
+        "connections inside slirp and passt end with their QEMU: use a bridge or a libvirt network",
+    ),
+    Limit("object", "memory-backend-memfd", Reason.RAM_MEMFD, "RAM in a shared file", SHARED_FILE_HINT),
+    Limit("object", "memory-backend-ram", Reason.RAM_ORDINARY, "RAM in a shared file", SHARED_FILE_HINT),
+    Limit(
+        "object",
+        "memory-backend-file",
+        Reason.RAM_NOT_SHARED,
+        "RAM in a shared file",
+        SHARED_FILE_HINT,
+        property="share",
+        values="off",
+    ),
+    Limit(
+        "object",
+        "memory-backend-.*",
+        Reason.RAM_DISCARD,
+        "RAM that its QEMU keeps as it quits",
+        "remove <discard/> from <memoryBacking> and restart the guest",
+        property="discard-data",
+        values="on",
+    ),
+    Limit(
+        "object",
+        "memory-backend-file",
+        Reason.RAM_FILE,
+        "RAM that is filled as the guest uses it",
+        "remove <allocation mode='immediate'/> and huge pages from <memoryBacking> and restart the guest",
+        property="prealloc",
+        values="on",
+    ),
+    Limit(
+        "object",
+        "(sev|tdx|s390-pv).*",
+        Reason.FEATURE,
+        "no launch security",
+        "encrypted memory cannot be mapped by another process",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Doing an update: journal, engine, step tables, recovery."""

@@ -1,0 +1,69 @@
+"""The guests' clocks around an update: measured before, measured and set after, side by side, outside the pause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hostagent.clock import AgentError, Offset, measure
+from hostagent.clock import bring_right as bring_clock_right
+from hostagent.config import ClockPolicy
+from hostagent.errors import HostagentError
+from hostagent.update.swap import GuestSwap
+
+SIDE_BY_SIDE = 16  # each mostly waits for its guest
+
+
+def measure_before(swaps: Sequence[GuestSwap]) -> None:
+    """Pauses add up over updates: what was wrong before is not blamed on this one."""
+    _for_all(swaps, _measure_before)
+
+
+def bring_right(swaps: Sequence[GuestSwap]) -> None:
+    """Set what is behind, verify, write the outcome down."""
+    _for_all(swaps, _bring_right)
+
+
+def _measure_before(swap: GuestSwap) -> dict[str, object]:
+    settings = swap.ports.config.clock
+    if settings.policy is ClockPolicy.OFF:
+        return {}
+    try:
+        with swap.ports.libvirt.agent(swap.uuid) as agent:
+            offset = measure(agent, swap.ports.clock, settings.samples, agent_seconds=settings.agent_seconds)
+    except (AgentError, HostagentError) as error:
+        return {"clock_before_reason": str(error)}
+    return _offset("clock_before", offset)
+
+
+def _bring_right(swap: GuestSwap) -> dict[str, object]:
+    if not swap.notes.was_running:
+        return {"clock_outcome": "uncorrected", "clock_reason": "paused"}
+    settings = swap.ports.config.clock
+    try:
+        with swap.ports.libvirt.agent(swap.uuid) as agent:
+            result = bring_clock_right(
+                agent, swap.ports.clock, settings.policy, samples=settings.samples, agent_seconds=settings.agent_seconds
+            )
+    except HostagentError as error:
+        return {"clock_outcome": "uncorrected", "clock_reason": str(error)}
+    return {
+        "clock_outcome": result.outcome,
+        "clock_reason": result.reason,
+        **_offset("clock_after", result.before_set),
+        **_offset("clock_synced", result.after_set or result.before_set),
+    }
+
+
+def _offset(name: str, offset: Offset | None) -> dict[str, object]:
+    return {} if offset is None else {f"{name}_seconds": offset.seconds, f"{name}_bound_seconds": offset.bound_seconds}
+
+
+def _for_all(swaps: Sequence[GuestSwap], ask: Callable[[GuestSwap], dict[str, object]]) -> None:
+    if not swaps:
+        return
+    with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(swaps)), thread_name_prefix="clock") as pool:
+        results = list(pool.map(ask, swaps))
+    for swap, values in zip(swaps, results, strict=True):
+        if values:
+            swap.measured(values)

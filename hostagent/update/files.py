@@ -1,0 +1,162 @@
+"""Files that an update writes: durable, private, never through a link, and replaced whole."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from hostagent.errors import Failed, Refused
+
+_SIZE_LIMIT = 16 << 20  # libvirt's records are some ten KiB
+
+
+class Pinned(Protocol):
+    """A RAM file and our hard link to it."""
+
+    @property
+    def ram(self) -> str: ...
+    @property
+    def link(self) -> str: ...
+    @property
+    def device(self) -> int: ...
+    @property
+    def inode(self) -> int: ...
+
+
+def read_private(path: Path) -> bytes:
+    """A small regular file, not through a link."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Failed(f"reading {path}", expected="a regular file", found="something else")
+            data = file.read(_SIZE_LIMIT + 1)
+    except OSError as error:
+        raise Failed(f"reading {path}", found=error.strerror or str(error)) from error
+    if len(data) > _SIZE_LIMIT:
+        raise Failed(f"reading {path}", expected=f"at most {_SIZE_LIMIT} bytes", found="more")
+    return data
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Create or replace a file of ours, mode 0600 below a directory with 0700; on the disk when it returns."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failed(f"making {path.parent}", found=error.strerror or str(error)) from error
+    replace(path, data)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put a file in the place of `path` in one step, mode 0600. The temporary name is none that libvirt would load."""
+    beside = path.with_name(f".{path.name}.hostagent")
+    try:
+        with suppress(FileNotFoundError):
+            beside.unlink()
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(beside, path)  # noqa: PTH104
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise Failed(f"writing {path}", found=error.strerror or str(error)) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# -- pid files: each QEMU holds its own open, so they are renamed, not rewritten -------------------------------------
+
+
+def swap_in(name: str, *, new: str, old: str) -> None:
+    """Give `name` to the new file; the old one keeps a link `old`. Any number of times."""
+    try:
+        if not Path(new).exists():
+            return
+        if not Path(old).exists() and Path(name).exists():
+            os.link(name, old, follow_symlinks=False)
+        os.rename(new, name)  # noqa: PTH104
+    except OSError as error:
+        raise Failed(f"replacing {name}", found=error.strerror or str(error)) from error
+
+
+def swap_back(name: str, *, new: str, old: str) -> None:
+    """Give `name` back to the old file."""
+    try:
+        if Path(old).exists():
+            os.rename(old, name)  # noqa: PTH104
+        Path(new).unlink(missing_ok=True)
+    except OSError as error:
+        raise Failed(f"restoring {name}", found=error.strerror or str(error)) from error
+
+
+# -- pins -------------------------------------------------------------------------------------------------------------
+
+
+def pin_folder(ram: Path) -> Path:
+    """Where links to a RAM file go: a folder of ours on the same file system.
+
+    libvirt puts RAM at <memory_backing_dir>/libvirt/qemu/<id>-<name>/<backend>.
+    """
+    if len(ram.parents) < 5 or ram.parents[1].name != "qemu" or ram.parents[2].name != "libvirt":
+        raise Refused(
+            f"pinning {ram}", expected="<memory_backing_dir>/libvirt/qemu/<id>-<name>/<backend>", found=str(ram)
+        )
+    return ram.parents[3] / "hostagent"
+
+
+def pin(pinned: Pinned) -> None:
+    """Make the link, and see that it is the file that was meant."""
+    link = Path(pinned.link)
+    try:
+        link.parent.mkdir(mode=0o700, exist_ok=True)
+        if link.parent.is_symlink() or link.parent.stat().st_uid != os.geteuid():
+            raise Failed(f"pinning {pinned.ram}", expected=f"{link.parent} to be a folder of ours", found="it is not")
+        if not link.exists():
+            os.link(pinned.ram, link, follow_symlinks=False)
+    except OSError as error:
+        raise Failed(f"pinning {pinned.ram}", found=error.strerror or str(error)) from error
+    if not is_pinned(pinned):
+        unpin(pinned)
+        raise Failed(f"pinning {pinned.ram}", expected=f"inode {pinned.inode}", found="another file of that name")
+
+
+def is_pinned(pinned: Pinned) -> bool:
+    """Whether our link is there and is the right file."""
+    return _is(Path(pinned.link), pinned)
+
+
+def is_named(pinned: Pinned) -> bool:
+    """Whether the RAM file still has the name under which libvirt expects it."""
+    return _is(Path(pinned.ram), pinned)
+
+
+def unpin(pinned: Pinned) -> None:
+    """Take our link away, and its folder with the last one."""
+    link = Path(pinned.link)
+    link.unlink(missing_ok=True)
+    with suppress(OSError):
+        link.parent.rmdir()
+
+
+def _is(path: Path, pinned: Pinned) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (pinned.device, pinned.inode)
+
+
+def temporary_socket(path: str, token: str, number: int) -> str:
+    """Where a socket listens until the old one's has gone: in the same folder, a name not longer than its own."""
+    return str(Path(path).with_name(f"{token}-{number}"))

@@ -1,0 +1,59 @@
+"""The pause: its budget while it lasts, its length afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hostagent.errors import Failed
+from hostagent.hypervisor import Moment
+
+# QEMU stamps STOP and RESUME with the wall clock as it happens; we stamp their arrival with the monotonic clock.
+# Arrival lags by the event's way to us; past this the wall clock must have been set in between.
+TRUSTED_DISAGREEMENT_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Pause:
+    """How long a guest stood still, seconds."""
+
+    seconds: float
+    source: str  # "qemu": its own stamps; "monotonic": the host's wall clock jumped; "journal": an upper bound
+
+
+def measured(stopped: Moment, resumed: Moment) -> Pause:
+    """The pause between two moments."""
+    by_qemu = resumed.qemu_wall - stopped.qemu_wall
+    by_us = resumed.monotonic - stopped.monotonic
+    if by_qemu < 0 or abs(by_qemu - by_us) > TRUSTED_DISAGREEMENT_SECONDS:
+        return Pause(by_us, "monotonic")
+    return Pause(by_qemu, "qemu")
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """Until when a guest may stand still, by the monotonic clock."""
+
+    budget_seconds: float
+    ends: float
+    monotonic: Callable[[], float]
+
+    @classmethod
+    def begin(cls, budget_seconds: float, monotonic: Callable[[], float]) -> Deadline:
+        """A deadline that begins now."""
+        return cls(budget_seconds, monotonic() + budget_seconds, monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.ends - self.monotonic())
+
+    def check(self, doing: str) -> None:
+        """Raises Failed when the budget is used up: turn back while that is possible."""
+        if self.left == 0.0:
+            raise Failed(
+                doing,
+                expected=f"to resume the guest within its budget of {self.budget_seconds:g} s",
+                found="the budget used up",
+                hint="the guest runs as before; allow more with --budget",
+            )

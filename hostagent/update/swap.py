@@ -1,0 +1,223 @@
+"""One guest in the middle of a handover: what is known about it, and the doors its steps go through.
+
+`Notes` is what a later process needs to go on after a crash; it is in the journal before it is acted upon. Everything
+else here (open monitors, the deadline) can be had again from the world.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from hostagent.clock import HostClock
+from hostagent.config import Config
+from hostagent.errors import NeedsOperator
+from hostagent.facts import QemuTree
+from hostagent.hypervisor import Daemon, Libvirt, Monitor, ProcessId, Qemu
+from hostagent.hypervisor.driver_lock import DriverLock
+from hostagent.update.journal import Entry, Journal, Json, Kind
+from hostagent.update.pause import Deadline
+
+
+class Watcher(Protocol):
+    """The guard, as the one who works sees it."""
+
+    def pausing(self, until: float) -> None:
+        """A guest stands still until this moment of the monotonic clock at the latest."""
+        ...
+
+    def running(self) -> None:
+        """The guest runs again."""
+        ...
+
+    def hold(self, lock: DriverLock) -> None:
+        """Share the driver lock: it stays locked when the one who works dies."""
+        ...
+
+
+class NoWatcher:
+    """Nobody watches: recovery itself runs without a guard."""
+
+    def pausing(self, until: float) -> None: ...
+    def running(self) -> None: ...
+    def hold(self, lock: DriverLock) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Every door to the world, passed in."""
+
+    libvirt: Libvirt
+    qemu: Qemu
+    daemon: Daemon
+    lock: DriverLock
+    journal: Journal
+    clock: HostClock
+    config: Config
+    watcher: Watcher
+    token: Callable[[], str]  # a few characters, new at every call
+
+    def monotonic(self) -> float:
+        """Seconds of the monotonic clock."""
+        return self.clock.monotonic_ns() / 1e9
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A hard link of ours to a RAM file, so that nobody's clean-up can discard the RAM."""
+
+    ram: str
+    link: str
+    device: int
+    inode: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Socket:
+    """A listening socket of QEMU: its place in the argument list, in the file system, and until the old one has left."""
+
+    number: int
+    path: str
+    temporary: str
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What is known about a guest's handover; a field is None until its step has begun."""
+
+    old: ProcessId
+    domain_id: int
+    was_running: bool
+    record: str  # path of libvirt's runtime record
+    kept_record: str  # our copy of it as it was
+    monitor: str  # path of the old one's monitor
+    pins: tuple[Pin, ...]
+    sockets: tuple[Socket, ...]
+    taps: dict[int, str]  # descriptor in the old process -> its settings
+    argv: tuple[str, ...]  # of the new one
+    taken_over: dict[int, int]
+    vhosts: tuple[int, ...]
+    pid_file: str  # libvirt's; QEMU keeps it open and locked for as long as it lives
+    new_pid_file: str  # the new one's, until it gets that name
+    old_pid_file: str  # a link to the old one's, until there is no way back
+    flags: tuple[str, ...]  # capability flags for the record
+    live_xml: str
+    new: ProcessId | None = None
+    capabilities: dict[str, bool] | None = None  # the old one's, before we changed any
+    parameters: dict[str, object] | None = None
+
+    @property
+    def new_monitor(self) -> Path:
+        """Where the new one's monitor listens while the old one's socket has its name."""
+        return next(Path(socket.temporary) for socket in self.sockets if socket.path == self.monitor)
+
+
+_NOTES = TypeAdapter(Notes)
+
+
+@dataclass
+class GuestSwap:
+    """The subject of a handover's guest steps."""
+
+    ports: Ports
+    update: str
+    uuid: str
+    name: str
+    tree: QemuTree
+    budget_seconds: float
+    rehearsal: bool = False
+    saved: Notes | None = None
+    deadline: Deadline | None = None
+    moved_bytes: int | None = None
+    _monitors: dict[Path, Monitor] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The journal's key."""
+        return self.uuid
+
+    @property
+    def notes(self) -> Notes:
+        """What was noted; there is something once the first step has begun."""
+        if self.saved is None:
+            raise NeedsOperator(f"{self.name}: reading the journal", expected="notes of its handover", found="none")
+        return self.saved
+
+    def begin_notes(self, notes: Notes) -> None:
+        """Write everything down before anything is touched."""
+        self.ports.journal.append(self.update, Entry(Kind.NOTED, self.uuid, body=_NOTES.dump_python(notes, mode="json")))
+        self.saved = notes
+
+    def note(self, **changes: object) -> None:
+        """Write down more, durably, before acting on it."""
+        notes = dataclasses.replace(self.notes, **changes)  # type: ignore[arg-type]
+        everything = _NOTES.dump_python(notes, mode="json")
+        body = {name: everything[name] for name in changes}
+        self.ports.journal.append(self.update, Entry(Kind.NOTED, self.uuid, body=body))
+        self.saved = notes
+
+    def measured(self, values: Mapping[str, object]) -> None:
+        """Write down what was measured."""
+        self.ports.journal.append(self.update, Entry(Kind.MEASURED, self.uuid, body=values))
+
+    def old_monitor(self) -> Monitor:
+        """The old one's monitor; only while libvirt's daemon is away."""
+        return self._monitor(Path(self.notes.monitor))
+
+    def new_monitor(self) -> Monitor:
+        """The new one's monitor, wherever it listens by now."""
+        temporary = self.notes.new_monitor
+        retired = not self.ports.qemu.alive(self.notes.old) and not temporary.exists()
+        return self._monitor(Path(self.notes.monitor) if retired else temporary)
+
+    def _monitor(self, path: Path) -> Monitor:
+        if path not in self._monitors:
+            self._monitors[path] = self.ports.qemu.monitor(path, self.ports.config.update.start_seconds)
+        return self._monitors[path]
+
+    def close_monitors(self) -> None:
+        """Let go of both: a second client would make libvirt wait for ever."""
+        for monitor in self._monitors.values():
+            monitor.close()
+        self._monitors.clear()
+
+    def new_is_alive(self) -> bool:
+        """Whether the new one exists."""
+        new = self.saved.new if self.saved else None
+        return new is not None and self.ports.qemu.alive(new)
+
+    def old_is_alive(self) -> bool:
+        """Whether the old one exists."""
+        return self.ports.qemu.alive(self.notes.old)
+
+
+def read_notes(body: Json) -> Notes | None:
+    """The notes folded from the journal; None when nothing was noted yet."""
+    if not body:
+        return None
+    try:
+        return _NOTES.validate_python(dict(body))
+    except ValidationError as error:
+        raise NeedsOperator(
+            "reading the journal", expected="the notes of a handover", found=str(error), hint="a hostagent of the version that wrote it"
+        ) from error
+
+
+@dataclass
+class HostSwap:
+    """The subject of a handover's host steps: libvirt's daemon, for the whole batch."""
+
+    ports: Ports
+    update: str
+    guests: tuple[GuestSwap, ...]
+
+    @property
+    def key(self) -> str:
+        """The host's key in the journal."""
+        return ""

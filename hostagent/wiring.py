@@ -1,0 +1,67 @@
+"""Puts the real parts together, from a configuration. The only place that chooses between real things and others."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from functools import cache
+from pathlib import Path
+
+from hostagent import qemu_trees
+from hostagent.clock import SystemClock
+from hostagent.config import Config
+from hostagent.facts import QemuTree
+from hostagent.hypervisor import Daemon
+from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
+from hostagent.hypervisor.driver_lock import DriverLock
+from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
+from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.update.journal import Journal, SqliteJournal
+from hostagent.update.swap import NoWatcher, Ports, Watcher
+
+
+def trees_of(config: Config) -> tuple[QemuTree, ...]:
+    """Every QEMU on the host."""
+    return qemu_trees.list_trees(config.paths.state, config.paths.system_emulator)
+
+
+def libvirt_of(config: Config) -> LibvirtApi:
+    """libvirt, with the trees looked up once: an update does not expect them to change under it."""
+    return LibvirtApi(config, cache(lambda: trees_of(config)))
+
+
+def journal_of(config: Config) -> SqliteJournal:
+    """The host's journal; its directory must exist."""
+    config.paths.state.mkdir(mode=0o711, parents=True, exist_ok=True)
+    return SqliteJournal(journal_path(config), boot_id(), time.time)
+
+
+def journal_path(config: Config) -> Path:
+    """Where the journal is."""
+    return config.paths.state / "journal.sqlite"
+
+
+def ports_of(
+    config: Config, journal: Journal, *, watcher: Watcher | None = None, lock: DriverLock | None = None
+) -> Ports:
+    """Every door to the real world. A guard passes the lock that it already shares."""
+    libvirt = libvirt_of(config)
+    lock = lock or DriverLock(config.paths.libvirt_run / "driver.pid")
+    return Ports(
+        libvirt=libvirt,
+        qemu=HostQemu(),
+        daemon=_daemon(config, lock, libvirt),
+        lock=lock,
+        journal=journal,
+        clock=SystemClock(require_synchronised=config.clock.require_synchronised_host),
+        config=config,
+        watcher=watcher or NoWatcher(),
+        token=lambda: secrets.token_hex(3),
+    )
+
+
+def _daemon(config: Config, lock: DriverLock, libvirt: LibvirtApi) -> Daemon:
+    settings = config.libvirt.daemon
+    if settings.by_systemd:
+        return SystemdDaemon(lock, libvirt.usable)
+    return CommandDaemon(lock, settings.start, libvirt.usable)

@@ -1,0 +1,144 @@
+"""What a test guest is made of, and its libvirt XML."""
+
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+BRIDGE = "br0"
+HOST_ADDRESS = "10.77.0.1"
+GUEST_FILES = Path("/var/lib/libvirt/images")
+"""Kernel, initramfs, disks and console logs of the guests, inside the bench."""
+
+
+class Ram(StrEnum):
+    FILE = "file"
+    MEMFD = "memfd"
+    ANONYMOUS = "anonymous"
+
+
+class Console(StrEnum):
+    FILE = "file"
+    """Serial port into a file, through virtlogd."""
+    PTY = "pty"
+    """Serial port on a pseudo terminal, with a log through virtlogd."""
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """index tells guests of one host apart: it gives the MAC and IP address and the names of files."""
+
+    name: str = "guest"
+    index: int = 1
+    memory_mib: int = 512
+    machine: str = "q35"
+    vcpus: int = 1
+    ram: Ram = Ram.FILE
+    disk: bool = True
+    nic: bool = True
+    console: Console = Console.FILE
+    transient: bool = False
+    fill_mib: int = 0
+    seed: int = 1
+    emulator: str | None = None
+
+    @property
+    def uuid(self) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"bench-guest-{self.index}"))
+
+    @property
+    def address(self) -> str:
+        return f"10.77.0.{10 + self.index}"
+
+    @property
+    def mac(self) -> str:
+        return f"52:54:00:77:00:{10 + self.index:02x}"
+
+    @property
+    def disk_path(self) -> Path:
+        return GUEST_FILES / f"guest{self.index}.qcow2"
+
+    @property
+    def console_log(self) -> Path:
+        return GUEST_FILES / f"guest{self.index}.console"
+
+    @property
+    def kernel_command_line(self) -> str:
+        words = ["console=ttyS0", "quiet", "panic=-1"]
+        if self.nic:
+            words += [f"proof.ip={self.address}/24", f"proof.peer={HOST_ADDRESS}"]
+        if self.fill_mib:
+            words += [f"proof.fill={self.fill_mib}", f"proof.seed={self.seed}"]
+        return " ".join(words)
+
+
+def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
+    domain = Element("domain", type="kvm" if kvm else "qemu")
+    _text(domain, "name", spec.name)
+    _text(domain, "uuid", spec.uuid)
+    _text(domain, "memory", str(spec.memory_mib), unit="MiB")
+    _text(domain, "vcpu", str(spec.vcpus))
+    _add_memory_backing(domain, spec)
+    system = SubElement(domain, "os")
+    _text(system, "type", "hvm", arch="x86_64", machine=spec.machine)
+    _text(system, "kernel", str(GUEST_FILES / "vmlinuz"))
+    _text(system, "initrd", str(GUEST_FILES / "initramfs"))
+    _text(system, "cmdline", spec.kernel_command_line)
+    features = SubElement(domain, "features")
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    if kvm:
+        SubElement(domain, "cpu", mode="host-passthrough", migratable="on")
+    SubElement(domain, "clock", offset="utc")
+    devices = SubElement(domain, "devices")
+    if spec.emulator:
+        _text(devices, "emulator", spec.emulator)
+    if spec.disk:
+        _add_disk(devices, spec)
+    if spec.nic:
+        _add_nic(devices, spec, vhost=vhost)
+    _add_console(devices, spec)
+    channel = SubElement(devices, "channel", type="unix")
+    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    rng = SubElement(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+    SubElement(devices, "memballoon", model="virtio")
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
+def _text(parent: Element, tag: str, text: str, **attributes: str) -> None:
+    SubElement(parent, tag, attributes).text = text
+
+
+def _add_memory_backing(domain: Element, spec: GuestSpec) -> None:
+    if spec.ram is Ram.ANONYMOUS:
+        return
+    backing = SubElement(domain, "memoryBacking")
+    SubElement(backing, "source", type=spec.ram.value)
+    SubElement(backing, "access", mode="shared")
+
+
+def _add_disk(devices: Element, spec: GuestSpec) -> None:
+    disk = SubElement(devices, "disk", type="file", device="disk")
+    SubElement(disk, "driver", name="qemu", type="qcow2")
+    SubElement(disk, "source", file=str(spec.disk_path))
+    SubElement(disk, "target", dev="vda", bus="virtio")
+
+
+def _add_nic(devices: Element, spec: GuestSpec, *, vhost: bool) -> None:
+    nic = SubElement(devices, "interface", type="bridge")
+    SubElement(nic, "mac", address=spec.mac)
+    SubElement(nic, "source", bridge=BRIDGE)
+    SubElement(nic, "model", type="virtio")
+    SubElement(nic, "driver", name="vhost" if vhost else "qemu")
+
+
+def _add_console(devices: Element, spec: GuestSpec) -> None:
+    serial = SubElement(devices, "serial", type=spec.console.value)
+    if spec.console is Console.FILE:
+        SubElement(serial, "source", path=str(spec.console_log))
+    else:
+        SubElement(serial, "log", file=str(spec.console_log))
+    SubElement(serial, "target", port="0")

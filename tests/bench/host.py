@@ -1,0 +1,194 @@
+"""The host inside the bench: libvirt without systemd, a bridge, memory for guests.
+
+Run in the bench's namespaces only. libvirtd may be stopped and started by others while a Host is open; what
+is left of it, and of every QEMU, is ended with the Host.
+"""
+
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import libvirt
+import psutil
+
+from tests.bench.guest_spec import BRIDGE, GUEST_FILES, HOST_ADDRESS, GuestSpec, domain_xml
+from tests.bench.paths import GUEST
+from tests.bench.syscalls import mount
+
+URI = "qemu:///system"
+RAM = Path("/var/lib/libvirt/qemu/ram")
+QEMU_USER = "libvirt-qemu"
+QEMU_CONF = f"""\
+memory_backing_dir = "{RAM}"
+security_driver = "none"
+"""
+LIBVIRTD_START = ["/usr/sbin/libvirtd", "-d"]
+"""Comes back once libvirtd answers; it then runs on its own."""
+LIBVIRTD_PID = Path("/run/libvirtd.pid")
+VIRTLOGD_START = ["/usr/sbin/virtlogd", "-d"]
+VIRTLOGD_PID = Path("/run/virtlogd.pid")
+DISK_SIZE = "64M"
+STOP_LIMIT = 10.0
+"""Seconds a daemon may take to end."""
+
+
+class Host:
+    """`with Host() as host:` gives a running libvirt with a bridge and room for guests' memory.
+
+    ram: size of the tmpfs for guests' memory, as mount(8) takes it.
+    """
+
+    def __init__(self, *, ram: str = "8g") -> None:
+        if os.environ.get("HOSTAGENT_BENCH") != "1":
+            raise RuntimeError("expected to run inside the bench (hint: python -m tests.bench.enter -- ...)")
+        self._ram = ram
+        self._connection: libvirt.virConnect | None = None
+        self._kvm = Path("/dev/kvm").exists()
+        self._vhost = Path("/dev/vhost-net").exists()
+
+    def __enter__(self) -> Self:
+        libvirt.registerErrorHandler(_say_nothing, None)
+        self._mount_ram()
+        Path("/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+        for name in ("vmlinuz", "initramfs"):  # copies: libvirt gives what a guest uses to the QEMU user
+            shutil.copy(GUEST / name, GUEST_FILES / name)
+        _run("ip", "link", "add", BRIDGE, "type", "bridge")
+        _run("ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE)
+        _run("ip", "link", "set", BRIDGE, "up")
+        _run(*VIRTLOGD_START)
+        self.start_libvirtd()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.disconnect()
+        self.stop_libvirtd()
+        for process in self.qemu_processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(self.qemu_processes(), STOP_LIMIT)
+        _stop(VIRTLOGD_PID)
+        _run("ip", "link", "delete", BRIDGE)
+        _run("umount", "--lazy", str(RAM))
+
+    def start_libvirtd(self) -> None:
+        _run(*LIBVIRTD_START)
+
+    def stop_libvirtd(self) -> None:
+        """Ends the daemon; guests run on."""
+        _stop(LIBVIRTD_PID)
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """A live connection, opened again if libvirtd was restarted since."""
+        if self._connection is None or not _is_alive(self._connection):
+            self.disconnect()
+            self._connection = libvirt.open(URI)
+        return self._connection
+
+    def disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(libvirt.libvirtError):
+                self._connection.close()
+        self._connection = None
+
+    def define_guest(self, spec: GuestSpec) -> libvirt.virDomain:
+        """Makes the guest's disk and defines it, without starting it."""
+        self._make_disk(spec)
+        return self.connection.defineXML(self._xml(spec))
+
+    def boot(self, spec: GuestSpec) -> libvirt.virDomain:
+        """Starts a new guest; proof.wait_booted says when it is up."""
+        if not spec.transient:
+            domain = self.define_guest(spec)
+            domain.create()
+            return domain
+        self._make_disk(spec)
+        return self.connection.createXML(self._xml(spec))
+
+    @contextmanager
+    def guest(self, spec: GuestSpec) -> Iterator[libvirt.virDomain]:
+        """A guest that is gone afterwards, however the block ended."""
+        domain = self.boot(spec)
+        try:
+            yield domain
+        finally:
+            self.remove_guest(spec)
+
+    def remove_guest(self, spec: GuestSpec) -> None:
+        """Destroys and undefines the guest if it exists, and deletes its files."""
+        with suppress(libvirt.libvirtError):
+            domain = self.connection.lookupByUUIDString(spec.uuid)
+            with suppress(libvirt.libvirtError):
+                domain.destroy()
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+        spec.disk_path.unlink(missing_ok=True)
+        spec.console_log.unlink(missing_ok=True)
+
+    def ram_files(self, domain: libvirt.virDomain) -> list[Path]:
+        """The files that hold the memory of a running guest with file RAM."""
+        return list((RAM / "libvirt/qemu").glob(f"{domain.ID()}-*/*"))
+
+    def qemu_processes(self) -> list[psutil.Process]:
+        """Every living QEMU in the bench, libvirt's own and others."""
+        return [
+            process
+            for process in psutil.process_iter(["name", "status"])
+            if process.info["name"].startswith("qemu-system")
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ]
+
+    def _xml(self, spec: GuestSpec) -> str:
+        return domain_xml(spec, kvm=self._kvm, vhost=self._vhost)
+
+    def _make_disk(self, spec: GuestSpec) -> None:
+        if spec.disk:
+            _run("qemu-img", "create", "-q", "-f", "qcow2", str(spec.disk_path), DISK_SIZE)
+
+    def _mount_ram(self) -> None:
+        user = pwd.getpwnam(QEMU_USER)
+        RAM.mkdir(exist_ok=True)
+        options = f"size={self._ram},mode=0700,uid={user.pw_uid},gid={user.pw_gid}"
+        mount("tmpfs", RAM, "tmpfs", options=options)
+
+
+def _say_nothing(_context: object, _error: object) -> None:
+    """libvirt would print every error to the terminal, also those that are caught."""
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
+def _is_alive(connection: libvirt.virConnect) -> bool:
+    """A closed connection says so only when it is used."""
+    try:
+        connection.getLibVersion()
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
+def _stop(pid_file: Path) -> None:
+    """Ends the daemon whose pid is in the file, if it runs, and waits until it is gone."""
+    try:
+        pid = int(pid_file.read_text())
+        process = os.pidfd_open(pid)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        return
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], STOP_LIMIT)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], STOP_LIMIT)
+    finally:
+        os.close(process)

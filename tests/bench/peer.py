@@ -1,0 +1,149 @@
+"""The host's end of what test guests send: echoes their lines, and measures the gaps that a pause makes.
+
+A guest cannot see its own pause: its clocks stand still with it. Seen from here its ticks, one datagram
+every 10 ms, stop and come again. The kernel stamps each datagram as it arrives, so that a busy test does not
+look like a pause of the guest.
+"""
+
+import selectors
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+ECHO_PORT = 7001
+TICK_PORT = 7002
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module
+ROOM = 1 << 20
+"""Bytes of arrived datagrams that the kernel keeps for us."""
+
+
+@dataclass(frozen=True)
+class Felt:
+    """Gaps between the ticks of one guest as they arrived at the host, in ns."""
+
+    ticks: int
+    longest_ns: int
+    longest_at_ns: int
+    """Wall clock of the host when the longest gap ended."""
+    p99_ns: int
+    lost: int
+    """Ticks that were sent and never arrived, or arrived out of turn."""
+
+
+@dataclass
+class _Ticker:
+    last_ns: int = 0
+    last_number: int = 0
+    lost: int = 0
+    longest_ns: int = 0
+    longest_at_ns: int = 0
+    gaps: list[int] = field(default_factory=list)
+
+    def arrived(self, number: int, at_ns: int) -> None:
+        if self.last_ns:
+            gap = at_ns - self.last_ns
+            if gap > self.longest_ns:
+                self.longest_ns, self.longest_at_ns = gap, at_ns
+            self.gaps.append(gap)
+            self.lost += abs(number - self.last_number - 1)
+        self.last_ns, self.last_number = at_ns, number
+
+    def felt(self) -> Felt:
+        ordered = sorted(self.gaps)
+        p99 = ordered[int(len(ordered) * 0.99)] if ordered else 0
+        return Felt(len(ordered), self.longest_ns, self.longest_at_ns, p99, self.lost)
+
+
+class Peer:
+    """`with Peer("10.77.0.1") as peer:` serves guests from a thread of its own."""
+
+    def __init__(self, address: str) -> None:
+        self._lock = threading.Lock()
+        self._tickers: dict[str, _Ticker] = {}
+        self._connections: dict[str, int] = {}
+        self._selector = selectors.DefaultSelector()
+        self._listener = socket.create_server((address, ECHO_PORT))
+        self._ticks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._ticks.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._ticks.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
+        self._ticks.bind((address, TICK_PORT))
+        self._wake, self._woken = socket.socketpair()
+        for source, serve in (
+            (self._listener, self._accept),
+            (self._ticks, self._take_ticks),
+        ):
+            source.setblocking(False)
+            self._selector.register(source, selectors.EVENT_READ, serve)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(target=self._serve, name="peer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wake.send(b"x")
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        self._wake.close()
+        self._selector.close()
+
+    def felt(self, guest_address: str) -> Felt:
+        """What this guest's ticks say since the start or the last reset."""
+        with self._lock:
+            return self._tickers.get(guest_address, _Ticker()).felt()
+
+    def reset(self, guest_address: str) -> None:
+        """Forgets the gaps so far; the next one counts from the last tick that arrived."""
+        with self._lock:
+            before = self._tickers.get(guest_address, _Ticker())
+            self._tickers[guest_address] = _Ticker(before.last_ns, before.last_number)
+
+    def connections(self, guest_address: str) -> int:
+        """How often this guest has connected."""
+        with self._lock:
+            return self._connections.get(guest_address, 0)
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    return
+                key.data(key.fileobj)
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, (address, _) = listener.accept()
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._lock:
+            self._connections[address] = self._connections.get(address, 0) + 1
+        self._selector.register(connection, selectors.EVENT_READ, self._echo)
+
+    def _echo(self, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(4096)
+            if data:
+                connection.sendall(data)
+                return
+        except OSError:
+            pass
+        self._selector.unregister(connection)
+        connection.close()
+
+    def _take_ticks(self, ticks: socket.socket) -> None:
+        while True:
+            try:
+                data, ancillary, _, sender = ticks.recvmsg(256, 64)
+            except BlockingIOError:
+                return
+            seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+            with self._lock:
+                ticker = self._tickers.setdefault(sender[0], _Ticker())
+                ticker.arrived(int(data.split()[0]), seconds * 1_000_000_000 + nanoseconds)

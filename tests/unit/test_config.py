@@ -1,0 +1,219 @@
+"""Settings: defaults, what is accepted, and errors that name file, line and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from hostagent import config
+from hostagent.config import ClockPolicy, Config, DaemonControl, parse_duration
+from hostagent.errors import UsageError
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "hostagent.toml"
+    path.write_text(text)
+    return Config.load(path)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text)
+    return str(caught.value).replace(str(tmp_path), "")
+
+
+def test_defaults() -> None:
+    settings = Config()
+    assert settings.libvirt.uri == "qemu:///system"
+    assert settings.libvirt.daemon.start == ("/usr/sbin/libvirtd", "--daemon")
+    assert settings.paths.state == Path("/var/lib/hostagent")
+    assert settings.update.budget_seconds == 30.0
+    assert settings.clock.policy is ClockPolicy.STEP
+
+
+def test_without_the_default_file_there_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "none.toml")
+    assert Config.load() == Config()
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a configuration file, found no such file"):
+        Config.load(tmp_path / "none.toml")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Is a directory"):
+        Config.load(tmp_path)
+
+
+def test_everything_can_be_set(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+        [libvirt]
+        uri = "qemu+unix:///system?socket=/x"
+        call_seconds = 3
+        daemon = { control = "command", start = ["/opt/libvirtd", "-d"], ready_seconds = 5.5 }
+        [paths]
+        state = "/srv/hostagent"
+        [setup]
+        memory_backing_dir = "/mnt/ram"
+        ram_size = "64G"
+        [update]
+        budget_seconds = 1
+        rehearse = false
+        [clock]
+        policy = "report"
+        require_synchronised_host = false
+        samples = 12
+        """,
+    )
+    assert settings.libvirt.call_seconds == 3.0
+    assert settings.libvirt.daemon.control is DaemonControl.COMMAND
+    assert not settings.libvirt.daemon.by_systemd
+    assert settings.libvirt.daemon.start == ("/opt/libvirtd", "-d")
+    assert settings.paths.state == Path("/srv/hostagent")
+    assert settings.setup.ram_size == "64G"
+    assert settings.update.rehearse is False
+    assert (settings.clock.policy, settings.clock.samples) == (ClockPolicy.REPORT, 12)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().update.budget_seconds = 5  # type: ignore[misc]
+
+
+def test_an_unknown_key_names_line_and_the_keys_there_are(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "# a\n\n[update]\nrehearse = true\nbudget_second = 3\n") == (
+        "reading /hostagent.toml, line 5: "
+        "expected one of budget_seconds, start_seconds, rehearse in [update], "
+        "found unknown key 'budget_second' (hint: did you mean 'budget_seconds'?)"
+    )
+
+
+def test_an_unknown_table(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "[update]\n[quux]\nx = 1\n") == (
+        "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock in "
+        "the file's top level, found unknown key 'quux'"
+    )
+
+
+def test_an_unknown_key_in_a_nested_table(tmp_path: Path) -> None:
+    line = refusal(tmp_path, '[libvirt]\nuri = "x"\n\n[libvirt.daemon]\ncontrol = "auto"\nstat = ["/x"]\n')
+    assert (
+        "line 6: expected one of control, start, ready_seconds in [libvirt.daemon], found unknown key" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected", "found"),
+    [
+        (
+            "[update]\nbudget_seconds = 0\n",
+            2,
+            "update.budget_seconds = a number of seconds above 0, at most 3600",
+            "0",
+        ),
+        ("[update]\nbudget_seconds = nan\n", 2, "update.budget_seconds = a number of seconds", "NaN"),
+        ("[update]\nbudget_seconds = true\n", 2, "update.budget_seconds = a number of seconds", "true"),
+        ("[update]\nrehearse = 1\n", 2, "update.rehearse = true or false", "1"),
+        ('[update]\nstart_seconds = "10"\n', 2, "update.start_seconds = a number of seconds", '"10"'),
+        ('[clock]\npolicy = "slew"\n', 2, "clock.policy = step, report or off", '"slew"'),
+        ("[clock]\nsamples = 1.5\n", 2, "clock.samples = a whole number from 1 to 64", "1.5"),
+        ("[clock]\nsamples = 65\n", 2, "clock.samples = a whole number from 1 to 64", "65"),
+        ('[paths]\n\nstate = "relative"\n', 3, "paths.state = an absolute path", '"relative"'),
+        ('[paths]\nstate = "/a/../b"\n', 2, "paths.state = an absolute path", '"/a/../b"'),
+        ("[paths]\nstate = 7\n", 2, "paths.state = an absolute path", "7"),
+        ('[setup]\nram_size = "half"\n', 2, "setup.ram_size = a tmpfs size", '"half"'),
+        ('[setup]\nram_size = "5,mode=777"\n', 2, "setup.ram_size = a tmpfs size", '"5,mode=777"'),
+        ('[libvirt]\nuri = ""\n', 2, "libvirt.uri = a text that is not empty", '""'),
+        ('libvirt = "x"\n', 1, "libvirt = a table", '"x"'),
+        ("[libvirt]\ndaemon = 2001-01-01\n", 2, "libvirt.daemon = a table", '"2001-01-01"'),
+        (
+            'libvirt.daemon.control = "init"\n',
+            1,
+            "libvirt.daemon.control = auto, systemd or command",
+            '"init"',
+        ),
+        ("[libvirt.daemon]\nstart = []\n", 2, "libvirt.daemon.start = a list of texts", "[]"),
+        (
+            '[libvirt.daemon]\nstart = ["libvirtd"]\n',
+            2,
+            "libvirt.daemon.start = a list of texts",
+            '["libvirtd"]',
+        ),
+        ('[libvirt.daemon]\nstart = [\n  "/x",\n  3,\n]\n', 2, "libvirt.daemon.start = a list of texts", "3"),
+        ('[libvirt]\ndaemon = { control = "x" }\n', 2, "libvirt.daemon.control = auto, systemd", '"x"'),
+    ],
+)
+def test_a_wrong_value_names_line_and_what_is_allowed(
+    tmp_path: Path, text: str, line: int, expected: str, found: str
+) -> None:
+    said = refusal(tmp_path, text)
+    assert said.startswith(f"reading /hostagent.toml, line {line}: expected {expected}")
+    assert said.endswith(f"found {found}")
+
+
+def test_the_first_of_several_errors_is_told(tmp_path: Path) -> None:
+    assert "line 2:" in refusal(tmp_path, "[clock]\nsamples = 0\nx = 1\n[update]\ny = 1\n")
+
+
+def test_lookalikes_in_values_and_comments_do_not_mislead(tmp_path: Path) -> None:
+    text = (
+        "# budget_seconds = 0\n[update] # [clock]\n"
+        '[libvirt]\nuri = """\nbudget_seconds = 0\n[update]\nsamples = 1\n"""\n'
+        "# samples\n\n[clock]\n'samples' = 0\n"
+    )
+    assert "line 12:" in refusal(tmp_path, text)
+
+
+def test_broken_toml_says_where(tmp_path: Path) -> None:
+    assert "expected TOML in UTF-8, found" in refusal(tmp_path, "[update\n")
+    assert "line 2" in refusal(tmp_path, "[update]\nx = = 1\n")
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="TOML in UTF-8"):
+        Config.load(path)
+
+
+def test_what_tomllib_trips_over(tmp_path: Path) -> None:
+    assert "nested too deeply" in refusal(tmp_path, "x = " + "[" * 30_000)
+    assert "expected TOML" in refusal(tmp_path, "x = " + "1" * 5000)
+
+
+def test_only_newlines_end_lines(tmp_path: Path) -> None:
+    assert "line 3:" in refusal(tmp_path, '# a\u2028b\n[clock]\nsamples = "\u2028"\n')
+
+
+def test_a_huge_file_is_not_parsed(tmp_path: Path) -> None:
+    assert "at most 65536 bytes" in refusal(tmp_path, "#" * 70_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10s", 10), ("500ms", 0.5), ("1m", 60), ("1.5s", 1.5), ("2h", 7200), (" 3s ", 3)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "s", "-1s", "0s", "1e3s", "1 s", "1d", "infs", "nan", "1s1s", "١s"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="like 10s"):
+        parse_duration(text)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_settings_or_a_usage_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        Config.load(path)
+    except UsageError as error:
+        assert "any.toml" in str(error)

@@ -71,8 +71,7 @@ def flags_of_capability_cache(data: bytes) -> CapabilityCache:
     if problem := flags_problem(flags):
         raise _not_understood(*problem)
     machines = (
-        Machine(item.get("name"), item.get("type"), item.get("hotplugCpus") == "yes")
-        for item in root.named("machine")
+        Machine(item.get("name"), item.get("type"), item.get("hotplugCpus") == "yes") for item in root.named("machine")
     )
     return CapabilityCache(
         emulator=_text(root, "emulator"),

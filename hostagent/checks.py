@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from hostagent.command_line import CommandLine, blockers
 from hostagent.device_checks import marked_devices, refused_devices
 from hostagent.facts import Guest, GuestState, Host, RamBacking, Version
+from hostagent.known_limits import SHARED_FILE_HINT
 from hostagent.plan import Blocker, Reason
-from hostagent.tested_options import SHARED_FILE_HINT
 
 Found = Blocker | tuple[Blocker, ...] | None
 
@@ -31,7 +31,7 @@ def _all(found: Iterator[Found]) -> tuple[Blocker, ...]:
     return tuple(dict.fromkeys(blocker for some in several for blocker in some if blocker is not None))
 
 
-# -- the guest itself
+# -- the guest itself ----------------------------------------------------------------------------------------
 
 
 def state(guest: Guest) -> Found:
@@ -103,7 +103,7 @@ def security_label(guest: Guest) -> Found:
     )
 
 
-# -- memory
+# -- memory --------------------------------------------------------------------------------------------------
 
 _RAM: Mapping[RamBacking, Reason] = {
     RamBacking.ANONYMOUS: Reason.RAM_ORDINARY,
@@ -145,7 +145,7 @@ def ram_files(guest: Guest) -> Found:
     )
 
 
-# -- what the argument list and the stream do not carry
+# -- what the argument list and the stream do not carry ------------------------------------------------------
 
 
 def on_reboot(guest: Guest) -> Found:
@@ -183,7 +183,7 @@ def changed_since_boot(guest: Guest) -> Found:
     return tuple(Blocker(Reason.CHANGED_SINCE_BOOT, item.expected, item.found, hint) for item in guest.drift)
 
 
-# -- the host
+# -- the host ------------------------------------------------------------------------------------------------
 
 
 def lock_manager(host: Host) -> Found:

@@ -236,9 +236,7 @@ class _Talk:
         reply = self._ask("guest-get-time", None)
         round_trip = self.clock.monotonic_ns() - begin
         if type(reply) is not int or not 0 <= reply <= _LATEST_NS:  # a bool is an int, but no time
-            raise AgentError(
-                AgentFault.BAD_REPLY, f"guest-get-time: expected nanoseconds, found {reply!r:.80}"
-            )
+            raise AgentError(AgentFault.BAD_REPLY, f"guest-get-time: expected nanoseconds, found {reply!r:.80}")
         return _Sample(reply, wall + round_trip // 2, begin + round_trip // 2, round_trip)
 
     def _ask(self, command: str, arguments: dict[str, object] | None) -> object:

@@ -9,25 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from hostagent.known_limits import LIMITS, SHARED_FILE_HINT, Limit
 from hostagent.plan import Blocker, Reason
 from hostagent.qemu_options import KIND, Option, Property, read_options
-from hostagent.tested_options import (
-    LIMITS,
-    SHARED_FILE_HINT,
-    TESTED,
-    TESTED_SWITCHES,
-    TESTED_WORDS,
-    Limit,
-    Tested,
-)
+from hostagent.tested_options import TESTED, TESTED_SWITCHES, TESTED_WORDS, Tested
 
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _WAITING = ("-incoming", "defer")
 # libvirt 9.0 writes these; QEMU 10.0 knows them no more ("invalid option", tried). In 7.2 they do nothing
 # but set the property (QEMU, system/vl.c).
 _RENAMED = {
-    f"no-{name}": Option("machine", ("-machine", f"{name}=off"), (Property(name, "off"),))
-    for name in ("hpet", "acpi")
+    f"no-{name}": Option("machine", ("-machine", f"{name}=off"), (Property(name, "off"),)) for name in ("hpet", "acpi")
 }
 
 
@@ -206,18 +198,14 @@ def _ram_without_backend(command_line: CommandLine) -> Iterator[Blocker]:
         yield Blocker(
             Reason.RAM_ORDINARY,
             "RAM in a shared file",
-            f"-machine memory-backend={backend} without its -object"
-            if backend
-            else "-m without a memory backend",
+            f"-machine memory-backend={backend} without its -object" if backend else "-m without a memory backend",
             SHARED_FILE_HINT,
         )
 
 
 def _judge(option: Option) -> Iterator[Blocker]:
     if option.unreadable:
-        yield Blocker(
-            Reason.OPTION, "an argument that can be read", f"{option.argument!r} ({option.unreadable})"
-        )
+        yield Blocker(Reason.OPTION, "an argument that can be read", f"{option.argument!r} ({option.unreadable})")
         return
     limits = [limit for limit in LIMITS if _meets(option, limit)]
     yield from (_limit_blocker(option, limit) for limit in limits)
@@ -227,21 +215,17 @@ def _judge(option: Option) -> Iterator[Blocker]:
         return
     if option.name in TESTED_WORDS:
         if not TESTED_WORDS[option.name].allows(option.argument):
-            yield _untested(f"-{option.name} with {TESTED_WORDS[option.name].words}", " ".join(option.words))
+            yield _untested(f"-{option.name} {TESTED_WORDS[option.name].words}", " ".join(option.words))
         return
     if option.name not in TESTED:
-        yield _untested("options that the handover has been tested with", " ".join(option.words))
+        yield _untested("tested options", " ".join(option.words))
         return
-    tested = next(
-        (rule for kind, rule in TESTED[option.name].items() if re.fullmatch(kind, option.kind)), None
-    )
+    tested = next((rule for kind, rule in TESTED[option.name].items() if re.fullmatch(kind, option.kind)), None)
     if tested is None:
-        yield _untested(f"a -{option.name} that the handover has been tested with", str(option))
+        yield _untested(f"a tested -{option.name}", str(option))
         return
     if option.kind == "memory-backend-file" and not option.has("share"):
-        yield Blocker(
-            Reason.RAM_NOT_SHARED, "RAM in a shared file", f"{option}, not shared", SHARED_FILE_HINT
-        )
+        yield Blocker(Reason.RAM_NOT_SHARED, "RAM in a shared file", f"{option}, not shared", SHARED_FILE_HINT)
     yield from _untested_properties(option, tested, besides={limit.property for limit in limits})
 
 
@@ -267,7 +251,7 @@ def _untested_properties(option: Option, tested: Tested, *, besides: set[str]) -
             values = tested.others[1]
         shown = f"{option} {item.name}={item.value}"
         if values is None:
-            yield _untested(f"properties of -{option.name} that the handover has been tested with", shown)
+            yield _untested(f"tested properties of -{option.name}", shown)
         elif not values.allows(item.value):
             yield _untested(f"{item.name}={values.words}", shown)
 

@@ -33,15 +33,18 @@ class ClockPolicy(StrEnum):
 
 
 def _absolute(path: Path) -> Path:
-    # No "..": what is below a directory of ours must stay there.
-    if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
+    # No "..": what is below a directory of ours must stay there. No quotes: paths go into qemu.conf.
+    text = str(path)
+    if not path.is_absolute() or ".." in path.parts or not text.isprintable() or '"' in text or "\\" in text:
         raise ValueError("not absolute")
     return path
 
 
 # Each description completes "expected ...": it is what a person reads who typed something else.
 AbsolutePath = Annotated[
-    Path, Field(strict=False, description="an absolute path without '..'"), AfterValidator(_absolute)
+    Path,
+    Field(strict=False, description="an absolute path without '..', quotes or backslashes"),
+    AfterValidator(_absolute),
 ]
 Seconds = Annotated[float, Field(gt=0, le=3600, description="a number of seconds above 0, at most 3600")]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
@@ -59,9 +62,7 @@ class _Table(BaseModel):
 class DaemonSettings(_Table):
     """``[libvirt.daemon]``: the daemon that holds the QEMU driver."""
 
-    control: Annotated[DaemonControl, Field(strict=False, description="auto, systemd or command")] = (
-        DaemonControl.AUTO
-    )
+    control: Annotated[DaemonControl, Field(strict=False, description="auto, systemd or command")] = DaemonControl.AUTO
     start: Command = ("/usr/sbin/libvirtd", "--daemon")  # for control = "command"
     ready_seconds: Seconds = 30.0
 

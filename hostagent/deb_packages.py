@@ -37,9 +37,7 @@ def unpack(doing: str, paths: Sequence[Path], workshop: Path) -> tuple[Path, ...
     folders = []
     for number, package in enumerate(packages):
         folder = workshop / f"package-{number}"
-        processes.run(
-            ["dpkg-deb", "-x", str(package.path.absolute()), str(folder)], within_seconds=_UNPACK_SECONDS
-        )
+        processes.run(["dpkg-deb", "-x", str(package.path.absolute()), str(folder)], within_seconds=_UNPACK_SECONDS)
         folders.append(folder)
     return tuple(folders)
 
@@ -47,9 +45,7 @@ def unpack(doing: str, paths: Sequence[Path], workshop: Path) -> tuple[Path, ...
 def read(path: Path) -> Package:
     """The control fields of a .deb; Failed when it is none."""
     wanted = ("Package", "Version", "Source", "Depends")
-    said = processes.run(
-        ["dpkg-deb", "-f", str(path.absolute()), *wanted], within_seconds=_READ_SECONDS
-    ).stdout
+    said = processes.run(["dpkg-deb", "-f", str(path.absolute()), *wanted], within_seconds=_READ_SECONDS).stdout
     return parse(path, said)
 
 

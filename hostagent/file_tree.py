@@ -100,17 +100,13 @@ def _stays_inside(place: Path, points_to: Path) -> bool:
         if part != "..":
             break
         ups += 1
-    return (
-        not points_to.is_absolute() and ".." not in points_to.parts[ups:] and ups <= len(place.parent.parts)
-    )
+    return not points_to.is_absolute() and ".." not in points_to.parts[ups:] and ups <= len(place.parent.parts)
 
 
 def _copy_file(source: Path, target: Path, mode: int) -> None:
     with (
         os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader,
-        os.fdopen(
-            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb"
-        ) as writer,
+        os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as writer,
     ):
         shutil.copyfileobj(reader, writer)
         os.fchmod(writer.fileno(), mode)

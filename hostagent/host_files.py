@@ -1,5 +1,6 @@
-"""Files, folders and mounts of the host, for setup: no link is followed, a file changes as a whole or not at all."""
+"""Files, folders and mounts of the host, for setup: no link is followed, a file changes whole or not."""
 
+import errno
 import os
 import re
 import stat
@@ -85,7 +86,7 @@ class HostFiles:
             return Folder(stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid, not any(place.iterdir()))
 
     def make_folder(self, path: Path, mode: int, uid: int, gid: int) -> None:
-        """Make a folder, or give the one there is its mode and owner; through a descriptor, so not a link's."""
+        """Make a folder, or give the one there is its mode and owner, through a descriptor: not a link's."""
         place = self._at(path)
         with _words(f"making {path}"):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,15 @@ class HostFiles:
         except OSError:
             return False
         return True
+
+    def some_files_below(self, path: Path, at_most: int = 3) -> tuple[Path, ...]:
+        """The first few things below a folder that are no folders."""
+        found: list[Path] = []
+        for folder, _, names in os.walk(self._at(path)):
+            found += [path / Path(folder).relative_to(self._at(path)) / name for name in sorted(names)]
+            if len(found) >= at_most:
+                break
+        return tuple(found[:at_most])
 
     def _at(self, path: Path) -> Path:
         return self._root / path.relative_to("/")
@@ -133,7 +143,7 @@ class SystemMounts:
 
 
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
-    """Targets and file systems of proc_pid_mountinfo(5): fields before " - " vary in number, blanks are octal."""
+    """Targets and file systems of proc_pid_mountinfo(5): blanks are octal, fields before " - " may be any."""
     found = re.findall(r"^\S+ \S+ \S+ \S+ (\S+) .*? - (\S+) ", text, re.MULTILINE)
     return tuple(Mount(Path(_unescape(target)), kind) for target, kind in found)
 
@@ -150,8 +160,8 @@ def _words(doing: str) -> Iterator[None]:
     except HostagentError:
         raise
     except OSError as error:
-        if error.errno == 40:  # ELOOP: O_NOFOLLOW met a link
-            raise Refused(doing, expected="no link", found="one", hint="setup follows no links") from error
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):  # O_NOFOLLOW met a link
+            raise Refused(doing, expected="no link there", found="one", hint="setup follows no links") from error
         raise Failed(doing, found=error.strerror or str(error)) from error
 
 

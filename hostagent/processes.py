@@ -160,9 +160,7 @@ def _listen(doing: str, process: Process, within_seconds: float) -> tuple[bytes,
             left = deadline - time.monotonic()
             ready = {fd for fd, _ in poll.poll(max(0, left * 1000))}
             if not ready and left <= 0:
-                raise Failed(
-                    doing, expected=f"an exit within {within_seconds:g} s", found="none, so it was killed"
-                )
+                raise Failed(doing, expected=f"an exit within {within_seconds:g} s", found="none, so it was killed")
             running = exited not in ready
             for fd in (out, err):
                 # After the exit everything it wrote is in the pipe: drain it, but wait for nobody else.

@@ -88,9 +88,7 @@ def list_trees(state: Path, system_emulator: Path) -> tuple[QemuTree, ...]:
     trees = []
     if system_emulator.is_file():
         version, package = _banner(system_emulator)
-        trees.append(
-            QemuTree(SYSTEM, version, package or _installed_package(system_emulator), str(system_emulator))
-        )
+        trees.append(QemuTree(SYSTEM, version, package or _installed_package(system_emulator), str(system_emulator)))
     folder = _trees_folder(state)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):
@@ -153,9 +151,7 @@ def _same(doing: str, final: Path, digest: str) -> QemuTree:
     except (OSError, ValidationError) as error:
         raise Refused(doing, expected=f"a whole tree in {final}", found="a damaged one", hint=hint) from error
     if there.sha256 != digest:
-        raise Refused(
-            doing, expected="the build that is there", found="another of the same version", hint=hint
-        )
+        raise Refused(doing, expected="the build that is there", found="another of the same version", hint=hint)
     return _tree_at(final)
 
 
@@ -206,9 +202,7 @@ def _banner(emulator: Path) -> tuple[Version, str]:
     said = processes.run([str(emulator), "--version"], within_seconds=_PROBE_SECONDS).stdout
     found = re.match(r"QEMU emulator version (\d+\.\d+\.\d+)(?: \(Debian ([0-9A-Za-z.+~:-]+)\))?", said)
     if found is None:
-        raise Failed(
-            f"asking {emulator} for its version", expected="QEMU emulator version X.Y.Z", found=said[:80]
-        )
+        raise Failed(f"asking {emulator} for its version", expected="QEMU emulator version X.Y.Z", found=said[:80])
     return Version.parse(found[1]), found[2] or ""
 
 
@@ -217,9 +211,7 @@ def _installed_package(emulator: Path) -> str:
     try:
         owner = processes.run(["dpkg-query", "-S", str(emulator)], within_seconds=_PROBE_SECONDS).stdout
         name = owner.splitlines()[0].split(": ")[0]
-        return processes.run(
-            ["dpkg-query", "-W", "-f=${Version}", name], within_seconds=_PROBE_SECONDS
-        ).stdout
+        return processes.run(["dpkg-query", "-W", "-f=${Version}", name], within_seconds=_PROBE_SECONDS).stdout
     except (HostagentError, IndexError):
         return ""
 

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hostagent.errors import Refused
-from hostagent.xml_spans import Element, Remark
+from hostagent.xml_spans import Element, Remark, escaped
 
-STATES = frozenset(
-    {"nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended"}
-)
+STATES = frozenset({"nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended"})
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _FLAG = re.compile(r"[A-Za-z0-9_.+-]+", re.ASCII)  # the form of every name in libvirt's virQEMUCaps
 
@@ -121,8 +119,12 @@ def flags_problem(flags: Sequence[str]) -> tuple[str, str] | None:
 
 def once_problem(values: Sequence[object], what: str) -> tuple[str, str] | None:
     """The same of values that must differ from each other."""
-    twice = [value for value in values if values.count(value) > 1]
-    return (f"every {what} once", f"{twice[0]!r} twice") if twice else None
+    seen: set[object] = set()
+    for value in values:
+        if value in seen:
+            return f"every {what} once", f"{value!r} twice"
+        seen.add(value)
+    return None
 
 
 def one(parent: Element, name: str) -> Element:
@@ -147,3 +149,8 @@ def number_of(element: Element, name: str, *, least: int = 0) -> int:
     if not _NUMBER.fullmatch(written) or not least <= int(written) < 2**31:
         raise not_understood(f"a number from {least} as {name} of <{element.name}>", repr(written))
     return int(written)
+
+
+def pid_file_name(guest: str) -> str:
+    """The name of libvirt's pid file of a guest: escaped as for XML, unlike the record's (virPidFileBuildPath)."""
+    return escaped(guest).decode() + ".pid"

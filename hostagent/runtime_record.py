@@ -70,9 +70,7 @@ class RuntimeRecord:
     lib_dir: str
     channel_target_dir: str
     memory_backing_dir: str  # "" from libvirt 9.0, which works it out
-    block_nodes: tuple[
-        tuple[str, tuple[str, ...]], ...
-    ]  # disk alias and its node names, backing files included
+    block_nodes: tuple[tuple[str, tuple[str, ...]], ...]  # disk alias and its node names, backing files included
     terminals: tuple[tuple[str, str], ...]  # alias and pty; a serial port also shows up as a console
     next_block_node: int
     next_fdset: int

@@ -1,42 +1,27 @@
 """What a host needs so that its guests' RAM can be kept: looked at, put in place, taken away again.
 
 libvirt 9.0 puts RAM files at ``<memory_backing_dir>/libvirt/qemu/<id>-<name>/`` (qemu_conf.c,
-virQEMUDriverConfigLoadMemoryEntry). The daemon makes ``libvirt/qemu`` as it starts, gives it to QEMU's user and
-opens it for passing (qemu_driver.c, qemuStateInitialize); each guest's folder is 0700 and its user's
+virQEMUDriverConfigLoadMemoryEntry). The daemon makes ``libvirt/qemu`` as it starts, gives it to QEMU's user
+and opens it for passing (qemu_driver.c, qemuStateInitialize); each guest's folder is 0700 and its user's
 (qemu_process.c, qemuProcessBuildDestroyMemoryPathsImpl). Of memory_backing_dir itself it only expects that
 QEMU's user can pass, so 0700 owned by that user keeps everybody else out.
 """
 
+import pwd
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from hostagent import marked_block
+from hostagent.config import Config
 from hostagent.errors import Refused
-from hostagent.host_files import HostFiles, Mount
+from hostagent.host_files import HostFiles
+from hostagent.setup_tasks import Directory, Line, Mounter, Need, RamMount, Task, TheirRamFolder
 
 RESTART = "restart libvirtd: only as it starts it reads qemu.conf and makes its folder in memory_backing_dir"
-
-
-@dataclass(frozen=True)
-class Need:
-    """One thing the host needs."""
-
-    name: str
-    why: str
-    satisfied: bool
-    change: str = ""  # what meeting it does, in words
-    in_the_way: str = ""  # why setup will not meet it, in words
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was done, in words, and whether libvirtd has to be restarted for it to count."""
-
-    done: tuple[str, ...]
-    restart_libvirtd: bool
+_BUILT_IN_USERS = ("libvirt-qemu", "qemu")  # QEMU_USER of Debian's and of Fedora's build
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
 
 @dataclass(frozen=True)
@@ -46,47 +31,37 @@ class Wanted:
     state: Path
     runtime: Path
     qemu_conf: Path
-    fstab: Path
     memory_backing_dir: Path  # ours; another one that stands in qemu.conf wins
     ram_size: str
     qemu_uid: int
     qemu_gid: int
+    fstab: Path = Path("/etc/fstab")
     root_uid: int = 0
     root_gid: int = 0
     huge_pages: bool = True  # whether this kernel's tmpfs knows huge=
 
 
-class Mounter(Protocol):
-    """The host's mounts."""
+@dataclass(frozen=True)
+class Report:
+    """What was done, in words, and whether libvirtd has to be restarted for it to count: see RESTART."""
 
-    def mounts(self) -> tuple[Mount, ...]:
-        """What is mounted, in order; of two at one place the later one is seen."""
-
-    def mount_tmpfs(self, target: Path, options: str) -> None:
-        """Mount a tmpfs; Failed when that cannot be."""
-
-    def unmount(self, target: Path) -> None:
-        """Unmount; Failed when it is in use."""
+    done: tuple[str, ...]
+    restart_libvirtd: bool
 
 
-class Task(Protocol):
-    """One need, and how it is met and given up again."""
-
-    @property
-    def restarts_libvirtd(self) -> bool:
-        """Whether a change counts only for a libvirtd started after it."""
-
-    def look(self) -> Need:
-        """How it stands; changes nothing."""
-
-    def apply(self) -> None:
-        """Meet it."""
-
-    def keep_because(self) -> str:
-        """Why it cannot be undone now, "" when it can."""
-
-    def undo(self) -> str:
-        """Give up what apply made, and only that; in words, "" for nothing."""
+def wanted_on_this_host(config: Config, files: HostFiles) -> Wanted:
+    """From the settings, and from the user that libvirt runs QEMU as."""
+    uid, gid = _identity(setting(files.read(config.paths.qemu_conf), "user"))
+    return Wanted(
+        state=config.paths.state,
+        runtime=config.paths.runtime,
+        qemu_conf=config.paths.qemu_conf,
+        memory_backing_dir=config.setup.memory_backing_dir,
+        ram_size=config.setup.ram_size,
+        qemu_uid=uid,
+        qemu_gid=gid,
+        huge_pages=_HUGE_PAGES.exists(),
+    )
 
 
 def check(tasks: Sequence[Task]) -> tuple[Need, ...]:
@@ -107,7 +82,7 @@ def apply(tasks: Sequence[Task]) -> Report:
 
 
 def undo(tasks: Sequence[Task]) -> Report:
-    """Take away what setup put in place, newest first; Refused before anything is touched when one must stay."""
+    """Take away what setup put in place, newest first; Refused, and nothing touched, when one must stay."""
     for task in tasks:
         if why := task.keep_because():
             raise Refused("undoing the setup", expected="nothing in use", found=why)
@@ -126,11 +101,10 @@ def tasks(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collect
     return (*(task for task in every if isinstance(task, Directory)), TheirRamFolder(Path(theirs), mounter))
 
 
-def tasks_to_undo(
-    wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path]
-) -> tuple[Task, ...]:
+def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path]) -> tuple[Task, ...]:
     """Everything that setup may ever have put in place."""
-    ram, paths = wanted.memory_backing_dir, tuple(sorted(ram_paths))
+    ram, root = wanted.memory_backing_dir, (wanted.root_uid, wanted.root_gid)
+    elsewhere = [path for path in sorted(ram_paths) if not path.is_relative_to(ram)]
     fstab = Line(
         name="fstab",
         why="the tmpfs is there after a reboot, before libvirtd starts",
@@ -143,10 +117,10 @@ def tasks_to_undo(
         files=files,
     )
     return (
-        Directory(wanted, wanted.state, 0o711, "the journal and other QEMU versions live there", files),
-        Directory(wanted, wanted.runtime, 0o700, "sockets and locks of a running update live there", files),
+        Directory(wanted.state, "the journal and other QEMU versions live there", 0o711, *root, files),
+        Directory(wanted.runtime, "sockets and locks of a running update live there", 0o700, *root, files),
         fstab,
-        RamMount(wanted, fstab, files, mounter, paths),
+        RamMount(ram, tmpfs_options(wanted), wanted.qemu_uid, wanted.qemu_gid, fstab, files, mounter),
         Line(
             name="memory_backing_dir",
             why="libvirt puts the guests' RAM files below it",
@@ -157,7 +131,7 @@ def tasks_to_undo(
             files=files,
             restarts_libvirtd=True,
             # libvirtd finds and clears away a guest's RAM folder by the setting it has then.
-            in_the_way=_ram_in_use([path for path in paths if not path.is_relative_to(ram)]),
+            in_the_way=_in_use(elsewhere),
         ),
     )
 
@@ -176,19 +150,33 @@ def tmpfs_options(wanted: Wanted) -> str:
     return f"mode=0700,{owner},size={wanted.ram_size}{huge},nosuid,nodev,noexec"
 
 
-def mount_of(path: Path, mounts: Sequence[Mount]) -> Mount | None:
-    """The mount that a path lies on."""
-    over = [mount for mount in mounts if path.is_relative_to(mount.target)]
-    return max(reversed(over), key=lambda mount: len(mount.target.parts), default=None)
-
-
 def _fstab_word(path: Path) -> str:
     """A path as fstab(5) wants it: blanks and the like in octal."""
     return re.sub(r"[\s\\#]", lambda found: f"\\{ord(found[0]):03o}", str(path))
 
 
-def _ram_in_use(paths: Sequence[Path]) -> str:
+def _in_use(paths: Sequence[Path]) -> str:
     if not paths:
         return ""
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"running guests with their RAM in {', '.join(map(str, paths[:3]))}{more}"
+
+
+def _identity(user: str | None) -> tuple[int, int]:
+    """Uid and gid of QEMU's user: a name or "+107" as in qemu.conf, None for what libvirt was built with."""
+    if user is not None and re.fullmatch(r"\+?[0-9]+", user):
+        uid = int(user)
+        known = [entry for entry in pwd.getpwall() if entry.pw_uid == uid]
+        return uid, known[0].pw_gid if known else uid
+    for name in (user,) if user is not None else _BUILT_IN_USERS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return entry.pw_uid, entry.pw_gid
+    raise Refused(
+        "finding QEMU's user",
+        expected=f"a user {user or ' or '.join(_BUILT_IN_USERS)}",
+        found="none",
+        hint="is libvirt installed? qemu.conf's user = names another one",
+    )

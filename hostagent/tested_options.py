@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hostagent.plan import Reason
-
 
 @dataclass(frozen=True)
 class Values:
@@ -57,6 +55,8 @@ _NODE = {
 }
 _FILE = {**_NODE, "filename": PATH, "aio": exactly("native", "threads", "io_uring")}
 _FORMAT = {**_NODE, "file": NAME}
+# Features of the CPU, but for those with state of their own that nobody has tried to carry.
+_CPU_FEATURES = (r"(?!hv[-_]|xen|pmu$|kvm$|migratable$)[a-z0-9][a-z0-9._-]*", SWITCH)
 _MACHINE = Tested(
     {
         "usb": OFF,
@@ -79,15 +79,13 @@ TESTED_WORDS: Mapping[str, Values] = {
     "incoming": ANY,  # replaced in the new argument list
     "watchdog-action": exactly("reset"),
     "global": Values(
-        "a known -global",
+        "known to be carried",
         r"kvm-pit\.lost_tick_policy=(delay|discard)"
         r"|(PIIX4_PM|ICH9-LPC)\.disable_s[34]=[01]"
         r"|ICH9-LPC\.noreboot=(on|off)",
     ),
 }
-TESTED_SWITCHES = frozenset(
-    {"S", "no-user-config", "nodefaults", "no-shutdown", "no-reboot", "no-acpi", "no-hpet"}
-)
+TESTED_SWITCHES = frozenset({"S", "no-user-config", "nodefaults", "no-shutdown", "no-reboot", "no-acpi", "no-hpet"})
 
 # Option -> kind (a pattern; "" when the option has none) -> what of it has been tested.
 TESTED: Mapping[str, Mapping[str, Tested]] = {
@@ -98,21 +96,14 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
         "": Tested({"hpet": OFF, "acpi": OFF}),  # as a handover writes -no-hpet and -no-acpi
     },
     "accel": {"tcg": Tested(), "kvm": Tested()},
-    # `max` means what the binary at hand can do: a guest could lose instructions it uses, so it is not here.
-    # Hyper-V enlightenments (hv-*) have state of their own, untested.
     "cpu": {
-        "host": Tested({"migratable": ON}, others=(r"(?!hv[-_])[a-z0-9][a-z0-9._-]*", SWITCH)),
-        r"(?!max$|base$)[A-Za-z0-9][A-Za-z0-9._-]*": Tested(
-            others=(r"(?!hv[-_])[a-z0-9][a-z0-9._-]*", SWITCH)
-        ),
+        "host": Tested({"migratable": ON}, others=_CPU_FEATURES),
+        # `max` and `base` mean what the binary at hand can do: a guest could lose instructions it uses.
+        "(?!max$|base$)[A-Za-z0-9][A-Za-z0-9._-]*": Tested(others=_CPU_FEATURES),
     },
     "m": {"": Tested({"size": Values("a size", r"\d+[kKmMgG]?")})},
     "overcommit": {"": Tested({"mem-lock": OFF})},
-    "smp": {
-        "": Tested(
-            dict.fromkeys(("cpus", "sockets", "dies", "clusters", "modules", "cores", "threads"), NUMBER)
-        )
-    },
+    "smp": {"": Tested(dict.fromkeys(("cpus", "sockets", "dies", "clusters", "modules", "cores", "threads"), NUMBER))},
     "display": {"none": Tested()},
     "audiodev": {"none": Tested({"id": NAME})},
     "mon": {"": Tested({"chardev": NAME, "id": NAME, "mode": exactly("control")})},
@@ -209,108 +200,3 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
         "virtio-balloon-pci": Tested(_PCI),
     },
 }
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Something known that the handover does not take, with a reason of its own."""
-
-    option: str
-    kind: str  # a pattern; "" for options without kinds
-    reason: Reason
-    expected: str
-    hint: str = ""
-    property: str = ""  # "": the option or the kind as a whole
-    values: str = ".*"  # the property's values that are meant
-
-
-SHARED_FILE_HINT = (
-    "set <memoryBacking><source type='file'/><access mode='shared'/></memoryBacking> and restart the guest"
-)
-_LATER = "a later version takes it; shut the guest down or live-migrate it instead"
-
-# Looked at before the allow-list: a reason that a person knows beats "option".
-LIMITS: tuple[Limit, ...] = (
-    Limit("spice", "", Reason.SPICE, "no SPICE display", "use <graphics type='vnc'/> or none"),
-    Limit("chardev", "spice.*", Reason.SPICE, "no SPICE channel", "remove the SPICE channels"),
-    Limit("audiodev", "spice", Reason.SPICE, "no SPICE sound", "use <audio type='none'/>"),
-    Limit(
-        "chardev",
-        "pty",
-        Reason.OPTION,
-        "no pseudo terminal",
-        "a later version takes it: use <serial type='file'/> and restart the guest",
-    ),
-    Limit(
-        "cpu",
-        "max",
-        Reason.OPTION,
-        "a CPU model that means the same to every QEMU",
-        "use <cpu mode='host-model'/> or a named model and restart the guest",
-    ),
-    Limit("vnc", "", Reason.GRAPHICS, "no graphical display", _LATER),
-    Limit("display", "(?!none$).*", Reason.GRAPHICS, "no graphical display", _LATER),
-    Limit(
-        "device",
-        r"VGA|.*-vga(-gl)?|qxl.*|virtio-gpu.*|bochs-display|ramfb",
-        Reason.GRAPHICS,
-        "no video device",
-        _LATER,
-    ),
-    Limit(
-        "device",
-        r"vfio-.*|usb-host|scsi-generic|.*vdpa.*",
-        Reason.PASSTHROUGH,
-        "no passed-through device",
-        "detach it, or live-migrate or restart the guest",
-    ),
-    Limit("netdev", "vhost-vdpa", Reason.PASSTHROUGH, "no passed-through device", "detach it"),
-    Limit("device", "vhost-user-fs.*", Reason.VIRTIOFS, "no virtiofs folder", "unmount and detach it"),
-    Limit("device", "vhost-user-.*", Reason.VHOST_USER, "no vhost-user device", "detach it"),
-    Limit("netdev", "vhost-user", Reason.VHOST_USER, "no vhost-user device", "use a bridge"),
-    Limit("device", "tpm-.*", Reason.TPM, "no TPM", "live-migrate or restart the guest"),
-    Limit("tpmdev", ".*", Reason.TPM, "no TPM", "live-migrate or restart the guest"),
-    Limit(
-        "netdev",
-        "user|stream|dgram|socket|l2tpv3|vde",
-        Reason.USER_NETWORK,
-        "a network interface with a tap",
-        "connections inside slirp and passt end with their QEMU: use a bridge or a libvirt network",
-    ),
-    Limit("object", "memory-backend-memfd", Reason.RAM_MEMFD, "RAM in a shared file", SHARED_FILE_HINT),
-    Limit("object", "memory-backend-ram", Reason.RAM_ORDINARY, "RAM in a shared file", SHARED_FILE_HINT),
-    Limit(
-        "object",
-        "memory-backend-file",
-        Reason.RAM_NOT_SHARED,
-        "RAM in a shared file",
-        SHARED_FILE_HINT,
-        property="share",
-        values="off",
-    ),
-    Limit(
-        "object",
-        "memory-backend-.*",
-        Reason.RAM_DISCARD,
-        "RAM that its QEMU keeps as it quits",
-        "remove <discard/> from <memoryBacking> and restart the guest",
-        property="discard-data",
-        values="on",
-    ),
-    Limit(
-        "object",
-        "memory-backend-file",
-        Reason.RAM_FILE,
-        "RAM that is filled as the guest uses it",
-        "remove <allocation mode='immediate'/> and huge pages from <memoryBacking> and restart the guest",
-        property="prealloc",
-        values="on",
-    ),
-    Limit(
-        "object",
-        "(sev|tdx|s390-pv).*",
-        Reason.FEATURE,
-        "no launch security",
-        "encrypted memory cannot be mapped by another process",
-    ),
-)

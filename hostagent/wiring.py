@@ -41,6 +41,16 @@ def journal_path(config: Config) -> Path:
     return config.paths.state / "journal.sqlite"
 
 
+def host_lock_path(config: Config) -> Path:
+    """Where the lock of the one update at a time is."""
+    return config.paths.state / "lock"
+
+
+def now() -> float:
+    """Unix time, seconds."""
+    return time.time()
+
+
 def ports_of(
     config: Config, journal: Journal, *, watcher: Watcher | None = None, lock: DriverLock | None = None
 ) -> Ports:

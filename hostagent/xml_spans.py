@@ -121,9 +121,7 @@ def differences(old: Element, new: Element) -> Iterator[Span]:
     if old.name != new.name or len(old.attributes) != len(new.attributes):
         yield old.whole
         return
-    yield from (
-        before.span for before, after in zip(old.attributes, new.attributes, strict=True) if before != after
-    )
+    yield from (before.span for before, after in zip(old.attributes, new.attributes, strict=True) if before != after)
     kinds_differ = [type(item) for item in old.content] != [type(item) for item in new.content]
     pairs = [] if kinds_differ else list(zip(old.content, new.content, strict=True))
     if kinds_differ or any(before != after for before, after in pairs if not isinstance(before, Element)):

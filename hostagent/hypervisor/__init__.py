@@ -203,6 +203,10 @@ class Libvirt(Protocol):
         """The guest's facts now; None when libvirt does not know it."""
         ...
 
+    def settled(self, uuid: str) -> None:
+        """Wait until libvirt has come back to the guest after a start of its daemon; raises Failed when it has not."""
+        ...
+
     def live_xml(self, uuid: str) -> str: ...
     def capability_cache(self, emulator: str, virtualisation: str, machine: str) -> CapabilityCache:
         """libvirt's own cache on that emulator, warmed first."""

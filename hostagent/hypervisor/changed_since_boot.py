@@ -86,9 +86,9 @@ def _disks(root: Element, command_line: CommandLine) -> Iterator[Difference]:
             booted, now = _filename(drives[alias_of(disk)], nodes), source_of(disk)
             yield Difference(f"{label} on {booted or 'no image'}, as it booted", f"{now or 'no image'} now")
             used |= {drives[alias_of(disk)]}
-    for name in nodes.keys() - used:
-        if nodes[name].filename and not _below(name, used, nodes):
-            yield Difference(f"{nodes[name].filename}, which the guest booted with", "no disk uses it now")
+    for name, node in nodes.items():
+        if name not in used and node.filename and not _below(name, used, nodes):
+            yield Difference(f"{node.filename}, which the guest booted with", "no disk uses it now")
 
 
 def _filename(name: str, nodes: dict[str, BlockNode]) -> str:

@@ -53,6 +53,6 @@ class Worker:
         while (call := self._calls.get()) is not None:
             try:
                 call.value = call.work()
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            except BaseException as error:  # it belongs to whoever waits
                 call.error = error
             call.done.set()

@@ -70,7 +70,11 @@ def tap_offloads(tap: int) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         answer = _ethtool(channel, device, [_ETHTOOL_GSSET_INFO, 0, 1 << _ETH_SS_FEATURES, 0, 0])
         count = answer[4]
-        names = _ethtool(channel, device, [_ETHTOOL_GSTRINGS, _ETH_SS_FEATURES, count] + [0] * (count * _STRING_LENGTH // 4))
+        names = _ethtool(
+            channel,
+            device,
+            [_ETHTOOL_GSTRINGS, _ETH_SS_FEATURES, count] + [0] * (count * _STRING_LENGTH // 4),
+        )
         blocks = (count + 31) // 32
         features = _ethtool(channel, device, [_ETHTOOL_GFEATURES, blocks] + [0] * (blocks * 4))
     text = names[3:].tobytes()

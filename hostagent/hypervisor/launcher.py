@@ -120,6 +120,7 @@ def _listen(path: Path, like: Path) -> int:
 
 
 def _become(order: Order, old: Surroundings, descriptors: dict[int, int], namespace: int) -> NoReturn:
+    report = order.report
     try:
         me = os.getpid()
         descriptors[_free_number(descriptors)] = _pid_file(Path(order.pid_file), me)
@@ -141,12 +142,12 @@ def _become(order: Order, old: Surroundings, descriptors: dict[int, int], namesp
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if os.read(order.go, 1) != b"g":
             os._exit(1)  # hostagent is gone: nothing was started
-        report = _put_in_place(descriptors, order.report)
+        report = _put_in_place(descriptors, report)
         _give_up_privileges(old)
-        os.execve(order.argv[0], order.argv, dict(entry.split(b"=", 1) for entry in old.environ))
-    except BaseException as error:  # noqa: BLE001 - this is the end of the process: everything must be told
+        os.execve(order.argv[0], order.argv, dict(entry.split(b"=", 1) for entry in old.environ))  # noqa: S606
+    except BaseException as error:  # this is the end of the process: everything must be told
         try:
-            _report(order.report, error=_told(error))
+            _report(report, error=_told(error))
         finally:
             os._exit(1)
 
@@ -156,7 +157,7 @@ def _free_number(descriptors: dict[int, int]) -> int:
 
 
 def _pid_file(path: Path, pid: int) -> int:
-    """A pid file that QEMU keeps open and locked, as virCommandSetPidFile leaves it (libvirt, src/util/vircommand.c)."""
+    """A pid file that QEMU keeps open and locked, as libvirt leaves it (src/util/vircommand.c)."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     os.fchmod(fd, 0o644)
     fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)

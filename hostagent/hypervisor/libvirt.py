@@ -25,6 +25,7 @@ from hostagent.hypervisor import qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.surroundings import PROC
+from hostagent.record_shape import pid_file_name
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class LibvirtApi:
         self._connection: libvirt.virConnect | None = None
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
 
-    # -- facts ------------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     def host(self) -> Host:
         conf = qemu_conf.read(self._config.paths.qemu_conf)
@@ -98,6 +99,15 @@ class LibvirtApi:
             return self._guest(self._domain(uuid), self._trees())
         except _Gone:
             return None
+
+    def settled(self, uuid: str) -> None:
+        """Ask for something that needs the guest's job and its monitor: libvirt holds both while it reconnects."""
+        seconds = self._config.libvirt.daemon.ready_seconds
+        try:
+            domain = self._domain(uuid)
+            self._on(domain, "waiting until libvirt is back at it", domain.memoryStats, within_seconds=seconds)
+        except _Gone as error:
+            raise Failed("waiting until libvirt is back at a guest", expected=f"guest {uuid}", found="none") from error
 
     def live_xml(self, uuid: str) -> str:
         try:
@@ -148,7 +158,7 @@ class LibvirtApi:
     def _process(self, name: str, uuid: str) -> QemuProcess | None:
         """The guest's QEMU: what libvirt's pid file names, if that process says it is this guest."""
         try:
-            pid = int((self._config.paths.libvirt_run / f"{name}.pid").read_text())
+            pid = int((self._config.paths.libvirt_run / pid_file_name(name)).read_text())
             started = surroundings.start_ticks(pid)
             argv = tuple((PROC / str(pid) / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1])
             exe = os.readlink(PROC / str(pid) / "exe")  # noqa: PTH115
@@ -169,7 +179,7 @@ class LibvirtApi:
 
         return self._on(domain, "asking for jobs", look)
 
-    # -- emulators ----------------------------------------------------------------------------------------------------
+    # -- emulators -------------------------------------------------------------------------------------------
 
     def capability_cache(self, emulator: str, virtualisation: str, machine: str) -> CapabilityCache:
         cache = self._config.paths.libvirt_cache / "capabilities"
@@ -187,7 +197,7 @@ class LibvirtApi:
     def capability_filters(self) -> tuple[str, ...]:
         return qemu_conf.read(self._config.paths.qemu_conf).capability_filters
 
-    # -- throw-away guests and agents -------------------------------------------------------------------------------------
+    # -- throw-away guests and agents ------------------------------------------------------------------------
 
     def start_transient(self, xml: str) -> Guest:
         domain = self._ask(
@@ -210,7 +220,7 @@ class LibvirtApi:
         finally:
             own.disconnect()
 
-    # -- the connection -----------------------------------------------------------------------------------------------------
+    # -- the connection --------------------------------------------------------------------------------------
 
     def usable(self) -> bool:
         self.disconnect()
@@ -233,12 +243,16 @@ class LibvirtApi:
     def _domain(self, uuid: str) -> libvirt.virDomain:
         return self._ask(f"finding guest {uuid}", lambda c: c.lookupByUUIDString(uuid))
 
-    def _on(self, domain: libvirt.virDomain, doing: str, work: Callable[[], T], within_seconds: float | None = None) -> T:
+    def _on(
+        self,
+        domain: libvirt.virDomain,
+        doing: str,
+        work: Callable[[], T],
+        within_seconds: float | None = None,
+    ) -> T:
         return self._ask(f"{domain.name()}: {doing}", lambda _: work(), within_seconds=within_seconds)
 
-    def _ask(
-        self, doing: str, work: Callable[[libvirt.virConnect], T], *, within_seconds: float | None = None
-    ) -> T:
+    def _ask(self, doing: str, work: Callable[[libvirt.virConnect], T], *, within_seconds: float | None = None) -> T:
         """One call; a connection that broke (the daemon was restarted) is made anew once."""
         seconds = within_seconds or self._config.libvirt.call_seconds
         for fresh in (self._connection is None, True):
@@ -259,7 +273,9 @@ class LibvirtApi:
             self.disconnect()
             worker = Worker()
             uri = self._config.libvirt.uri
-            connection = worker.call(f"connecting to {uri}", lambda: libvirt.open(uri), self._config.libvirt.call_seconds)
+            connection = worker.call(
+                f"connecting to {uri}", lambda: libvirt.open(uri), self._config.libvirt.call_seconds
+            )
             self._connection, self._worker = connection, worker
         return self._connection, self._worker
 
@@ -331,14 +347,18 @@ def _asking(doing: str) -> Iterator[None]:
         if code == libvirt.VIR_ERR_OPERATION_INVALID and "agent" in said.lower():
             raise _AgentSilent(doing, AgentFault.NO_AGENT, said) from error
         if _is_broken(error) or code in {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED}:
-            raise Refused(doing, expected="libvirt to answer", found=said, hint="is libvirt's daemon running?") from error
+            raise Refused(
+                doing, expected="libvirt to answer", found=said, hint="is libvirt's daemon running?"
+            ) from error
         raise Failed(doing, found=said) from error
 
 
 def _is_broken(error: Any) -> bool:
-    return error.get_error_code() in {libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_INVALID_CONN} and (
-        error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE}
-    )
+    return error.get_error_code() in {
+        libvirt.VIR_ERR_RPC,
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        libvirt.VIR_ERR_INVALID_CONN,
+    } and (error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE})
 
 
 def _tree_of(process: QemuProcess | None, trees: tuple[QemuTree, ...]) -> QemuTree | None:

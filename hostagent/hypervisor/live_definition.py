@@ -141,9 +141,7 @@ def _features(root: Element) -> Iterator[str]:
             continue
         known = KNOWN_ELEMENTS[element.tag]
         if known is not None:
-            yield from (
-                f"{element.tag}/{qualified(child.tag)}" for child in element if child.tag not in known
-            )
+            yield from (f"{element.tag}/{qualified(child.tag)}" for child in element if child.tag not in known)
     partition = root.findtext("resource/partition", "/machine")
     if partition != "/machine":
         yield f"resource/partition {partition}"

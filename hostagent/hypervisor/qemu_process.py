@@ -42,7 +42,7 @@ class HostQemu:
     def alive(self, process: ProcessId) -> bool:
         return surroundings.alive(process)
 
-    # -- starting and ending --------------------------------------------------------------------------------------
+    # -- starting and ending ---------------------------------------------------------------------------------
 
     def launch(self, order: LaunchOrder) -> Launching:
         for log in self._guest_logs.glob("*.log"):
@@ -99,7 +99,7 @@ class HostQemu:
         printable = ("".join(c if c.isprintable() else "?" for c in line.strip()) for line in said)
         return "; ".join(line for line in dict.fromkeys(printable) if not line.startswith("terminating on signal"))
 
-    # -- surroundings -----------------------------------------------------------------------------------------------
+    # -- surroundings ----------------------------------------------------------------------------------------
 
     def place_threads(self, old: ProcessId, new: ProcessId, pairs: Mapping[int, int]) -> None:
         try:
@@ -143,7 +143,7 @@ class HostQemu:
             return False
         return (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
 
-    # -- taps -----------------------------------------------------------------------------------------------------------
+    # -- taps ------------------------------------------------------------------------------------------------
 
     def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:
         settings = {}
@@ -209,7 +209,9 @@ class Launching:
         )
         try:
             launcher = processes.start(
-                [sys.executable, "-m", "hostagent.hypervisor.launcher"], pass_fds=(waits, tells), stdin=processes.PIPE
+                [sys.executable, "-m", "hostagent.hypervisor.launcher"],
+                pass_fds=(waits, tells),
+                stdin=processes.PIPE,
             )
             assert launcher.stdin is not None  # noqa: S101 - it was asked for
             with launcher.stdin as pipe:
@@ -220,7 +222,11 @@ class Launching:
         said = self._hear(LAUNCH_SECONDS)
         launcher.wait(LAUNCH_SECONDS)
         if "pid" not in said:
-            raise Failed("starting the new QEMU", expected="the old one's surroundings", found=str(said.get("error", "nothing")))
+            raise Failed(
+                "starting the new QEMU",
+                expected="the old one's surroundings",
+                found=str(said.get("error", "nothing")),
+            )
         self._process = surroundings.identify(int(str(said["pid"])))
 
     @property
@@ -242,7 +248,11 @@ class Launching:
         ends = time.monotonic() + seconds
         while not heard.endswith(b"\n"):
             if not select.select([self._heard], [], [], max(0.0, ends - time.monotonic()))[0]:
-                raise Failed("starting the new QEMU", expected=f"the launcher's word within {seconds:g} s", found="none")
+                raise Failed(
+                    "starting the new QEMU",
+                    expected=f"the launcher's word within {seconds:g} s",
+                    found="none",
+                )
             piece = os.read(self._heard, 4096)
             if not piece:
                 break

@@ -59,13 +59,14 @@ class QmpMonitor:
         self._client.register_listener(self._events)
         self._moments: dict[str, Moment] = {}
         self._migration = ""
+        self._told_to_move = False
         try:
             self._within(within_seconds, self._connect(), "connecting")
         except BaseException:
             self._loop.close()
             raise
 
-    # -- asking ---------------------------------------------------------------------------------------------------
+    # -- asking ----------------------------------------------------------------------------------------------
 
     def run_state(self) -> RunState:
         status = _mapping(self._ask("query-status")).get("status")
@@ -120,16 +121,16 @@ class QmpMonitor:
                 raise
         self._children("/machine/peripheral")
 
-    # -- moving the state -------------------------------------------------------------------------------------------
+    # -- moving the state ------------------------------------------------------------------------------------
 
     def receive_state(self, channel: int) -> None:
-        self._migration = ""
+        self._migration, self._told_to_move = "", True
         self._give(channel)
         self._ask("migrate-incoming", uri="fd:hostagent")
 
     def send_state(self, channel: int) -> None:
         self._give(channel)
-        self._migration = ""
+        self._migration, self._told_to_move = "", True
         self._moments.pop("STOP", None)
         self._ask("migrate", uri="fd:hostagent")
 
@@ -153,6 +154,10 @@ class QmpMonitor:
             while self._migration not in {"completed", "failed", "cancelled"}:
                 await self._next_event()
 
+        if not self._told_to_move:
+            move = self.move()  # a crossing that somebody began before us may have ended before us
+            if move.status is not MoveStatus.UNDER_WAY:
+                return move
         try:
             self._within(within_seconds, ended(), "waiting for the device state to cross")
         except OutcomeUnknown:
@@ -201,7 +206,7 @@ class QmpMonitor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
         await self._client.connect(str(self._path))

@@ -94,9 +94,7 @@ def _plain_start(root: Element) -> None:
     """No kernel of the real guest's, whose files may be gone, and no firmware variables of its own."""
     system = root.find("os")
     if system is not None:
-        _drop(
-            system, [child for child in system if child.tag in ("kernel", "initrd", "cmdline", "dtb", "shim")]
-        )
+        _drop(system, [child for child in system if child.tag in ("kernel", "initrd", "cmdline", "dtb", "shim")])
         for nvram in system.iterfind("nvram"):
             nvram.text = None  # libvirt makes one from the template
             nvram.attrib.pop("file", None)

@@ -189,7 +189,9 @@ def _limits(path: Path) -> Mapping[int, tuple[int, int]]:
     for line in path.read_text().splitlines():
         number = _LIMITS.get(line[:26].strip())
         if number is not None:
-            soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line[26:].split()[:2])
+            soft, hard = (
+                resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line[26:].split()[:2]
+            )
             found[number] = (soft, hard)
     return found
 

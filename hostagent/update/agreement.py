@@ -9,6 +9,7 @@ from hostagent.command_line import CommandLine, DescriptorKind, DescriptorUse
 from hostagent.errors import Failed
 from hostagent.facts import Guest
 from hostagent.hypervisor import Inventory
+from hostagent.plan import Blocker
 from hostagent.runtime_record import RuntimeRecord
 from hostagent.update.swap import GuestSwap
 
@@ -40,9 +41,7 @@ def log_descriptors(name: str, uses: Sequence[DescriptorUse], pipes: Sequence[in
     """
     sets = [use for use in uses if use.kind is DescriptorKind.FDSET]
     if len(sets) != len(pipes):
-        raise Failed(
-            f"{name}: finding its log pipes", expected=f"{len(sets)} pipes to virtlogd", found=f"{len(pipes)}"
-        )
+        raise Failed(f"{name}: finding its log pipes", expected=f"{len(sets)} pipes to virtlogd", found=f"{len(pipes)}")
     return {use.number: fd for use, fd in zip(sets, pipes, strict=True)}
 
 
@@ -53,7 +52,9 @@ def same_logs(swap: GuestSwap, old: Inventory, new: Inventory) -> None:
         theirs = new.fdsets.get(number)
         if process is None or theirs is None or not swap.ports.qemu.same_file(swap.notes.old, fd, process, theirs):
             raise Failed(
-                f"{swap.name}: comparing fdset {number}", expected="the old QEMU's pipe to virtlogd", found="another"
+                f"{swap.name}: comparing fdset {number}",
+                expected="the old QEMU's pipe to virtlogd",
+                found="another",
             )
 
 
@@ -75,7 +76,10 @@ def same_guest(name: str, old: Inventory, new: Inventory, line: CommandLine) -> 
 def _equal(name: str, what: str, expected: object, found: object) -> None:
     if expected != found:
         raise Failed(
-            f"{name}: comparing {what}", expected=str(expected), found=str(found), hint="restart the guest, then plan again"
+            f"{name}: comparing {what}",
+            expected=str(expected),
+            found=str(found),
+            hint="restart the guest, then plan again",
         )
 
 
@@ -93,4 +97,20 @@ def recorded_threads(record: RuntimeRecord, vcpu_threads: Mapping[int, int]) -> 
     try:
         return {vcpu: vcpu_threads[vcpu] for vcpu, _ in record.vcpu_threads}
     except KeyError as error:
-        raise Failed(f"{record.name}: placing vCPU {error} in the record", expected="its thread", found="none") from error
+        raise Failed(
+            f"{record.name}: placing vCPU {error} in the record", expected="its thread", found="none"
+        ) from error
+
+
+def no_obstacles(swap: GuestSwap, blockers: Sequence[Blocker]) -> None:
+    """What the runtime record says against a handover."""
+    if blockers:
+        found = "; ".join(str(blocker) for blocker in blockers)
+        raise Failed(f"{swap.name}: reading its runtime record", found=found, hint="plan again")
+
+
+def same_surroundings(swap: GuestSwap) -> None:
+    """What libvirt set up around the old QEMU must surround the new one: nobody sets it up again."""
+    found = swap.ports.qemu.differences(swap.notes.old, swap.new_process)
+    if found:
+        raise Failed(f"{swap.name}: comparing surroundings", expected="the old QEMU's", found="; ".join(found))

@@ -6,15 +6,21 @@ started again and every guest ends in exactly one reported state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-from hostagent.errors import HostagentError, NeedsOperator
+from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update import clocks
-from hostagent.update.handover import AFTER, ATTACH, BESIDE, DETACH, GUEST_STEPS, SWAP, loaded_and_paused, stop_new, unpin
-from hostagent.update.journal import Entry, GuestRecord, Kind, Outcome, Progress, UpdateRecord
+from hostagent.update.attachment import believed
+from hostagent.update.beside import stop_new, unpin
+from hostagent.update.crossing import loaded_and_paused
+from hostagent.update.handover import AFTER, ATTACH, BESIDE, DETACH, SWAP
+from hostagent.update.journal import Entry, GuestRecord, Kind, Outcome, Progress
 from hostagent.update.saga import Engine, Step, StepFailed, committed
-from hostagent.update.swap import GuestSwap, HostSwap, read_notes
+from hostagent.update.swap import KILL_SECONDS, GuestSwap, HostSwap, read_notes
+
+# The pins are undone apart: libvirt's clean-up unlinks RAM files when it fails to come back to a guest.
+PINS, UNDONE_AT_ONCE = BESIDE[:1], (*BESIDE[1:], *SWAP)
 
 
 @dataclass
@@ -22,10 +28,11 @@ class Member:
     """A guest in the batch, how far it got, and how it ended."""
 
     swap: GuestSwap
-    progress: Progress = Progress()
+    progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     reason: str = ""
     reason_kind: str = ""
+    closed: bool = False  # its end is in the journal already
 
     @property
     def active(self) -> bool:
@@ -53,39 +60,43 @@ class Batch:
     members: Sequence[Member]
     host_progress: Progress = field(default_factory=Progress)
 
-    # -- the ordinary way -----------------------------------------------------------------------------------------
+    # -- the ordinary way ------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Carry every member as far as it goes."""
         clocks.measure_before([member.swap for member in self.members if not member.swap.rehearsal])
         for member in self._active():
             self._advance(member, BESIDE)
-        if any(member.active for member in self.members) and self._host_forward(DETACH):
+        if self._active() and self._host_forward(DETACH):
             for member in self._active():
                 self._advance(member, SWAP)
         self._settle()
 
-    # -- after a crash --------------------------------------------------------------------------------------------
+    # -- after a crash ---------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Finish or undo what a crash left, guests that stand still first."""
-        if "detach" in self.host_progress.open and "attach" not in self.host_progress.done:
-            self._host_forward(DETACH)  # sees whether the lock is ours; otherwise stops a daemon that came too early
+        if any(_needs_monitors(member) for member in self.members):
+            # The journal says detached, but the lock may have gone with its holders and the daemon come back.
+            self.host_progress = replace(self.host_progress, done=self.host_progress.done - {"detach", "attach"})
+            if not self._host_forward(DETACH):
+                return  # nothing can be asked of the QEMUs; the members have ended as needing a person
+        cut_off = Failed("the update", found="it was cut off, and undone by recovery")
         for member in sorted(self._active(), key=_stands_still, reverse=True):
             if member.committed:
                 self._advance(member, SWAP)
             else:
-                self._fell(member, NeedsOperator("the update", found="it was cut off; undone by recovery"))
+                self._fell(member, cut_off)
         self._settle()
 
-    # -- one guest ------------------------------------------------------------------------------------------------
+    # -- one guest -------------------------------------------------------------------------------------------
 
-    def _active(self) -> Iterable[Member]:
+    def _active(self) -> list[Member]:
         return [member for member in self.members if member.active]
 
     def _advance(self, member: Member, table: Sequence[Step[GuestSwap]]) -> None:
         try:
-            member.progress = self.engine.forward(table, member.swap, member.progress)
+            member.progress = self.engine.forward(table, member.swap, member.progress, stoppable=table is not AFTER)
         except StepFailed as failed:
             member.progress = failed.progress
             self._fell(member, failed.error)
@@ -104,22 +115,22 @@ class Batch:
 
     def _back(self, member: Member, error: HostagentError) -> None:
         try:
-            self.engine.back(GUEST_STEPS, member.swap, member.progress)
+            self.engine.back(UNDONE_AT_ONCE, member.swap, member.progress)
             member.end(Outcome.ROLLED_BACK, error)
         except NeedsOperator as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
-        member.swap.close_monitors()
+        finally:
+            member.swap.close_monitors()
 
     def _gone(self, member: Member, error: HostagentError) -> None:
         """The old QEMU is gone and nothing has its state: clear up what is ours, touch nothing else."""
-        was_moved = "switch" in member.progress.begun
         try:
             stop_new(member.swap)
             unpin(member.swap)
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
             return
-        if was_moved:
+        if "switch" in member.progress.begun:
             member.end(Outcome.LOST, f"both QEMUs ended while its state crossed ({error})")
         else:
             member.end(Outcome.GONE, "its QEMU was ended by somebody else meanwhile; left alone")
@@ -127,29 +138,28 @@ class Batch:
     def _fell_late(self, member: Member, error: HostagentError) -> None:
         """After the commit the old QEMU must never run again, whatever became of the new one."""
         swap = member.swap
-        if swap.new_is_alive():
-            member.end(Outcome.NEEDS_OPERATOR, error)
-        else:
-            try:
-                swap.close_monitors()
-                swap.ports.qemu.kill(swap.notes.old, 10.0)
-                unpin(swap)
-            except HostagentError as stuck:
-                member.end(Outcome.NEEDS_OPERATOR, stuck)
+        try:
+            swap.close_monitors()
+            if swap.new_is_alive():
+                member.end(Outcome.NEEDS_OPERATOR, error)
                 return
+            swap.ports.qemu.kill(swap.notes.old, KILL_SECONDS)
+            unpin(swap)
             member.end(Outcome.LOST, f"the new QEMU ended after it had taken the guest over ({error})")
-        swap.close_monitors()
+        except HostagentError as stuck:
+            member.end(Outcome.NEEDS_OPERATOR, stuck)
 
-    # -- the host -------------------------------------------------------------------------------------------------
+    # -- the host --------------------------------------------------------------------------------------------
 
     def _host_forward(self, table: Sequence[Step[HostSwap]]) -> bool:
         try:
-            self.host_progress = self.engine.forward(table, self.host, self.host_progress)
+            stoppable = table is DETACH
+            self.host_progress = self.engine.forward(table, self.host, self.host_progress, stoppable=stoppable)
             return True
         except StepFailed as failed:
             self.host_progress = failed.progress
             for member in self._active():
-                if member.committed:
+                if _needs_monitors(member) or member.committed:
                     member.end(Outcome.NEEDS_OPERATOR, failed.error)
                 else:
                     self._fell(member, failed.error)
@@ -159,29 +169,43 @@ class Batch:
         """libvirt back, every guest looked at, every outcome written down."""
         if "detach" in self.host_progress.open:
             self._host_forward(ATTACH)
-        updated = [member for member in self._active() if member.committed]
-        for member in updated:
-            self._advance(member, AFTER)
-        done = [member for member in updated if member.active]
-        for member in done:
-            member.end(Outcome.UPDATED)
-        clocks.bring_right([member.swap for member in done if not member.swap.rehearsal])
         for member in self.members:
-            if member.outcome is None:
-                member.end(Outcome.NEEDS_OPERATOR, "it was neither finished nor undone")
-            body = {"outcome": member.outcome, "reason": member.reason, "kind": member.reason_kind}
-            self.engine.journal.append(self.host.update, Entry(Kind.GUEST_ENDED, member.swap.uuid, body=body))
+            if member.outcome is Outcome.ROLLED_BACK and not member.closed:
+                self._look_back(member)
+        for member in self._active():
+            self._advance(member, AFTER)
+        updated = self._active()
+        for member in updated:
+            member.end(Outcome.UPDATED)
+        clocks.bring_right([member.swap for member in updated if not member.swap.rehearsal])
+        for member in self.members:
+            if member.outcome is not None and not member.closed:
+                body = {"outcome": member.outcome, "reason": member.reason, "kind": member.reason_kind}
+                self.engine.journal.append(self.host.update, Entry(Kind.GUEST_ENDED, member.swap.uuid, body=body))
+
+    def _look_back(self, member: Member) -> None:
+        """A guest that runs as before: libvirt must see it so before its pins go."""
+        if "prepare" not in member.progress.open or member.swap.saved is None:
+            return
+        try:
+            if "detach" in self.host_progress.begun:
+                believed(member.swap, member.swap.notes.old)
+            self.engine.back(PINS, member.swap, member.progress)
+        except HostagentError as error:
+            member.end(Outcome.NEEDS_OPERATOR, error)
 
 
 def member_of(record: GuestRecord, swap: GuestSwap) -> Member:
-    """A member as the journal left it."""
+    """A member as the journal left it; one that waited for a person is tried again."""
     swap.saved = read_notes(record.notes)
-    return Member(swap, record.progress, record.outcome, record.reason, record.reason_kind)
+    if record.outcome is None or record.outcome is Outcome.NEEDS_OPERATOR:
+        return Member(swap, record.progress)
+    return Member(swap, record.progress, record.outcome, record.reason, record.reason_kind, closed=True)
 
 
-def host_progress_of(update: UpdateRecord) -> Progress:
-    """The host's progress as the journal left it."""
-    return update.host
+def _needs_monitors(member: Member) -> bool:
+    """Whether finishing or undoing it needs what libvirt's daemon would hold."""
+    return member.active and "reconcile" in member.progress.open and "prove" not in member.progress.done
 
 
 def _stands_still(member: Member) -> bool:

@@ -43,7 +43,11 @@ def _bring_right(swap: GuestSwap) -> dict[str, object]:
     try:
         with swap.ports.libvirt.agent(swap.uuid) as agent:
             result = bring_clock_right(
-                agent, swap.ports.clock, settings.policy, samples=settings.samples, agent_seconds=settings.agent_seconds
+                agent,
+                swap.ports.clock,
+                settings.policy,
+                samples=settings.samples,
+                agent_seconds=settings.agent_seconds,
             )
     except HostagentError as error:
         return {"clock_outcome": "uncorrected", "clock_reason": str(error)}

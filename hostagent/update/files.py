@@ -67,6 +67,16 @@ def replace(path: Path, data: bytes) -> None:
         raise Failed(f"writing {path}", found=error.strerror or str(error)) from error
 
 
+def put_in_place(prepared: Path, path: Path) -> None:
+    """Give a file that is on the disk already its final name; done when it has it."""
+    try:
+        if prepared.exists():
+            os.rename(prepared, path)  # noqa: PTH104
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise Failed(f"writing {path}", found=error.strerror or str(error)) from error
+
+
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -75,7 +85,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-# -- pid files: each QEMU holds its own open, so they are renamed, not rewritten -------------------------------------
+# -- pid files: each QEMU holds its own open, so they are renamed, not rewritten -----------------------------
 
 
 def swap_in(name: str, *, new: str, old: str) -> None:
@@ -100,7 +110,7 @@ def swap_back(name: str, *, new: str, old: str) -> None:
         raise Failed(f"restoring {name}", found=error.strerror or str(error)) from error
 
 
-# -- pins -------------------------------------------------------------------------------------------------------------
+# -- pins ----------------------------------------------------------------------------------------------------
 
 
 def pin_folder(ram: Path) -> Path:
@@ -110,7 +120,9 @@ def pin_folder(ram: Path) -> Path:
     """
     if len(ram.parents) < 5 or ram.parents[1].name != "qemu" or ram.parents[2].name != "libvirt":
         raise Refused(
-            f"pinning {ram}", expected="<memory_backing_dir>/libvirt/qemu/<id>-<name>/<backend>", found=str(ram)
+            f"pinning {ram}",
+            expected="<memory_backing_dir>/libvirt/qemu/<id>-<name>/<backend>",
+            found=str(ram),
         )
     return ram.parents[3] / "hostagent"
 

@@ -125,14 +125,17 @@ class SqliteJournal:
         try:
             self._db.execute("begin immediate")
             self._db.executemany(
-                "insert into journal (at, boot_id, update_id, kind, guest, step, body) values (?,?,?,?,?,?,?)", rows
+                "insert into journal (at, boot_id, update_id, kind, guest, step, body) values (?,?,?,?,?,?,?)",
+                rows,
             )
             self._db.execute("commit")
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("rollback")
             raise Failed(
-                f"writing the journal {self._path}", found=str(error), hint="make room on its disk, then: hostagent recover"
+                f"writing the journal {self._path}",
+                found=str(error),
+                hint="make room on its disk, then: hostagent recover",
             ) from error
 
     def rows(self) -> Sequence[Row]:
@@ -146,7 +149,9 @@ class SqliteJournal:
             ]
         except (sqlite3.Error, ValueError) as error:
             raise NeedsOperator(
-                f"reading the journal {self._path}", found=str(error), hint=f"move {self._path} aside and report it"
+                f"reading the journal {self._path}",
+                found=str(error),
+                hint=f"move {self._path} aside and report it",
             ) from error
 
     def close(self) -> None:
@@ -157,7 +162,7 @@ def _text(body: Json) -> str:
     return json.dumps(body, sort_keys=True, ensure_ascii=False)
 
 
-# -- the fold ---------------------------------------------------------------------------------------------------------
+# -- the fold ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

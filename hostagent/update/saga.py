@@ -54,16 +54,17 @@ class Engine:
     tell: Teller
     cancelled: Callable[[], bool]
 
-    def forward(self, table: Sequence[Step[C]], subject: C, progress: Progress) -> Progress:
-        """Run what is not done yet; returns the progress reached. Raises what a step raised, after writing it down.
+    def forward(self, table: Sequence[Step[C]], subject: C, progress: Progress, *, stoppable: bool = False) -> Progress:
+        """Run what is not done yet; returns the progress reached.
 
-        The step's error carries `.progress`, so that the caller knows what to undo.
+        Raises StepFailed, after writing it down, which says how far it got. A stoppable table heeds `cancelled`
+        between its steps, up to the commit.
         """
         finished: tuple[Entry, ...] = ()
         for step in table:
             if step.name in progress.done:
                 continue
-            if self.cancelled() and not step.commits and not committed(table, progress):
+            if stoppable and self.cancelled() and not committed(table, progress):
                 self._flush(subject, finished)
                 raise StepFailed(step.name, progress, Failed("cancelled", found="a signal asked to stop"))
             begun = Entry(Kind.STEP_BEGUN, subject.key, step.name)
@@ -73,7 +74,9 @@ class Engine:
             except HostagentError as error:
                 raise StepFailed(step.name, progress, error) from error
             finished = ()
-            progress = Progress((*(s for s in progress.begun if s != step.name), step.name), progress.done, progress.undone)
+            progress = Progress(
+                (*(s for s in progress.begun if s != step.name), step.name), progress.done, progress.undone
+            )
             self.tell(subject.key, step.name, "begun")
             try:
                 self._do(step, subject, again=again)

@@ -23,6 +23,11 @@ from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.update.journal import Entry, Journal, Json, Kind
 from hostagent.update.pause import Deadline
 
+KILL_SECONDS = 10.0
+
+KEEP_RAM = {"x-ignore-shared": True, "events": True}  # both sides, while the state crosses
+LOCK_LATE = {"late-block-activate": True}  # the new one takes the disks' locks when it is told to run, not before
+
 
 class Watcher(Protocol):
     """The guard, as the one who works sees it."""
@@ -80,7 +85,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Socket:
-    """A listening socket of QEMU: its place in the argument list, in the file system, and until the old one has left."""
+    """A listening socket: its number in the argument list, its path, and its path until the old one has left."""
 
     number: int
     path: str
@@ -96,6 +101,7 @@ class Notes:
     was_running: bool
     record: str  # path of libvirt's runtime record
     kept_record: str  # our copy of it as it was
+    new_record: str  # what the record will be, until it is put in place
     monitor: str  # path of the old one's monitor
     pins: tuple[Pin, ...]
     sockets: tuple[Socket, ...]
@@ -135,6 +141,7 @@ class GuestSwap:
     saved: Notes | None = None
     deadline: Deadline | None = None
     moved_bytes: int | None = None
+    new_record: bytes | None = None
     _monitors: dict[Path, Monitor] = field(default_factory=dict)
 
     @property
@@ -151,7 +158,9 @@ class GuestSwap:
 
     def begin_notes(self, notes: Notes) -> None:
         """Write everything down before anything is touched."""
-        self.ports.journal.append(self.update, Entry(Kind.NOTED, self.uuid, body=_NOTES.dump_python(notes, mode="json")))
+        self.ports.journal.append(
+            self.update, Entry(Kind.NOTED, self.uuid, body=_NOTES.dump_python(notes, mode="json"))
+        )
         self.saved = notes
 
     def note(self, **changes: object) -> None:
@@ -192,6 +201,19 @@ class GuestSwap:
         new = self.saved.new if self.saved else None
         return new is not None and self.ports.qemu.alive(new)
 
+    @property
+    def new_process(self) -> ProcessId:
+        """The new QEMU; there is one once `start` has noted it."""
+        if self.notes.new is None:
+            raise NeedsOperator(f"{self.name}: reading the journal", expected="the new QEMU's pid", found="none")
+        return self.notes.new
+
+    def end_new(self) -> None:
+        """End the new QEMU, if there is one, and see it gone."""
+        self.close_monitors()
+        if self.notes.new is not None:
+            self.ports.qemu.kill(self.notes.new, KILL_SECONDS)
+
     def old_is_alive(self) -> bool:
         """Whether the old one exists."""
         return self.ports.qemu.alive(self.notes.old)
@@ -205,7 +227,10 @@ def read_notes(body: Json) -> Notes | None:
         return _NOTES.validate_python(dict(body))
     except ValidationError as error:
         raise NeedsOperator(
-            "reading the journal", expected="the notes of a handover", found=str(error), hint="a hostagent of the version that wrote it"
+            "reading the journal",
+            expected="the notes of a handover",
+            found=str(error),
+            hint="a hostagent of the version that wrote it",
         ) from error
 
 

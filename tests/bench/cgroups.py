@@ -40,9 +40,7 @@ def _key(controllers: str) -> frozenset[str]:
 
 
 def _mounted() -> dict[frozenset[str], Path]:
-    known = {
-        _key(line.split(":", 2)[1]): Path() for line in Path("/proc/self/cgroup").read_text().splitlines()
-    }
+    known = {_key(line.split(":", 2)[1]): Path() for line in Path("/proc/self/cgroup").read_text().splitlines()}
     found: dict[frozenset[str], Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, after = line.split(" - ", 1)

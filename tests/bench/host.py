@@ -143,8 +143,7 @@ class Host:
         return [
             process
             for process in psutil.process_iter(["name", "status"])
-            if process.info["name"].startswith("qemu-system")
-            and process.info["status"] != psutil.STATUS_ZOMBIE
+            if process.info["name"].startswith("qemu-system") and process.info["status"] != psutil.STATUS_ZOMBIE
         ]
 
     def _xml(self, spec: GuestSpec) -> str:

@@ -48,9 +48,7 @@ class Snapshot:
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
             namespaces=frozenset(_namespaces(processes)),
             processes=frozenset(
-                f"{process.pid} {process.name()}"
-                for process in processes
-                if process.name().startswith(PROCESSES)
+                f"{process.pid} {process.name()}" for process in processes if process.name().startswith(PROCESSES)
             ),
             interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
             sockets=frozenset(_sockets()),

@@ -108,9 +108,7 @@ def fails_set(kind: AgentFault) -> Callable[[int], None]:
     return fail
 
 
-def right(
-    guest: Guest, policy: ClockPolicy = ClockPolicy.STEP, *, within_seconds: float = 10.0
-) -> ClockResult:
+def right(guest: Guest, policy: ClockPolicy = ClockPolicy.STEP, *, within_seconds: float = 10.0) -> ClockResult:
     return bring_right(guest, guest.world, policy, within_seconds=within_seconds)
 
 

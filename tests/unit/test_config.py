@@ -102,9 +102,7 @@ def test_an_unknown_table(tmp_path: Path) -> None:
 
 def test_an_unknown_key_in_a_nested_table(tmp_path: Path) -> None:
     line = refusal(tmp_path, '[libvirt]\nuri = "x"\n\n[libvirt.daemon]\ncontrol = "auto"\nstat = ["/x"]\n')
-    assert (
-        "line 6: expected one of control, start, ready_seconds in [libvirt.daemon], found unknown key" in line
-    )
+    assert "line 6: expected one of control, start, ready_seconds in [libvirt.daemon], found unknown key" in line
 
 
 @pytest.mark.parametrize(
@@ -125,6 +123,7 @@ def test_an_unknown_key_in_a_nested_table(tmp_path: Path) -> None:
         ("[clock]\nsamples = 65\n", 2, "clock.samples = a whole number from 1 to 64", "65"),
         ('[paths]\n\nstate = "relative"\n', 3, "paths.state = an absolute path", '"relative"'),
         ('[paths]\nstate = "/a/../b"\n', 2, "paths.state = an absolute path", '"/a/../b"'),
+        ("[paths]\nstate = '/a\"b'\n", 2, "paths.state = an absolute path", '"/a\\"b"'),
         ("[paths]\nstate = 7\n", 2, "paths.state = an absolute path", "7"),
         ('[setup]\nram_size = "half"\n', 2, "setup.ram_size = a tmpfs size", '"half"'),
         ('[setup]\nram_size = "5,mode=777"\n', 2, "setup.ram_size = a tmpfs size", '"5,mode=777"'),
@@ -201,9 +200,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize(
-    "text", ["", "10", "s", "-1s", "0s", "1e3s", "1 s", "1d", "infs", "nan", "1s1s", "١s"]
-)
+@pytest.mark.parametrize("text", ["", "10", "s", "-1s", "0s", "1e3s", "1 s", "1d", "infs", "nan", "1s1s", "١s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError, match="like 10s"):
         parse_duration(text)

@@ -61,15 +61,11 @@ def build(tmp_path: Path) -> Build:
         name: str, files: dict[str, str], *, version: str = VERSION, source: str = "qemu", depends: str = ""
     ) -> Path:
         root = fill(tmp_path / "build" / f"{name}-{version.replace(':', '_')}", files)
-        control = (
-            f"Package: {name}\nVersion: {version}\nSource: {source}\nArchitecture: all\nMaintainer: a <a@b>\n"
-        )
+        control = f"Package: {name}\nVersion: {version}\nSource: {source}\nArchitecture: all\nMaintainer: a <a@b>\n"
         control += f"Depends: {depends}\n" if depends else ""
         fill(root, {"DEBIAN/control": control + "Description: x\n"})
         deb = tmp_path / f"{root.name}.deb"
-        processes.run(
-            ["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(root), str(deb)], within_seconds=60
-        )
+        processes.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(root), str(deb)], within_seconds=60)
         return deb
 
     return build
@@ -104,9 +100,7 @@ def left_behind(state: Path) -> list[str]:
 
 def test_packages_become_a_tree(state: Path, debs: list[Path]) -> None:
     tree = qemu_trees.add(debs, state=state)
-    assert tree == QemuTree(
-        NAME, Version(10, 0, 2), VERSION, str(state / "qemu" / NAME / qemu_trees.EMULATOR)
-    )
+    assert tree == QemuTree(NAME, Version(10, 0, 2), VERSION, str(state / "qemu" / NAME / qemu_trees.EMULATOR))
     top = state / "qemu" / NAME
     assert (top / "usr/bin/qemu-bundle").resolve() == top.resolve()
     assert (top / "usr/share/seabios/bios-256k.bin").read_text() == "b"
@@ -156,17 +150,13 @@ def test_another_build_of_the_same_version_is_refused(state: Path, debs: list[Pa
 
 
 def test_a_directory_without_a_package_version_is_named_by_its_content(state: Path, tmp_path: Path) -> None:
-    own = fill(
-        tmp_path / "own", emulator("QEMU emulator version 11.0.50 (v11.0.0-12-gabc)") | SEABIOS | DATA | IPXE
-    )
+    own = fill(tmp_path / "own", emulator("QEMU emulator version 11.0.50 (v11.0.0-12-gabc)") | SEABIOS | DATA | IPXE)
     tree = qemu_trees.add([own], state=state)
     assert tree.name.startswith("11.0.50-") and len(tree.name) == 7 + 1 + 12
     assert (tree.version, tree.package) == (Version(11, 0, 50), "")
 
 
-def test_firmware_that_is_nowhere_is_refused(
-    state: Path, debs: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_firmware_that_is_nowhere_is_refused(state: Path, debs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemu_trees, "SYSTEM_FIRMWARE", (Path("nonexistent/ipxe"),))
     with pytest.raises(Refused, match=r"found no efi-virtio\.rom"):
         qemu_trees.add(debs[:4], state=state)
@@ -233,9 +223,7 @@ def test_a_package_cannot_write_outside(state: Path, debs: list[Path], tmp_path:
     """A link to elsewhere, then a file below it, in one archive."""
     victim = tmp_path / "victim"
     victim.mkdir()
-    debs[1] = hostile(
-        tmp_path, "qemu-system-common", [("./usr/lib/x", str(victim), b""), ("./usr/lib/x/f", "", b"!")]
-    )
+    debs[1] = hostile(tmp_path, "qemu-system-common", [("./usr/lib/x", str(victim), b""), ("./usr/lib/x/f", "", b"!")])
     with pytest.raises((Failed, Refused)):
         qemu_trees.add(debs, state=state)
     assert list(victim.iterdir()) == []
@@ -277,9 +265,7 @@ def test_a_system_qemu_of_no_package(state: Path, tmp_path: Path) -> None:
     assert qemu_trees.list_trees(state, system) == (QemuTree("system", Version(9, 1, 0), "", str(system)),)
 
 
-def test_a_damaged_tree_is_left_out_and_said(
-    state: Path, debs: list[Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_tree_is_left_out_and_said(state: Path, debs: list[Path], caplog: pytest.LogCaptureFixture) -> None:
     tree = qemu_trees.add(debs, state=state)
     (state / "qemu" / NAME / qemu_trees.RECORD).write_text("{}")
     (state / "qemu/empty").mkdir()

@@ -29,9 +29,7 @@ def threads(record: RuntimeRecord, *, start: int = 5000) -> dict[int, int]:
 
 
 def said(record: RuntimeRecord) -> dict[str, object]:
-    return {
-        item.name: getattr(record, item.name) for item in fields(record) if item.name not in {"data", "root"}
-    }
+    return {item.name: getattr(record, item.name) for item in fields(record) if item.name not in {"data", "root"}}
 
 
 # --- real records
@@ -299,9 +297,7 @@ TEXT = st.text(
 PATH = TEXT.map(lambda text: "/" + text)
 SHORT_PATH = st.text("aä&<>'\"] -", max_size=20).map(lambda text: "/run/" + text)
 PIDS = st.integers(1, 2**31 - 1)
-FLAGS = st.lists(
-    st.from_regex(r"[A-Za-z][A-Za-z0-9_.+-]{0,12}", fullmatch=True), min_size=1, max_size=6, unique=True
-)
+FLAGS = st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_.+-]{0,12}", fullmatch=True), min_size=1, max_size=6, unique=True)
 STRAY = st.sampled_from(
     [
         "",
@@ -335,9 +331,7 @@ def written(draw: st.DrawFn) -> Written:
     close = draw(st.sampled_from(["/>", " />", "\n/>"]))
     line = draw(st.sampled_from(["", "\n", "\n  ", "\r\n\t", "\n\n"]))
     head = draw(
-        st.sampled_from(
-            ["", "<?xml version='1.0'?>\n", "<?xml version='1.0' encoding='UTF-8'?>", "<!-- ä -->\n"]
-        )
+        st.sampled_from(["", "<?xml version='1.0'?>\n", "<?xml version='1.0' encoding='UTF-8'?>", "<!-- ä -->\n"])
     )
     stray = draw(STRAY)
     name, emulator, monitor, terminal = draw(TEXT), draw(PATH), draw(SHORT_PATH), draw(PATH)
@@ -388,9 +382,7 @@ def written(draw: st.DrawFn) -> Written:
         tag("domain", domain, type="kvm", id=7),
     )
     text = (
-        head
-        + tag("domstatus", status, state="running", reason="booted", pid=pid)
-        + draw(st.sampled_from(["", "\n"]))
+        head + tag("domstatus", status, state="running", reason="booted", pid=pid) + draw(st.sampled_from(["", "\n"]))
     )
     return Written(text, name, pid, emulator, monitor, tuple(flags), threads_, terminal)
 
@@ -422,9 +414,7 @@ def test_a_handover_there_and_back(
     old = RuntimeRecord.parse(made.text.encode())
     new_threads = {vcpu: data.draw(PIDS) for vcpu, _ in old.vcpu_threads}
     there = RuntimeRecord.parse(
-        old.handed_over(
-            pid, new_threads, emulator, flags, monitor_path=monitor, terminals={"serial0": terminal}
-        )
+        old.handed_over(pid, new_threads, emulator, flags, monitor_path=monitor, terminals={"serial0": terminal})
     )
     wanted = replace(
         old,
@@ -460,9 +450,7 @@ def unescaped(data: bytes) -> bytes:
 # --- damaged records
 
 
-DAMAGE = st.tuples(
-    st.integers(0, 12600), st.sampled_from(["cut", "set", "add"]), st.binary(min_size=1, max_size=3)
-)
+DAMAGE = st.tuples(st.integers(0, 12600), st.sampled_from(["cut", "set", "add"]), st.binary(min_size=1, max_size=3))
 
 
 @settings(max_examples=400, deadline=None)

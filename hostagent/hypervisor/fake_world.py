@@ -1,0 +1,287 @@
+"""The fake's world: QEMU processes, guests and libvirt's daemon, kept in a directory.
+
+Every operation loads and stores it whole under a lock. So a process that uses the world can be killed anywhere, and
+the next one finds the world as it was left. Files, sockets and pid files are real, small files; a socket file holds
+the pid that listens on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from hostagent.hypervisor import MoveStatus, RunState
+
+STEP_NS: Final = 10_000  # what any operation takes
+LIBVIRT: Final = "libvirt"  # the daemon, as a monitor's client
+
+
+class FaultKind(StrEnum):
+    """What can go wrong in the world by itself."""
+
+    NEW_EXITS = "a new QEMU exits at its start"
+    NEW_REFUSES_MACHINE = "a new QEMU does not know the machine type"
+    NEW_HANGS = "a new QEMU never answers"
+    LOAD_EXITS_EARLY = "the new QEMU exits before all state is sent"
+    LOAD_EXITS_LATE = "the new QEMU exits after all state was sent"
+    LOAD_HANGS_EARLY = "the new QEMU hangs before all state is sent"
+    LOAD_HANGS_LATE = "the new QEMU hangs after all state was sent"
+    LOAD_SLOW = "the load takes a minute"
+    LOAD_COPIES = "the RAM is sent as well"
+    CONT_FAILS = "cont is refused"
+    CONT_EXITS = "the QEMU exits at cont"
+    CONT_UNHEARD = "cont works, its answer is lost"
+    CONT_LOST = "cont is never heard"
+    QUIT_HANGS = "a QEMU that was asked to leave stays"
+    KILL_HANGS = "a killed QEMU stays: its disk does not answer"
+    OLD_SILENT = "the old QEMU's monitor does not answer"
+    DAEMON_STAYS_DOWN = "libvirt's daemon does not start"
+    DAEMON_STAYS_UP = "libvirt's daemon does not stop"
+    BLOCKED = "QEMU has a reason against a migration"
+    DIFFERENT = "the surroundings differ"
+    QUESTION_FAILS = "a question that libvirt will ask is refused"
+    NO_AGENT = "the guest has no agent"
+
+
+@dataclass
+class Fault:
+    """A fault to come: for one guest or for any ("")."""
+
+    kind: FaultKind
+    guest: str = ""
+    times: int = 1
+
+
+@dataclass
+class Process:
+    """A QEMU process."""
+
+    pid: int
+    start_ticks: int
+    guest: str  # uuid
+    argv: str  # file below argv/
+    state: RunState
+    vcpus: int = 1
+    autostart: bool = False  # started without -S
+    waits_for: int = 0  # the real process that has yet to say `go`
+    alive: bool = True
+    hung: bool = False
+    client: str = ""  # who has its monitor: "", LIBVIRT, or "PID/NUMBER" of a real process
+    capabilities: dict[str, bool] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    sockets: list[str] = field(default_factory=list)  # the names that its sockets were bound to
+    taps: dict[int, str] = field(default_factory=dict)  # descriptor -> tap
+    pipes: dict[int, str] = field(default_factory=dict)
+    fdsets: dict[int, int] = field(default_factory=dict)
+    ram: list[list[int]] = field(default_factory=list)  # (device, inode) that it maps
+    disks: bool = False  # whether it has the disks active, and so locked
+    holds: int = -1  # the moment of the guest's life that it could go on from; -1 none
+    move: MoveStatus = MoveStatus.NONE
+    moved_bytes: int = 0
+    move_error: str = ""
+    peer: int = 0  # pid that it sends its state to
+    listens: bool = False  # waits for state on a channel
+    was_running: bool = False  # before it sent its state
+    stopped_ns: int = 0
+    resumed_ns: int = 0
+
+
+@dataclass
+class GuestLife:
+    """A guest, whoever runs it."""
+
+    uuid: str
+    name: str
+    domain_id: int
+    persistent: bool
+    xml: str  # file below argv/
+    ram: list[tuple[str, int, int, int]]  # path, device, inode, size
+    life: int = 0  # grows each time it begins to run
+    executed: dict[str, int] = field(default_factory=dict)  # pid -> how much of its life that process ran
+    lag_ns: int = 0  # how far its clock is behind
+    stands_since_ns: int = 0  # 0 while it runs
+    ended: str = ""  # why it does not run any more
+
+
+@dataclass
+class View:
+    """What libvirt believes of a guest."""
+
+    pid: int
+    monitor_pid: int
+    state: str
+    reason: str
+    emulator: str
+
+
+@dataclass
+class DaemonState:
+    """libvirt's daemon."""
+
+    up: bool = False
+    views: dict[str, View] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)  # guests whose monitor somebody else has
+
+
+@dataclass
+class State:
+    """Everything there is."""
+
+    now_ns: int = 1_000_000_000
+    next_pid: int = 1001
+    processes: dict[int, Process] = field(default_factory=dict)
+    guests: dict[str, GuestLife] = field(default_factory=dict)
+    taps: dict[str, str] = field(default_factory=dict)
+    daemon: DaemonState = field(default_factory=DaemonState)
+    faults: list[Fault] = field(default_factory=list)
+    words: dict[str, str] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+
+    def living(self, guest: str = "") -> list[Process]:
+        """The processes that exist, of one guest or of all."""
+        return [one for one in self.processes.values() if one.alive and guest in ("", one.guest)]
+
+    def take(self, kind: FaultKind, guest: str = "") -> bool:
+        """Whether that fault happens now; it is used up by it."""
+        for fault in self.faults:
+            if fault.kind is kind and fault.guest in ("", guest) and fault.times != 0:
+                fault.times -= 1
+                return True
+        return False
+
+    def violated(self, what: str) -> None:
+        """A promise was broken."""
+        if what not in self.violations:
+            self.violations.append(what)
+
+
+Physics = Callable[["World", State], None]
+
+
+@dataclass
+class World:
+    """The directory. `before` lets time pass, `after` looks for broken promises; both see every change.
+
+    Whoever uses one world is a fork of the process that made it: they share the open file that stands for the
+    daemon's hold on driver.pid.
+    """
+
+    root: Path
+    before: Physics
+    after: Physics
+    daemon_lock: int
+    on_change: Callable[[], None] | None = None
+    inside: bool = False
+    _state: State | None = None
+    _seen: tuple[int, int] = (0, 0)
+    _thread: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def change(self) -> Iterator[State]:
+        """The state, stored afterwards, however the block ends: what was done is done."""
+        with self._thread, _locked(self.root / "world.lock"):
+            self.inside = True
+            state = self._load()
+            try:
+                state.now_ns += STEP_NS
+                self.before(self, state)
+                yield state
+            finally:
+                self.after(self, state)
+                self._store(state)
+                self.inside = False
+        if self.on_change is not None:
+            self.on_change()
+
+    def text(self, name: str) -> str:
+        """An unchanging text of the world."""
+        return (self.root / "texts" / name).read_text()
+
+    def argv(self, process: Process) -> tuple[str, ...]:
+        """The argument list of a process."""
+        words: list[str] = json.loads(self.text(process.argv))
+        return tuple(words)
+
+    def keep_text(self, text: str) -> str:
+        """Keep a text that does not change; returns its name."""
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = self.root / "texts" / name
+        if not path.exists():
+            path.write_text(text)
+        return name
+
+    @property
+    def libvirt_run(self) -> Path:
+        """libvirt's runtime records and pid files."""
+        return self.root / "run"
+
+    def lib_dir(self, guest: GuestLife) -> Path:
+        """The folder with the guest's monitor."""
+        return self.root / "lib" / f"domain-{guest.domain_id}-{guest.name}"
+
+    def _load(self) -> State:
+        path = self.root / "world.json"
+        found = path.stat()
+        if self._state is None or self._seen != (found.st_ino, found.st_mtime_ns):
+            self._state = _read(json.loads(path.read_text()))
+        return self._state
+
+    def _store(self, state: State) -> None:
+        path = self.root / "world.json"
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(state, default=vars))
+        beside.rename(path)
+        found = path.stat()
+        self._state, self._seen = state, (found.st_ino, found.st_mtime_ns)
+
+
+def create(root: Path, before: Physics, after: Physics) -> World:
+    """An empty world in an empty directory."""
+    for name in ("run", "lib", "ram", "texts", "cache/capabilities", "state"):
+        (root / name).mkdir(parents=True)
+    (root / "world.json").write_text(json.dumps(State(), default=vars))
+    daemon_lock = os.open(root / "run" / "driver.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return World(root, before, after, daemon_lock)
+
+
+def _read(raw: dict[str, Any]) -> State:
+    daemon = raw.pop("daemon")
+    return State(
+        processes={int(pid): _process(one) for pid, one in raw.pop("processes").items()},
+        guests={
+            uuid: GuestLife(**{**one, "ram": [tuple(ram) for ram in one["ram"]]})
+            for uuid, one in raw.pop("guests").items()
+        },
+        daemon=DaemonState(
+            daemon["up"],
+            {uuid: View(**view) for uuid, view in daemon["views"].items()},
+            daemon["waiting"],
+        ),
+        faults=[Fault(FaultKind(one["kind"]), one["guest"], one["times"]) for one in raw.pop("faults")],
+        **raw,
+    )
+
+
+def _process(raw: dict[str, Any]) -> Process:
+    for name in ("taps", "pipes", "fdsets"):
+        raw[name] = {int(number): value for number, value in raw[name].items()}
+    return Process(**{**raw, "state": RunState(raw["state"]), "move": MoveStatus(raw["move"])})
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,68 @@
+"""What surrounds every verb that changes something: the host's lock, recovery first, a guard during an update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hostagent import wiring
+from hostagent.config import Config
+from hostagent.errors import NeedsOperator
+from hostagent.guard import Guard
+from hostagent.hypervisor.libvirt import boot_id
+from hostagent.update.host_lock import HostLock
+from hostagent.update.journal import Outcome, SqliteJournal, UpdateRecord
+from hostagent.update.recovery import open_updates, recover
+from hostagent.update.saga import Teller
+from hostagent.update.swap import Ports
+
+
+@dataclass
+class Session:
+    """The host is ours: nobody else changes it meanwhile."""
+
+    config: Config
+    lock: HostLock
+    journal: SqliteJournal
+    recovered: tuple[UpdateRecord, ...]  # what was open when it began, as it is now
+
+    @contextmanager
+    def guarded(self) -> Iterator[Ports]:
+        """Ports for an update that a guard watches over."""
+        guard = Guard(self.config, self.lock.fd, self.config.paths.state / "guard.log")
+        try:
+            yield wiring.ports_of(self.config, self.journal, watcher=guard)
+        finally:
+            guard.dismiss()
+
+
+@contextmanager
+def changing(config: Config, doing: str, tell: Teller) -> Iterator[Session]:
+    """Take the host's lock and finish or undo what was left open.
+
+    Raises Refused when somebody else changes the host.
+    """
+    lock = HostLock.at(wiring.host_lock_path(config))
+    journal = wiring.journal_of(config)  # makes the directory that the lock is in
+    try:
+        lock.take(doing, wiring.now())
+        ports = wiring.ports_of(config, journal)
+        recovered = recover(ports, boot_id=boot_id(), tell=tell) if open_updates(ports) else ()
+        ports.libvirt.disconnect()
+        yield Session(config, lock, journal, recovered)
+    finally:
+        lock.release()
+        journal.close()
+
+
+def require_nothing_open(session: Session) -> None:
+    """Raises NeedsOperator when something is still open after recovery: no new update on top of it."""
+    for update in session.recovered:
+        if update.is_open:
+            waiting = [guest for guest in update.guests.values() if guest.outcome is Outcome.NEEDS_OPERATOR]
+            raise NeedsOperator(
+                f"update {update.id} is still open",
+                found="; ".join(f"{guest.name}: {guest.reason}" for guest in waiting) or "it could not be closed",
+                hint="hostagent status; then: hostagent recover",
+            )

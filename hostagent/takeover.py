@@ -1,0 +1,26 @@
+"""Recovery by the guard, with the locks that it shared with the updater. Imported by it before there is any hurry."""
+
+from __future__ import annotations
+
+import sys
+
+from hostagent import wiring
+from hostagent.config import Config
+from hostagent.hypervisor.driver_lock import DriverLock
+from hostagent.hypervisor.libvirt import boot_id
+from hostagent.update.host_lock import HostLock
+from hostagent.update.recovery import recover
+
+
+def take_over(config: Config, lock: DriverLock, host_lock_fd: int) -> None:
+    """Finish or undo what the updater left; what stays open waits for `hostagent recover`."""
+    host_lock = HostLock.at(wiring.host_lock_path(config), host_lock_fd)
+    host_lock.take("recovering after an updater that died", wiring.now())
+    journal = wiring.journal_of(config)
+    ports = wiring.ports_of(config, journal, lock=lock)
+    for update in recover(ports, boot_id=boot_id(), tell=_tell):
+        print(f"guard: update {update.id}: {update.outcome or 'still open'}", file=sys.stderr, flush=True)
+
+
+def _tell(key: str, step: str, doing: str) -> None:
+    print(f"guard: guest={key or '-'} step={step} {doing}", file=sys.stderr, flush=True)

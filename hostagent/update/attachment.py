@@ -1,0 +1,97 @@
+"""libvirt's daemon: taken away for a while, brought back, and what it believes afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hostagent.errors import Failed, HostagentError, NeedsOperator
+from hostagent.facts import GuestState
+from hostagent.hypervisor import ProcessId
+from hostagent.hypervisor.domain_xml import live_differences
+from hostagent.update.beside import unpin
+from hostagent.update.swap import GuestSwap, HostSwap, Ports
+
+
+def detach(host: HostSwap) -> None:
+    """Stop libvirt's daemon and keep it out. QEMU processes stay."""
+    ports = host.ports
+    _no_jobs(ports)
+    ports.libvirt.disconnect()
+    ports.daemon.stop(ports.config.libvirt.daemon.ready_seconds)
+    if not ports.lock.acquire():
+        raise Failed(
+            "taking libvirt's driver lock",
+            expected="it free, with the daemon stopped",
+            found=f"pid {ports.lock.holder()} has it",
+        )
+    ports.watcher.hold(ports.lock)
+
+
+def _no_jobs(ports: Ports) -> None:
+    """A migration, backup or block job of any guest would be cut off with the daemon."""
+    busy = [f"{guest.name}: {guest.job}" for guest in ports.libvirt.host().guests if guest.job]
+    if busy:
+        raise Failed(
+            "taking libvirt's daemon away", expected="no job on any guest", found="; ".join(busy), hint="wait for it"
+        )
+
+
+def is_detached(host: HostSwap) -> bool:
+    return host.ports.lock.held()
+
+
+def attach(host: HostSwap) -> None:
+    """Give the lock up and start the daemon; it comes back to every guest as after any restart."""
+    ports = host.ports
+    for swap in host.guests:
+        swap.close_monitors()
+    ports.lock.release()
+    try:
+        ports.daemon.start(ports.config.libvirt.daemon.ready_seconds)
+    except HostagentError as error:
+        raise NeedsOperator(
+            "starting libvirt's daemon again",
+            expected="it to answer",
+            found=str(error),
+            hint=ports.daemon.restart_hint(),
+        ) from error
+
+
+def is_attached(host: HostSwap) -> bool:
+    return host.ports.libvirt.usable()
+
+
+def look_at_guest(swap: GuestSwap) -> None:
+    """What libvirt believes must be true before the pins go."""
+    believed(swap, swap.new_process)
+    if not swap.rehearsal:
+        changed = live_differences(swap.notes.live_xml, swap.ports.libvirt.live_xml(swap.uuid))
+        swap.measured({"xml_differences": list(changed)})
+    unpin(swap)
+
+
+def believed(swap: GuestSwap, process: ProcessId) -> None:
+    """Raises NeedsOperator unless libvirt takes the guest for what it is, run by this process."""
+    swap.ports.libvirt.settled(swap.uuid)
+    guest = swap.ports.libvirt.guest(swap.uuid)
+    wanted = GuestState.RUNNING if swap.notes.was_running else GuestState.PAUSED_BY_OWNER
+    doing = f"{swap.name}: looking at it through libvirt"
+    if guest is None or guest.process is None:
+        raise NeedsOperator(doing, expected=wanted, found="libvirt does not run it", hint=f"virsh dominfo {swap.uuid}")
+    if guest.process.pid != process.pid or guest.domain_id != swap.notes.domain_id:
+        raise NeedsOperator(
+            doing,
+            expected=f"pid {process.pid}, id {swap.notes.domain_id}",
+            found=f"pid {guest.process.pid}, id {guest.domain_id}",
+        )
+    if guest.state is not wanted:
+        raise NeedsOperator(
+            doing,
+            expected=wanted,
+            found=f"{guest.state} ({guest.state_reason})",
+            hint=f"virsh resume {swap.uuid}",
+        )
+
+
+def is_unpinned(swap: GuestSwap) -> bool:
+    return not any(Path(pin.link).exists() for pin in swap.notes.pins)

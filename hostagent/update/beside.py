@@ -1,0 +1,172 @@
+"""Beside the running guest: everything is written down, the RAM is pinned, the new QEMU is started and waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hostagent.command_line import CommandLine, DescriptorKind
+from hostagent.errors import Failed, HostagentError, Refused
+from hostagent.facts import Guest, GuestState
+from hostagent.hypervisor import LaunchOrder, RunState
+from hostagent.record_shape import pid_file_name
+from hostagent.runtime_record import RuntimeRecord
+from hostagent.update import agreement, files
+from hostagent.update.swap import KEEP_RAM, LOCK_LATE, GuestSwap, Notes, Pin, Socket
+
+
+def prepare(swap: GuestSwap) -> None:
+    guest = _guest_as_planned(swap)
+    if guest.process is None or guest.domain_id is None:
+        raise Failed(f"{swap.name}: preparing", expected="a running QEMU", found="none")
+    record_path = Path(swap.ports.config.paths.libvirt_run) / f"{swap.name}.xml"
+    record_bytes = files.read_private(record_path)
+    record = RuntimeRecord.parse(record_bytes)
+    if record.pid != guest.process.pid:
+        raise Failed(f"{swap.name}: reading {record_path}", expected=f"pid {guest.process.pid}", found=str(record.pid))
+    agreement.no_obstacles(swap, record.obstacles())
+    swap.begin_notes(_first_notes(swap, guest, record, record_path))
+    files.write_private(Path(swap.notes.kept_record), record_bytes)
+    for pin in swap.notes.pins:
+        files.pin(pin)
+
+
+def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_path: Path) -> Notes:
+    process, domain_id = guest.process, guest.domain_id
+    assert process is not None and domain_id is not None  # noqa: S101 - prepare() has looked
+    line = CommandLine.parse(process.argv)
+    old = swap.ports.qemu.identify(process.pid)
+    uses = line.descriptors()
+    taps = tuple(use.number for use in uses if use.kind is DescriptorKind.TAP)
+    logs = agreement.log_descriptors(swap.name, uses, swap.ports.qemu.log_pipes(old))
+    channels = {
+        f"char{device.alias}": device.source for device in guest.definition.devices if device.element == "channel"
+    }
+    channels["charmonitor"] = record.monitor_path
+    token = swap.ports.token()
+    return Notes(
+        old=old,
+        domain_id=domain_id,
+        was_running=guest.state is GuestState.RUNNING,
+        record=str(record_path),
+        kept_record=str(Path(swap.ports.config.paths.state) / "held" / f"{swap.update}-{swap.uuid}.xml"),
+        monitor=record.monitor_path,
+        pins=tuple(
+            Pin(
+                ram.path,
+                str(files.pin_folder(Path(ram.path)) / f"{token}-{number}"),
+                ram.device,
+                ram.inode,
+                ram.size,
+            )
+            for number, ram in enumerate(guest.ram_files)
+        ),
+        sockets=tuple(
+            Socket(
+                use.number,
+                channels[use.owner_id],
+                files.temporary_socket(channels[use.owner_id], token, use.number),
+            )
+            for use in uses
+            if use.kind is DescriptorKind.LISTENER
+        ),
+        taps=dict(swap.ports.qemu.tap_settings(old, taps)),
+        argv=line.handed_over(swap.tree.emulator).argv,
+        taken_over={**{number: number for number in taps}, **logs},
+        vhosts=tuple(use.number for use in uses if use.kind is DescriptorKind.VHOST),
+        new_record=str(record_path.with_suffix(f".{token}-record")),
+        pid_file=str(record_path.with_name(pid_file_name(swap.name))),
+        new_pid_file=str(record_path.with_suffix(f".{token}-new")),
+        old_pid_file=str(record_path.with_suffix(f".{token}-old")),
+        flags=agreement.flags(swap, guest, record),
+        live_xml=swap.ports.libvirt.live_xml(swap.uuid),
+    )
+
+
+def is_pinned(swap: GuestSwap) -> bool:
+    return all(files.is_pinned(pin) for pin in swap.notes.pins) and Path(swap.notes.kept_record).exists()
+
+
+def unpin(swap: GuestSwap) -> None:
+    """Give up what keeps the RAM; only when the guest's own file is certain again."""
+    if swap.saved is None:
+        return
+    for pin in swap.notes.pins:
+        files.unpin(pin)
+    for path in (swap.notes.kept_record, swap.notes.old_pid_file):
+        Path(path).unlink(missing_ok=True)
+
+
+def _guest_as_planned(swap: GuestSwap) -> Guest:
+    guest = swap.ports.libvirt.guest(swap.uuid)
+    if guest is None or guest.state not in {GuestState.RUNNING, GuestState.PAUSED_BY_OWNER}:
+        found = "no such guest" if guest is None else f"{guest.state} ({guest.state_reason})"
+        raise Refused(
+            f"{swap.name}: preparing",
+            expected="it running, or paused by its owner",
+            found=found,
+            hint="plan again",
+        )
+    return guest
+
+
+def start_new(swap: GuestSwap) -> None:
+    notes = swap.notes
+    launch = swap.ports.qemu.launch(
+        LaunchOrder(
+            old=notes.old,
+            argv=notes.argv,
+            listeners={entry.number: (Path(entry.temporary), Path(entry.path)) for entry in notes.sockets},
+            taken_over=notes.taken_over,
+            vhosts=notes.vhosts,
+            pid_file=Path(notes.new_pid_file),
+        )
+    )
+    swap.note(new=launch.process)
+    with swap.ports.qemu.keeping_taps(notes.old, notes.taps):
+        launch.go()
+        try:
+            monitor = swap.new_monitor()
+        except HostagentError as error:
+            raise _died(swap, error) from error
+    state = monitor.run_state()
+    if state is not RunState.INMIGRATE:
+        raise Failed(
+            f"{swap.name}: starting QEMU {swap.tree.version}",
+            expected="it to wait for the state",
+            found=state,
+        )
+    monitor.set_capabilities({**KEEP_RAM, **LOCK_LATE})
+    swap.close_monitors()
+    agreement.same_surroundings(swap)
+
+
+def _died(swap: GuestSwap, error: HostagentError) -> Failed:
+    """Why a new QEMU is not there: its own last words, if it left any."""
+    words = swap.ports.qemu.last_words(swap.name)
+    doing = f"{swap.name}: starting QEMU {swap.tree.version}"
+    if swap.new_is_alive():
+        return Failed(doing, expected="an answer from its monitor", found=str(error))
+    return Failed(
+        doing,
+        expected="it to wait for the state",
+        found=f"it left: {words}" if words else f"it left ({error})",
+    )
+
+
+def new_one_waits(swap: GuestSwap) -> bool:
+    return swap.new_is_alive() and all(Path(entry.temporary).exists() for entry in swap.notes.sockets)
+
+
+def stop_new(swap: GuestSwap) -> None:
+    """End the new QEMU, see it gone, put the taps back as they were. Any number of times."""
+    if swap.saved is None:
+        return
+    swap.end_new()
+    for path in (
+        *(entry.temporary for entry in swap.notes.sockets),
+        swap.notes.new_pid_file,
+        swap.notes.new_record,
+    ):
+        Path(path).unlink(missing_ok=True)
+    if swap.old_is_alive():
+        swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)

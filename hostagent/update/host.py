@@ -1,0 +1,46 @@
+"""One update of one host, from an approved plan to its end in the journal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from hostagent.errors import Failed
+from hostagent.facts import Host
+from hostagent.plan import GuestPlan, Plan
+from hostagent.update.journal import UpdateRecord
+from hostagent.update.ledger import begin, end_update, record_of
+from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
+from hostagent.update.rehearsal import rehearse
+from hostagent.update.saga import Engine, Teller
+from hostagent.update.swap import Ports
+
+
+def update_qemu(
+    ports: Ports, host: Host, plan: Plan, *, update_id: str, tell: Teller, cancelled: Callable[[], bool]
+) -> UpdateRecord:
+    """Rehearse what was never rehearsed, then carry every planned guest over. The host's lock is held by the caller.
+
+    Raises Failed when the rehearsal failed: no guest was touched. What happened to each guest is in the record.
+    """
+    engine = Engine(ports.journal, tell, cancelled)
+    if ports.config.update.rehearse:
+        rehearse(ports, engine, host, plan, update_id=f"{update_id}-rehearsal")
+    if cancelled():
+        raise Failed("updating", found="a signal asked to stop; no guest was touched")
+    order = UpdateOrder(
+        kind=OrderKind.UPDATE,
+        component=plan.component,
+        to=plan.to,
+        budget_seconds=max(guest.budget_seconds for guest in plan.to_update),
+        guests=tuple(_ordered(guest) for guest in plan.to_update),
+        pid=os.getpid(),
+    )
+    batch = begin(ports, engine, update_id, order)
+    batch.run()
+    end_update(ports, update_id, batch.members)
+    return record_of(ports, update_id)
+
+
+def _ordered(guest: GuestPlan) -> OrderedGuest:
+    return OrderedGuest(uuid=guest.uuid, name=guest.name, before=guest.before)

@@ -1,0 +1,64 @@
+"""What an update was asked to do, as it stands in the journal: enough for any later process to finish or undo it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hostagent.errors import NeedsOperator
+from hostagent.facts import QemuTree
+from hostagent.plan import Method, Technique
+from hostagent.update.journal import Json, UpdateRecord
+
+
+class OrderKind(StrEnum):
+    """Whether real guests are meant, or throw-away ones."""
+
+    UPDATE = "update"
+    REHEARSAL = "rehearsal"
+
+
+class OrderedGuest(BaseModel):
+    """A guest of the order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uuid: str
+    name: str
+    before: QemuTree | None
+
+
+class UpdateOrder(BaseModel):
+    """The body of the journal's first row of an update."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: OrderKind
+    component: str = "qemu"
+    method: Method = Method.IN_PLACE
+    technique: Technique = Technique.HANDOVER
+    to: QemuTree
+    budget_seconds: float
+    guests: tuple[OrderedGuest, ...]
+    pid: int
+    rehearsed: tuple[str, ...] = ()  # of a rehearsal: what it proves, see rehearsal.py
+    workdir: str = ""  # of a rehearsal: its guests' files
+
+    def body(self) -> Json:
+        """As the journal keeps it."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def of(cls, update: UpdateRecord) -> Self:
+        """Read back; NeedsOperator when another version wrote it."""
+        try:
+            return cls.model_validate(dict(update.order))
+        except ValidationError as error:
+            raise NeedsOperator(
+                f"reading update {update.id} in the journal",
+                expected="an order of this version of hostagent",
+                found=str(error.errors()[0]["msg"]),
+                hint="use the hostagent that wrote it",
+            ) from error

@@ -1,0 +1,60 @@
+"""Finish or undo whatever the journal left open; runs before anything else that changes something."""
+
+from __future__ import annotations
+
+from hostagent.update.batch import Batch, member_of
+from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
+from hostagent.update.ledger import end_update, swap_of
+from hostagent.update.order import OrderKind, UpdateOrder
+from hostagent.update.rehearsal import dismiss
+from hostagent.update.saga import Engine, Teller
+from hostagent.update.swap import HostSwap, Ports
+
+
+def open_updates(ports: Ports) -> tuple[UpdateRecord, ...]:
+    """The updates that are neither finished nor undone."""
+    return tuple(update for update in fold(ports.journal.rows()) if update.is_open)
+
+
+def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, ...]:
+    """Close every open update that can be closed; returns those that were open, as they are now.
+
+    The host's lock is held by the caller. An update that stays open needs a person: its guests' reasons say why.
+    """
+    found = open_updates(ports)
+    engine = Engine(ports.journal, tell, cancelled=lambda: False)
+    for update in found:
+        if update.boot_id == boot_id:
+            _recover_update(ports, engine, update)
+        else:
+            _close_after_restart(ports, update)
+    known = {update.id for update in found}
+    return tuple(update for update in fold(ports.journal.rows()) if update.id in known)
+
+
+def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord) -> None:
+    order = UpdateOrder.of(update)
+    members = [
+        member_of(record, swap_of(ports, update.id, order, record.uuid, record.name))
+        for record in update.guests.values()
+    ]
+    batch = Batch(engine, HostSwap(ports, update.id, tuple(m.swap for m in members)), members, update.host)
+    batch.recover()
+    if order.kind is OrderKind.REHEARSAL:
+        dismiss(ports, order)
+        for member in members:
+            if member.outcome is Outcome.NEEDS_OPERATOR:  # a throw-away guest needs nobody
+                member.end(Outcome.ROLLED_BACK, member.reason)
+    end_update(ports, update.id, members)
+
+
+def _close_after_restart(ports: Ports, update: UpdateRecord) -> None:
+    """The host was started anew: RAM files and processes are gone, and old state must never be loaded again."""
+    reason = "the host was restarted while the update was open; guests start with fresh RAM"
+    ended = [
+        Entry(Kind.GUEST_ENDED, uuid, body={"outcome": Outcome.LOST, "reason": reason, "kind": "host-restarted"})
+        for uuid, record in update.guests.items()
+        if record.outcome is None or record.outcome is Outcome.NEEDS_OPERATOR
+    ]
+    body = {"outcome": Outcome.LOST, "reason": reason}
+    ports.journal.append(update.id, *ended, Entry(Kind.UPDATE_ENDED, body=body))

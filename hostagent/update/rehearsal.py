@@ -1,0 +1,117 @@
+"""A throw-away guest of each new shape goes through a whole handover before the first real one does.
+
+It proves the machine type, CPU and devices on the new QEMU, that this libvirt comes back to such a process, and warms
+libvirt's capability cache. What was proven is remembered in the journal, by shape, libvirt and both QEMUs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hostagent import processes
+from hostagent.errors import Failed, HostagentError
+from hostagent.facts import Host
+from hostagent.hypervisor.domain_xml import RehearsalGuest, rehearsal_xml, shape_digest
+from hostagent.plan import GuestPlan, Plan
+from hostagent.update.journal import Outcome, fold
+from hostagent.update.ledger import begin, end_update
+from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
+from hostagent.update.saga import Engine
+from hostagent.update.swap import Ports
+
+NAME_PREFIX = "hostagent-rehearsal-"
+
+
+def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id: str) -> None:
+    """Rehearse every shape that was not proven yet; raises Failed when one does not get through."""
+    open_shapes = {shape: xml for shape, xml in _shapes(ports, host, plan).items() if shape not in _proven(ports)}
+    if not open_shapes:
+        return
+    workdir = Path(ports.config.paths.state) / "rehearsal" / update_id
+    guests = tuple(
+        OrderedGuest(uuid=str(uuid.uuid4()), name=f"{NAME_PREFIX}{ports.token()}", before=None) for _ in open_shapes
+    )
+    order = UpdateOrder(
+        kind=OrderKind.REHEARSAL,
+        component=plan.component,
+        to=plan.to,
+        budget_seconds=max(guest.budget_seconds for guest in plan.to_update),
+        guests=guests,
+        pid=os.getpid(),
+        rehearsed=tuple(open_shapes),
+        workdir=str(workdir),
+    )
+    batch = begin(ports, engine, update_id, order)
+    try:
+        for guest, xml in zip(guests, open_shapes.values(), strict=True):
+            engine.tell(guest.uuid, "rehearse", "begun")
+            _conjure(ports, rehearsal_xml(xml, guest.name, guest.uuid, str(workdir / guest.name)))
+    except HostagentError as error:
+        for member in batch.members:
+            member.end(Outcome.ROLLED_BACK, error)
+    else:
+        batch.run()
+    dismiss(ports, order)
+    if end_update(ports, update_id, batch.members) is not Outcome.UPDATED:
+        failed = next(member for member in batch.members if member.outcome is not Outcome.UPDATED)
+        raise Failed(
+            f"rehearsing with a throw-away guest on QEMU {plan.to.version}",
+            expected="it to get through a whole handover",
+            found=failed.reason,
+            hint="no guest was touched",
+        )
+
+
+def dismiss(ports: Ports, order: UpdateOrder) -> None:
+    """End the throw-away guests and remove their files; also after a crash."""
+    for guest in order.guests:
+        if guest.name.startswith(NAME_PREFIX):
+            ports.libvirt.destroy(guest.uuid)
+    if order.workdir:
+        shutil.rmtree(order.workdir, ignore_errors=True)
+
+
+def _conjure(ports: Ports, guest: RehearsalGuest) -> None:
+    for disk in guest.disks:
+        path = Path(disk.path)
+        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if disk.format == "raw":
+            with path.open("xb") as file:
+                file.truncate(disk.size)
+        else:
+            argv = ["qemu-img", "create", "-q", "-f", disk.format, str(path), str(disk.size)]
+            processes.run(argv, within_seconds=30.0)
+    ports.libvirt.start_transient(guest.xml)
+
+
+def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, str]:
+    """What would be proven -> the live XML of a guest that needs it."""
+    return {_digest(ports, host, plan, guest): ports.libvirt.live_xml(guest.uuid) for guest in plan.to_update}
+
+
+def _digest(ports: Ports, host: Host, plan: Plan, guest: GuestPlan) -> str:
+    shape = shape_digest(ports.libvirt.live_xml(guest.uuid))
+    parts = (shape, str(host.libvirt), host.kernel, _tree(guest.before), _tree(plan.to))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _tree(tree: object) -> str:
+    return repr(tree)
+
+
+def _proven(ports: Ports) -> frozenset[str]:
+    return frozenset(
+        str(shape)
+        for update in fold(ports.journal.rows())
+        if update.outcome is Outcome.UPDATED and update.order.get("kind") == OrderKind.REHEARSAL
+        for shape in _listed(update.order.get("rehearsed"))
+    )
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()

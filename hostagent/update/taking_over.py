@@ -1,0 +1,101 @@
+"""Taking over: what libvirt will believe, the commit, and the old QEMU's end. The pause ends in `resume_new`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hostagent.hypervisor import Monitor, RunState
+from hostagent.runtime_record import RuntimeRecord
+from hostagent.update import files
+from hostagent.update.crossing import set_back
+from hostagent.update.pause import measured
+from hostagent.update.swap import KILL_SECONDS, GuestSwap
+
+QUIT_SECONDS = 10.0  # a QEMU that was asked to leave flushes its disks; then it is killed
+
+
+def rewrite_record(swap: GuestSwap) -> None:
+    notes = swap.notes
+    files.put_in_place(Path(notes.new_record), Path(notes.record))
+    files.swap_in(notes.pid_file, new=notes.new_pid_file, old=notes.old_pid_file)
+    if swap.deadline is not None:
+        swap.deadline.check(f"{swap.name}: before resuming")
+
+
+def record_names_new(swap: GuestSwap) -> bool:
+    there = files.read_private(Path(swap.notes.record))
+    if swap.new_record is not None:
+        return there == swap.new_record
+    return RuntimeRecord.parse(there).pid == swap.new_process.pid
+
+
+def restore_record(swap: GuestSwap) -> None:
+    swap.end_new()
+    notes = swap.notes
+    files.replace(Path(notes.record), files.read_private(Path(notes.kept_record)))
+    files.swap_back(notes.pid_file, new=notes.new_pid_file, old=notes.old_pid_file)
+
+
+def resume_new(swap: GuestSwap) -> None:
+    new = swap.new_monitor()
+    if swap.notes.was_running:
+        new.resume(KILL_SECONDS)
+        swap.ports.watcher.running()
+        _note_pause(swap, new)
+    else:
+        swap.ports.watcher.running()
+
+
+def _note_pause(swap: GuestSwap, new: Monitor) -> None:
+    values: dict[str, object] = {"moved_bytes": swap.moved_bytes}
+    stopped = swap.old_monitor().stopped_at() if swap.old_is_alive() else None
+    resumed = new.resumed_at()
+    if stopped and resumed:
+        pause = measured(stopped, resumed)
+        values |= {"pause_seconds": pause.seconds, "pause_source": pause.source}
+    swap.measured(values)
+
+
+def new_one_runs(swap: GuestSwap) -> bool:
+    wanted = RunState.RUNNING if swap.notes.was_running else RunState.PAUSED
+    return swap.new_is_alive() and swap.new_monitor().run_state() is wanted
+
+
+def quit_old(swap: GuestSwap) -> None:
+    notes = swap.notes
+    if swap.old_is_alive():
+        swap.old_monitor().quit()
+        if not swap.ports.qemu.wait_gone(notes.old, QUIT_SECONDS):
+            swap.ports.qemu.kill(notes.old, KILL_SECONDS)
+    swap.close_monitors()
+    for entry in notes.sockets:  # only now: a QEMU that leaves unlinks the name its socket was bound to
+        if Path(entry.temporary).exists():
+            os.rename(entry.temporary, entry.path)  # noqa: PTH104 - replaces what is there, never follows it
+    monitor = swap.new_monitor()
+    set_back(monitor, notes)
+    monitor.set_capabilities({"events": True})
+
+
+def old_one_is_gone(swap: GuestSwap) -> bool:
+    if swap.old_is_alive() or any(Path(entry.temporary).exists() for entry in swap.notes.sockets):
+        return False
+    capabilities = swap.new_monitor().capabilities()
+    return not capabilities.get("x-ignore-shared") and bool(capabilities.get("events"))
+
+
+def prove(swap: GuestSwap) -> None:
+    """Ask what libvirt will ask, as a fresh client: an error there makes it kill the guest."""
+    swap.close_monitors()
+    monitor = swap.new_monitor()
+    monitor.reconnect_questions()
+    swap.close_monitors()
+
+
+def is_proven(swap: GuestSwap) -> bool:
+    record = RuntimeRecord.parse(files.read_private(Path(swap.notes.record)))
+    return (
+        record.pid == swap.new_process.pid
+        and swap.new_is_alive()
+        and all(files.is_named(pin) for pin in swap.notes.pins)
+    )

@@ -1,0 +1,189 @@
+"""Facts in, plan out."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from sampled import TREE, guest, host
+
+from hostagent.errors import UsageError
+from hostagent.facts import GuestState, QemuTree, Version
+from hostagent.plan import Method, Reason, Technique, Verdict
+from hostagent.planner import choose_tree, facts_digest, plan_qemu
+
+NEW = QemuTree("10.0.2+ds-2", Version(10, 0, 2), "1:10.0.2+ds-2", "/var/lib/hostagent/qemu/10.0.2/usr/bin/q")
+
+
+def test_a_plan_gives_every_guest_a_verdict() -> None:
+    guests = (
+        guest(),
+        guest("pc-plain", qemu=NEW),
+        guest("memfd"),
+        guest("user", state=GuestState.SHUT_OFF, process=None, qemu=None, domain_id=None),
+    )
+    plan = plan_qemu(host(guests=guests, qemu=(TREE, NEW)), NEW, None, budget_seconds=30.0)
+    assert (plan.component, plan.to, plan.blockers) == ("qemu", NEW, ())
+    assert [(planned.name, planned.verdict) for planned in plan.guests] == [
+        ("q35-rich", Verdict.UPDATE),
+        ("pc-plain", Verdict.UP_TO_DATE),
+        ("memfd", Verdict.BLOCKED),
+        ("user", Verdict.NOT_RUNNING),
+    ]
+    update, current, blocked, off = plan.guests
+    assert (update.method, update.technique, update.before) == (Method.IN_PLACE, Technique.HANDOVER, TREE)
+    assert (update.budget_seconds, update.blockers) == (30.0, ())
+    assert (current.method, current.blockers) == (None, ())
+    assert [blocker.reason for blocker in blocked.blockers] == [Reason.RAM_MEMFD]
+    assert (blocked.method, blocked.technique) == (None, None)
+    assert off.blockers == ()
+    assert plan.to_update == (update,)
+    assert plan.blocked == (blocked,)
+
+
+def test_a_guest_is_blocked_with_all_its_reasons() -> None:
+    plan = plan_qemu(host(guests=(guest("memfd", job="a job", checkpoints=1),)), NEW, None, budget_seconds=30.0)
+    assert [blocker.reason for blocker in plan.guests[0].blockers] == [
+        Reason.JOB,
+        Reason.RAM_MEMFD,
+        Reason.FEATURE,
+    ]
+
+
+def test_a_guest_of_the_target_version_is_up_to_date_whatever_it_is_made_of() -> None:
+    plan = plan_qemu(host(guests=(guest("memfd", qemu=NEW),)), NEW, None, budget_seconds=30.0)
+    assert plan.guests[0].verdict is Verdict.UP_TO_DATE
+
+
+def test_an_active_guest_without_a_process_is_blocked() -> None:
+    lost = guest(process=None, qemu=None)
+    plan = plan_qemu(host(guests=(lost,)), NEW, None, budget_seconds=30.0)
+    assert plan.guests[0].verdict is Verdict.BLOCKED
+    assert [blocker.reason for blocker in plan.guests[0].blockers] == [Reason.PROCESS]
+
+
+def test_what_stops_the_host_is_in_the_plan() -> None:
+    plan = plan_qemu(host(lock_manager="sanlock"), NEW, None, budget_seconds=30.0)
+    assert [blocker.reason for blocker in plan.blockers] == [Reason.LOCK_MANAGER]
+
+
+def test_only_the_named_guests_in_the_order_named() -> None:
+    guests = (guest("pc-plain"), guest("q35-plain"), guest("pc-none"))
+    plan = plan_qemu(host(guests=guests), NEW, ["pc-none", "pc-plain", "pc-none"], budget_seconds=30.0)
+    assert [planned.name for planned in plan.guests] == ["pc-none", "pc-plain"]
+
+
+def test_a_name_that_nobody_has() -> None:
+    guests = (guest("pc-plain"), guest("q35-plain"))
+    with pytest.raises(UsageError) as caught:
+        plan_qemu(host(guests=guests), NEW, ["pc-plain", "web", "db"], budget_seconds=30.0)
+    assert str(caught.value) == (
+        "choosing guests: expected one of pc-plain, q35-plain, found db, web (hint: virsh list --all)"
+    )
+    with pytest.raises(UsageError, match="expected one of none, found web"):
+        plan_qemu(host(guests=()), NEW, ["web"], budget_seconds=30.0)
+
+
+def test_planning_twice_gives_the_same() -> None:
+    assert plan_qemu(host(), NEW, None, budget_seconds=30.0) == plan_qemu(host(), NEW, None, budget_seconds=30.0)
+
+
+# -- which QEMU is meant
+
+OTHER = QemuTree("10.0.3", Version(10, 0, 3), "1:10.0.3-1", "/x/q")
+SAME = QemuTree("mine", Version(10, 0, 2), "", "/y/q")
+OLD = QemuTree("7.2.1", Version(7, 2, 1), "1:7.2.1-1", "/z/q")
+
+
+@pytest.mark.parametrize(
+    ("trees", "wanted", "chosen"),
+    [
+        ((TREE, NEW, OTHER), "system", TREE),
+        ((TREE, NEW, OTHER), "10.0.2+ds-2", NEW),
+        ((TREE, NEW, OTHER), "10.0.2", NEW),
+        ((TREE, NEW, OTHER), "10.0.3", OTHER),
+        ((TREE, NEW, OTHER), "1:10.0.2+ds-2", NEW),
+        ((TREE, NEW), "10.0", NEW),
+        ((TREE, NEW), "10", NEW),
+        ((TREE, NEW), "7.2", TREE),
+        ((TREE, OLD), "7.2.1", OLD),  # an exact name before the beginning of another's version
+    ],
+)
+def test_which_tree_is_meant(trees: tuple[QemuTree, ...], wanted: str, chosen: QemuTree) -> None:
+    assert choose_tree(trees, wanted) is chosen
+
+
+@pytest.mark.parametrize(
+    ("trees", "wanted", "message"),
+    [
+        (
+            (TREE, NEW, OTHER),
+            "10.0",
+            (
+                "choosing a QEMU for '10.0': expected one of 10.0.2+ds-2 (10.0.2), 10.0.3 (10.0.3), "
+                "found '10.0', which is 2 of them"
+            ),
+        ),
+        (
+            (NEW, SAME),
+            "10.0.2",
+            (
+                "choosing a QEMU for '10.0.2': expected one of 10.0.2+ds-2 (10.0.2), mine (10.0.2), "
+                "found '10.0.2', which is 2 of them"
+            ),
+        ),
+        (
+            (TREE, NEW),
+            "9",
+            "choosing a QEMU for '9': expected one of 10.0.2+ds-2 (10.0.2), system (7.2.22), found '9'",
+        ),
+        ((TREE, NEW), "1", "choosing a QEMU for '1': expected one of"),
+        ((TREE, NEW), "", "choosing a QEMU for '': expected one of"),
+        ((), "10.0", "choosing a QEMU for '10.0': expected one of none, found '10.0'"),
+    ],
+)
+def test_no_tree_or_several(trees: tuple[QemuTree, ...], wanted: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose_tree(trees, wanted)
+    assert str(caught.value).startswith(message)
+    assert caught.value.hint
+
+
+# -- what a plan rests on
+
+
+def test_the_digest_is_that_of_the_facts() -> None:
+    assert facts_digest(host(), None) == facts_digest(host(), None)
+    assert len(facts_digest(host(), None)) == 64
+    odd = guest(state_reason="\udcff", job="é")  # bytes that are no UTF-8, as surrogateescape reads them
+    assert facts_digest(host(guests=(odd,)), None) != facts_digest(host(), None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"state": GuestState.PAUSED_BY_OWNER},
+        {"domain_id": 6},
+        {"qemu": NEW},
+        {"job": "a job"},
+        {"ram_files": ()},
+        {"drift": (dataclasses.replace(guest("hot-nic").drift[0]),)},
+        {"process": None},
+        {"definition": guest("tuned").definition},
+    ],
+)
+def test_the_digest_changes_with_a_guest(changed: dict[str, Any]) -> None:
+    assert facts_digest(host(guests=(guest(**changed),)), None) != facts_digest(host(), None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"boot_id": "c"}, {"libvirt": Version(11, 3)}, {"qemu": (TREE, NEW)}, {"lock_manager": "lockd"}],
+)
+def test_the_digest_changes_with_the_host(changed: dict[str, Any]) -> None:
+    assert facts_digest(host(**changed), None) != facts_digest(host(), None)
+
+
+def test_the_digest_leaves_out_what_comes_and_goes() -> None:
+    assert facts_digest(host(libvirt_clients=3), None) == facts_digest(host(), None)
+    neighbours = host(guests=(guest(), guest("pc-plain")))
+    assert facts_digest(neighbours, ["q35-rich"]) == facts_digest(host(), ["q35-rich"])

@@ -182,7 +182,7 @@ class World:
     on_change: Callable[[], None] | None = None
     inside: bool = False
     _state: State | None = None
-    _seen: tuple[int, int] = (0, 0)
+    _held: int = -1  # the file that `_state` is from; open, so that no other file gets its inode
     _thread: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -230,18 +230,24 @@ class World:
 
     def _load(self) -> State:
         path = self.root / "world.json"
-        found = path.stat()
-        if self._state is None or self._seen != (found.st_ino, found.st_mtime_ns):
+        if self._state is None or os.fstat(self._held).st_ino != path.stat().st_ino:
+            self._hold(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             self._state = _read(json.loads(path.read_text()))
         return self._state
 
     def _store(self, state: State) -> None:
         path = self.root / "world.json"
         beside = path.with_suffix(".new")
-        beside.write_text(json.dumps(state, default=vars))
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.write(fd, json.dumps(state, default=vars).encode())
         beside.rename(path)
-        found = path.stat()
-        self._state, self._seen = state, (found.st_ino, found.st_mtime_ns)
+        self._hold(fd)
+        self._state = state
+
+    def _hold(self, fd: int) -> None:
+        if self._held >= 0:
+            os.close(self._held)
+        self._held = fd
 
 
 def create(root: Path, before: Physics, after: Physics) -> World:

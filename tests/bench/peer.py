@@ -16,6 +16,8 @@ from typing import Self
 ECHO_PORT = 7001
 TICK_PORT = 7002
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module
+NEIGHBOURS = 100
+"""Ticks on either side of a gap that are looked at: one second."""
 ROOM = 1 << 20
 """Bytes of arrived datagrams that the kernel keeps for us."""
 
@@ -28,6 +30,12 @@ class Felt:
     longest_ns: int
     longest_at_ns: int
     """Wall clock of the host when the longest gap ended."""
+    stood_still_ns: int
+    """How much the guest's own clock lost against the host's over the longest gap: the pause as the guest lived it.
+
+    An emulated guest also runs slowly for some tenths of a second after it moved to another QEMU, whose translation
+    cache is empty. The gap between arrivals holds that as well; its clock runs on meanwhile, so this does not.
+    """
     p99_ns: int
     lost: int
     """Ticks that were sent and never arrived, or arrived out of turn."""
@@ -40,21 +48,30 @@ class _Ticker:
     lost: int = 0
     longest_ns: int = 0
     longest_at_ns: int = 0
+    longest_index: int = 0
     gaps: list[int] = field(default_factory=list)
+    behind: list[int] = field(default_factory=list)  # host's clock less the guest's, one per gap, at its end
 
-    def arrived(self, number: int, at_ns: int) -> None:
+    def arrived(self, number: int, at_ns: int, guest_ns: int) -> None:
         if self.last_ns:
             gap = at_ns - self.last_ns
             if gap > self.longest_ns:
-                self.longest_ns, self.longest_at_ns = gap, at_ns
+                self.longest_ns, self.longest_at_ns, self.longest_index = gap, at_ns, len(self.gaps)
             self.gaps.append(gap)
+            self.behind.append(at_ns - guest_ns)
             self.lost += abs(number - self.last_number - 1)
         self.last_ns, self.last_number = at_ns, number
+
+    def stood_still_ns(self) -> int:
+        """The step in the guest's lag: the least lag on either side has the least of the network's delay in it."""
+        before = self.behind[max(0, self.longest_index - NEIGHBOURS) : self.longest_index]
+        after = self.behind[self.longest_index : self.longest_index + NEIGHBOURS]
+        return min(after) - min(before) if before and after else 0
 
     def felt(self) -> Felt:
         ordered = sorted(self.gaps)
         p99 = ordered[int(len(ordered) * 0.99)] if ordered else 0
-        return Felt(len(ordered), self.longest_ns, self.longest_at_ns, p99, self.lost)
+        return Felt(len(ordered), self.longest_ns, self.longest_at_ns, self.stood_still_ns(), p99, self.lost)
 
 
 class Peer:
@@ -146,4 +163,5 @@ class Peer:
             seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
             with self._lock:
                 ticker = self._tickers.setdefault(sender[0], _Ticker())
-                ticker.arrived(int(data.split()[0]), seconds * 1_000_000_000 + nanoseconds)
+                number, guest_ns, _ = (int(word) for word in data.split())
+                ticker.arrived(number, seconds * 1_000_000_000 + nanoseconds, guest_ns)

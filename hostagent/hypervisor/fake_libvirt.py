@@ -1,0 +1,181 @@
+"""The fake's `Libvirt` and `GuestAgent` ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hostagent.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.clock import AgentError, AgentFault, GuestAgent
+from hostagent.errors import Failed, OutcomeUnknown, Refused
+from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
+from hostagent.hypervisor import RunState
+from hostagent.hypervisor.domain_xml import read_definition
+from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
+from hostagent.hypervisor.fake_monitor import WALL_SECONDS
+from hostagent.hypervisor.fake_physics import dies, libvirt_cleans_up
+from hostagent.hypervisor.fake_world import FaultKind, GuestLife, Process, State, World
+
+BOOT_ID = "00000000-0000-4000-8000-000000000001"
+
+
+@dataclass(frozen=True)
+class FakeLibvirt:
+    """libvirt's API; `boot` starts a guest from XML."""
+
+    world: World
+    trees: tuple[QemuTree, ...]
+    boot: Callable[[str], str]
+
+    def host(self) -> Host:
+        with self._asked("listing guests") as state:
+            uuids = list(state.guests)
+        guests = [guest for uuid in uuids if (guest := self.guest(uuid)) is not None]
+        return Host(
+            hostname="fake",
+            kernel="6.1.0-fake",
+            boot_id=BOOT_ID,
+            libvirt=Version(9, 0),
+            libvirt_uri="fake:///system",
+            qemu=self.trees,
+            guests=tuple(sorted(guests, key=lambda guest: guest.name)),
+            lock_manager="",
+            memory_backing_dir=str(self.world.root / "ram"),
+        )
+
+    def guest(self, uuid: str) -> Guest | None:
+        with self._asked(f"finding guest {uuid}") as state:
+            guest, view = state.guests.get(uuid), state.daemon.views.get(uuid)
+            if guest is None or (view is None and not guest.persistent):
+                return None
+            if any(guest.name in path for path in state.daemon.waiting):
+                state.now_ns += 10_000_000_000
+                raise OutcomeUnknown(f"{guest.name}: looking at it", expected="an answer", found="none")
+            xml = self._xml(state, guest)
+            process = self._process(state, guest) if view else None
+            return Guest(
+                name=guest.name,
+                uuid=uuid,
+                domain_id=guest.domain_id if view else None,
+                state=_state(view.state, view.reason) if view else GuestState.SHUT_OFF,
+                state_reason=view.reason if view else "",
+                persistent=guest.persistent,
+                autostart=False,
+                definition=read_definition(xml),
+                process=process,
+                qemu=self._tree(process),
+                ram_files=tuple(
+                    RamFile(f"ram{n}", path, device, inode, size)
+                    for n, (path, device, inode, size) in enumerate(guest.ram)
+                )
+                if view
+                else (),
+            )
+
+    def live_xml(self, uuid: str) -> str:
+        with self._asked("reading a guest's definition") as state:
+            guest = state.guests.get(uuid)
+            if guest is None or uuid not in state.daemon.views:
+                raise Failed("reading a guest's definition", expected=f"guest {uuid}", found="none")
+            return self._xml(state, guest)
+
+    def capability_cache(self, emulator: str, virtualisation: str, machine: str) -> CapabilityCache:
+        with self._asked(f"having libvirt examine {emulator}"):
+            path = self.world.root / "cache" / "capabilities" / cache_file_name(emulator)
+            try:
+                return flags_of_capability_cache(path.read_bytes())
+            except OSError as error:
+                raise Failed(f"reading {path}", found=str(error)) from error
+
+    def capability_filters(self) -> tuple[str, ...]:
+        return ()
+
+    @contextmanager
+    def agent(self, uuid: str) -> Iterator[GuestAgent]:
+        yield FakeAgent(self.world, uuid)
+
+    def start_transient(self, xml: str) -> Guest:
+        with self._asked("starting a throw-away guest"):
+            pass
+        guest = self.guest(self.boot(xml))
+        assert guest is not None  # noqa: S101 - it was just started
+        return guest
+
+    def destroy(self, uuid: str) -> None:
+        with self._asked("ending a guest") as state:
+            view = state.daemon.views.get(uuid)
+            if view is None:
+                return
+            process = state.processes[view.pid]
+            if process.alive:
+                dies(self.world, state, process, tidily=False)
+            if uuid in state.daemon.views:  # it did not look after that process
+                libvirt_cleans_up(self.world, state, uuid, "")
+            state.guests[uuid].ended = "destroyed"
+
+    def usable(self) -> bool:
+        with self.world.change() as state:
+            return state.daemon.up
+
+    def disconnect(self) -> None:
+        pass
+
+    @contextmanager
+    def _asked(self, doing: str) -> Iterator[State]:
+        with self.world.change() as state:
+            if not state.daemon.up:
+                raise Refused(doing, expected="libvirt to answer", found="no daemon")
+            wait_for_monitors(self.world, state)
+            yield state
+
+    def _xml(self, state: State, guest: GuestLife) -> str:
+        xml, view = self.world.text(guest.xml), state.daemon.views.get(guest.uuid)
+        return emulator_in(xml, view.emulator) if view else xml
+
+    def _process(self, state: State, guest: GuestLife) -> QemuProcess | None:
+        """As the real one: what the pid file names."""
+        try:
+            pid = int((self.world.libvirt_run / f"{guest.name}.pid").read_text())
+        except (OSError, ValueError):
+            return None
+        found = state.processes.get(pid)
+        if found is None or not found.alive or found.guest != guest.uuid:
+            return None
+        argv = self.world.argv(found)
+        return QemuProcess(pid, found.start_ticks, argv[0], exe_deleted=False, argv=argv)
+
+    def _tree(self, process: QemuProcess | None) -> QemuTree | None:
+        return next((tree for tree in self.trees if process and tree.emulator == process.exe), None)
+
+
+@dataclass(frozen=True)
+class FakeAgent:
+    """A guest's agent, which knows its clock."""
+
+    world: World
+    uuid: str
+
+    def ask(self, command: str, arguments: dict[str, object] | None, within_seconds: float) -> object:
+        with self.world.change() as state:
+            guest = state.guests[self.uuid]
+            if not state.daemon.up or state.take(FaultKind.NO_AGENT, self.uuid) or not _runs(state, guest):
+                raise AgentError(AgentFault.NO_AGENT, "it does not answer")
+            now = round(WALL_SECONDS * 1e9) + state.now_ns
+            if command == "guest-get-time":
+                return now - guest.lag_ns
+            if command == "guest-set-time" and arguments is not None:
+                guest.lag_ns = now - int(str(arguments["time"]))
+                return {}
+            raise AgentError(AgentFault.COMMAND_DISABLED, command)
+
+
+def _runs(state: State, guest: GuestLife) -> Process | None:
+    living = state.living(guest.uuid)
+    return next((one for one in living if one.state is RunState.RUNNING), None)
+
+
+def _state(state: str, reason: str) -> GuestState:
+    if state == "running":
+        return GuestState.RUNNING
+    return GuestState.PAUSED_BY_OWNER if reason == "user" else GuestState.PAUSED_OTHERWISE

@@ -1,0 +1,210 @@
+"""The fake's monitor of one QEMU."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hostagent.command_line import CommandLine
+from hostagent.errors import Failed, OutcomeUnknown
+from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
+from hostagent.hypervisor.fake_physics import dies, go_on, stands_still
+from hostagent.hypervisor.fake_world import FaultKind, Process, State, World
+
+ANSWER_SECONDS = 5.0
+WALL_SECONDS = 1_790_000_000.0  # the wall clock at the world's beginning
+
+
+@dataclass
+class FakeMonitor:
+    """One connection; the only one that its QEMU answers while it is open."""
+
+    world: World
+    pid: int
+    client: str
+    since_ns: int
+    _channel: int = field(default=-1)
+
+    # Descriptors on which a QEMU waits for state: both ends of a crossing are given from the same process.
+    _waiting: ClassVar[dict[int, int]] = {}
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def run_state(self) -> RunState:
+        with self._asked("query-status") as (_, process):
+            return process.state
+
+    def capabilities(self) -> Mapping[str, bool]:
+        with self._asked("query-migrate-capabilities") as (_, process):
+            return dict(process.capabilities)
+
+    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
+        if not wanted:
+            return
+        with self._asked("migrate-set-capabilities") as (_, process):
+            for name in wanted:
+                if name not in process.capabilities:
+                    raise self._refusal("migrate-set-capabilities", f"Parameter 'capability' is not {name}")
+            if process.move is MoveStatus.UNDER_WAY:
+                raise self._refusal("migrate-set-capabilities", "There's a migration process in progress")
+            process.capabilities |= wanted
+
+    def parameters(self) -> Mapping[str, object]:
+        with self._asked("query-migrate-parameters") as (_, process):
+            return dict(process.parameters)
+
+    def set_parameters(self, wanted: Mapping[str, object]) -> None:
+        if wanted:
+            with self._asked("migrate-set-parameters") as (_, process):
+                process.parameters |= wanted
+
+    def blocked_reasons(self) -> tuple[str, ...]:
+        with self._asked("query-migrate") as (state, process):
+            return ("a device refuses",) if state.take(FaultKind.BLOCKED, process.guest) else ()
+
+    def inventory(self) -> Inventory:
+        with self._asked("query-everything") as (_, process):
+            line = CommandLine.parse(self.world.argv(process))
+            objects = (item.get("id") for item in line.named("object"))
+            return Inventory(
+                devices=tuple(sorted(line.device_ids())),
+                block_nodes={node.name: node.filename for node in line.block_nodes()},
+                chardevs=tuple(sorted(line.chardev_ids())),
+                iothreads={name: process.pid + 50 + n for n, name in enumerate(line.iothread_ids())},
+                vcpu_threads={n: process.pid + 1 + n for n in range(process.vcpus)},
+                objects=tuple(sorted(objects)),
+                memory_devices=(),
+                jobs=(),
+                throttled=(),
+                fdsets=dict(process.fdsets),
+            )
+
+    def reconnect_questions(self) -> None:
+        with self._asked("query-machines") as (state, process):
+            if state.take(FaultKind.QUESTION_FAILS, process.guest):
+                raise self._refusal("query-machines", "no such command")
+
+    # -- moving the state -------------------------------------------------------------------------------------------
+
+    def receive_state(self, channel: int) -> None:
+        with self._asked("migrate-incoming") as (_, process):
+            if process.state is not RunState.INMIGRATE or process.listens:
+                raise self._refusal("migrate-incoming", "The incoming migration has already been started")
+            process.listens = True
+            self._channel = os.dup(channel)
+            self._waiting[self._channel] = self.pid
+
+    def send_state(self, channel: int) -> None:
+        with self._asked("migrate") as (state, process):
+            if process.state is RunState.POSTMIGRATE:
+                raise self._refusal(
+                    "migrate", "Can't migrate the vm that was paused due to previous migration"
+                )
+            if process.state not in {RunState.RUNNING, RunState.PAUSED}:
+                raise self._refusal("migrate", f"Guest is {process.state}")
+            process.peer = self._who_waits_at(channel)
+            process.move, process.move_error, process.stopped_ns = MoveStatus.UNDER_WAY, "", 0
+            process.was_running = process.state is RunState.RUNNING
+            state.processes[process.peer].move = MoveStatus.UNDER_WAY
+
+    def _who_waits_at(self, channel: int) -> int:
+        os.write(channel, b"QEVM")
+        readable = select.select(list(self._waiting), [], [], 0)[0] if self._waiting else []
+        for fd in readable:
+            if os.read(fd, 4) == b"QEVM":
+                return self._waiting[fd]
+        raise self._refusal("migrate", "Broken pipe")
+
+    def move(self) -> Move:
+        with self._asked("query-migrate") as (_, process):
+            return Move(process.move, process.moved_bytes, process.move_error)
+
+    def wait_moved(self, within_seconds: float) -> Move:
+        move = self.move()
+        if move.status is MoveStatus.NONE or move.status is MoveStatus.UNDER_WAY:
+            with self._asked("waiting") as (state, _):
+                state.now_ns += round(within_seconds * 1e9)
+            if move.status is MoveStatus.UNDER_WAY:
+                raise OutcomeUnknown(f"asking QEMU {self.pid}: waiting for the state to cross", found="none")
+        return move
+
+    def resume(self, within_seconds: float) -> None:
+        with self._asked("cont") as (state, process):
+            guest = process.guest
+            if state.take(FaultKind.CONT_FAILS, guest):
+                raise self._refusal("cont", "Input/output error")
+            if state.take(FaultKind.CONT_LOST, guest):
+                raise self._no_answer("cont", within_seconds, state)
+            go_on(self.world, state, process)
+            if not process.alive:
+                raise Failed(f"asking QEMU {self.pid}: cont", expected="an open connection", found="EOFError")
+            if state.take(FaultKind.CONT_UNHEARD, guest):
+                raise self._no_answer("cont", within_seconds, state)
+            if process.state is not RunState.RUNNING:
+                raise self._no_answer("cont", within_seconds, state)
+
+    def stop(self, within_seconds: float) -> None:
+        with self._asked("stop") as (state, process):
+            if process.state is RunState.RUNNING:
+                stands_still(state, process, RunState.PAUSED)
+
+    def quit(self) -> None:
+        with self.world.change() as state:
+            process = state.processes[self.pid]
+            if process.alive and process.client == self.client and not process.hung:
+                if not state.take(FaultKind.QUIT_HANGS, process.guest):
+                    dies(self.world, state, process, tidily=True)
+
+    def stopped_at(self) -> Moment | None:
+        return self._moment(lambda process: process.stopped_ns)
+
+    def resumed_at(self) -> Moment | None:
+        return self._moment(lambda process: process.resumed_ns)
+
+    def close(self) -> None:
+        if self._channel >= 0:
+            self._waiting.pop(self._channel, None)
+            os.close(self._channel)
+            self._channel = -1
+        with self.world.change() as state:
+            process = state.processes[self.pid]
+            if process.client == self.client:
+                process.client = ""
+
+    def __enter__(self) -> FakeMonitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _asked(self, command: str) -> Iterator[tuple[State, Process]]:
+        with self.world.change() as state:
+            process = state.processes[self.pid]
+            if not process.alive or process.client != self.client:
+                doing = f"asking QEMU {self.pid}: {command}"
+                raise Failed(doing, expected="an open connection", found="EOFError")
+            old = "-incoming" not in self.world.argv(process)
+            if process.hung or (old and state.take(FaultKind.OLD_SILENT, process.guest)):
+                raise self._no_answer(command, ANSWER_SECONDS, state)
+            yield state, process
+
+    def _no_answer(self, command: str, seconds: float, state: State) -> OutcomeUnknown:
+        state.now_ns += round(seconds * 1e9)
+        return OutcomeUnknown(
+            f"asking QEMU {self.pid}: {command}", expected=f"an answer within {seconds:g} s", found="none"
+        )
+
+    def _refusal(self, command: str, said: str) -> Failed:
+        return Failed(f"asking QEMU {self.pid}: {command}", found=said)
+
+    def _moment(self, of: Callable[[Process], int]) -> Moment | None:
+        with self.world.change() as state:
+            at = of(state.processes[self.pid])
+            return Moment(WALL_SECONDS + at / 1e9, at / 1e9) if at >= self.since_ns else None

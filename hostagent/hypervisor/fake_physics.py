@@ -1,0 +1,259 @@
+"""The fake's laws of nature: what QEMU processes do when they run, move their state, or die; and what must never be.
+
+The laws are QEMU's (migration/, system/runstate.c, monitor/qmp-cmds.c of 7.2 and 10.0), as far as an update meets
+them. Each `must never` that happens is kept in `State.violations`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from hostagent.errors import Failed
+from hostagent.hypervisor import MoveStatus, RunState
+from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, World
+
+STATE_BYTES = 350_000  # of device state
+DEFAULT_TAP = "10 0"  # what a starting QEMU leaves a tap with, until it loads state
+RIGHT_TAP = "12 25"
+MINUTE_NS = 60_000_000_000
+_SAME_ON_BOTH = "x-ignore-shared"
+
+
+def time_passes(world: World, state: State) -> None:
+    """What goes on without being asked."""
+    for process in state.living():
+        if process.waits_for and not _exists(process.waits_for):
+            process.alive = False  # its pipe closed: nothing was started
+        if process.client not in ("", LIBVIRT) and not _exists(int(process.client.partition("/")[0])):
+            process.client = ""
+        if process.state is RunState.RUNNING:
+            executed = state.guests[process.guest].executed
+            executed[str(process.pid)] = executed.get(str(process.pid), 0) + 1
+    for process in state.living():
+        peer = state.processes.get(process.peer)
+        if process.move is MoveStatus.UNDER_WAY and peer is not None:
+            _cross(world, state, process, peer)
+
+
+def look_for_violations(world: World, state: State) -> None:
+    """Promises that hold at any moment."""
+    for guest in state.guests.values():
+        living = state.living(guest.uuid)
+        running = [one.pid for one in living if one.state is RunState.RUNNING]
+        if len(running) > 1:
+            state.violated(f"{guest.name} runs in processes {running} at once")
+        if sum(one.disks for one in living) > 1:
+            state.violated(f"the disks of {guest.name} are open for writing twice")
+        if any(one.holds == guest.life for one in living) and not _named(world, guest):
+            state.violated(f"the RAM of {guest.name} was discarded while the guest could go on")
+
+
+def _named(world: World, guest: GuestLife) -> bool:
+    return all(
+        _is(Path(path), device, inode)
+        or any(_is(pin, device, inode) for pin in (world.root / "ram" / "hostagent").glob("*"))
+        for path, device, inode, _ in guest.ram
+    )
+
+
+def _is(path: Path, device: int, inode: int) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (device, inode)
+
+
+def _exists(pid: int) -> bool:
+    """Whether a real process exists; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+def begins_to_run(state: State, process: Process) -> None:
+    """From here on this process is the guest."""
+    guest = state.guests[process.guest]
+    if process.holds != guest.life:
+        state.violated(f"{guest.name} went on in process {process.pid} from a state that is past")
+    if process.ram != [[device, inode] for _, device, inode, _ in guest.ram]:
+        state.violated(f"{guest.name} went on in process {process.pid} with other RAM")
+    guest.life += 1
+    process.holds = guest.life
+    process.state, process.disks, process.resumed_ns = RunState.RUNNING, True, state.now_ns
+    guest.executed.setdefault(str(process.pid), 0)
+    if guest.stands_since_ns:
+        guest.lag_ns += state.now_ns - guest.stands_since_ns
+        guest.stands_since_ns = 0
+    for tap in process.taps.values():
+        state.taps[tap] = RIGHT_TAP
+
+
+def stands_still(state: State, process: Process, becomes: RunState) -> None:
+    """Its vCPUs stop."""
+    if process.state is RunState.RUNNING:
+        process.stopped_ns = state.now_ns
+        state.guests[process.guest].stands_since_ns = state.now_ns
+    process.state = becomes
+
+
+def go_on(world: World, state: State, process: Process) -> None:
+    """QMP's `cont`; raises Failed where QEMU refuses."""
+    doing = f"asking QEMU {process.pid}: cont"
+    if process.state is RunState.RUNNING:
+        return
+    if process.state is RunState.INMIGRATE:
+        process.autostart = True
+        return
+    if process.state is RunState.FINISH_MIGRATE:
+        raise Failed(doing, found="Migration is not finalized yet")
+    others = [one for one in state.living(process.guest) if one.disks and one is not process]
+    if others:
+        raise Failed(doing, found='Failed to get "write" lock')
+    begins_to_run(state, process)
+    if state.take(FaultKind.CONT_EXITS, process.guest):
+        dies(world, state, process, tidily=False)
+
+
+def dies(world: World, state: State, process: Process, *, tidily: bool) -> None:
+    """The process ends; tidily: it unlinks the names that its sockets were bound to, whatever is there now."""
+    if not process.alive:
+        return
+    stands_still(state, process, RunState.OTHER)
+    process.alive = process.disks = False
+    connected, process.client = process.client == LIBVIRT, ""
+    if tidily:
+        for name in process.sockets:
+            Path(name).unlink(missing_ok=True)
+    for sender in state.living(process.guest):
+        if sender.peer == process.pid and sender.move is MoveStatus.UNDER_WAY:
+            _failed_to_send(state, sender, "Broken pipe")
+    if connected:
+        for uuid, view in list(state.daemon.views.items()):
+            if view.monitor_pid == process.pid:
+                libvirt_cleans_up(world, state, uuid, "its QEMU ended while libvirt looked after it")
+
+
+def libvirt_cleans_up(world: World, state: State, uuid: str, why: str) -> None:
+    """What libvirt does once it believes that a guest is gone (qemuProcessStop)."""
+    guest = state.guests[uuid]
+    state.daemon.views.pop(uuid, None)
+    for path, *_ in guest.ram:
+        Path(path).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(path).parent.rmdir()
+    for name in (f"{guest.name}.xml", f"{guest.name}.pid"):
+        (world.libvirt_run / name).unlink(missing_ok=True)
+    shutil.rmtree(world.lib_dir(guest), ignore_errors=True)
+    guest.ended = why
+
+
+# -- starting ---------------------------------------------------------------------------------------------------------
+
+
+def becomes_qemu(world: World, state: State, process: Process) -> None:
+    """It has executed QEMU, which opens what its argument list names."""
+    process.waits_for = 0
+    argv = world.argv(process)
+    guest = state.guests[process.guest]
+    for tap in process.taps.values():
+        state.taps[tap] = DEFAULT_TAP
+    if state.take(FaultKind.NEW_EXITS, process.guest):
+        state.words[guest.name] = "could not start: out of everything"
+        return dies(world, state, process, tidily=False)
+    if state.take(FaultKind.NEW_REFUSES_MACHINE, process.guest):
+        state.words[guest.name] = "unsupported machine type"
+        return dies(world, state, process, tidily=False)
+    process.state = RunState.INMIGRATE if "-incoming" in argv else RunState.PRELAUNCH
+    process.autostart = "-S" not in argv
+    process.hung = state.take(FaultKind.NEW_HANGS, process.guest)
+    process.ram = [list(_open_ram(Path(path))) for path in ram_paths(argv)]
+    return None
+
+
+def ram_paths(argv: tuple[str, ...]) -> list[str]:
+    """The RAM's files, as the argument list names them."""
+    objects = [json.loads(word) for word in argv if word.startswith('{"qom-type":"memory-backend-file"')]
+    return [str(one["mem-path"]) for one in objects]
+
+
+def ram_sizes(argv: tuple[str, ...]) -> list[int]:
+    """Their sizes, bytes."""
+    return [int(size) for word in argv for size in re.findall(r'"memory-backend-file".*"size":(\d+)', word)]
+
+
+def _open_ram(path: Path) -> tuple[int, int]:
+    """As QEMU does: a file that is not there is made, and is then empty RAM."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    found = os.fstat(fd)
+    os.close(fd)
+    return found.st_dev, found.st_ino
+
+
+# -- moving the state ---------------------------------------------------------------------------------------------------
+
+
+def _cross(world: World, state: State, old: Process, new: Process) -> None:
+    """One crossing, seen to its end, unless it hangs."""
+    if new.hung or not new.alive:
+        return
+    guest = old.guest
+    if old.capabilities[_SAME_ON_BOTH] != new.capabilities[_SAME_ON_BOTH]:
+        return _exits_early(world, state, old, new, "Capability x-ignore-shared differs")
+    if state.take(FaultKind.LOAD_EXITS_EARLY, guest):
+        return _exits_early(world, state, old, new, "load of migration failed: Invalid argument")
+    stands_still(state, old, RunState.FINISH_MIGRATE)
+    old.disks = False
+    if state.take(FaultKind.LOAD_HANGS_EARLY, guest):
+        new.hung = True
+        return None
+    if state.take(FaultKind.LOAD_SLOW, guest):
+        state.now_ns += MINUTE_NS
+    old.move, old.state = MoveStatus.COMPLETED, RunState.POSTMIGRATE
+    copies = state.take(FaultKind.LOAD_COPIES, guest) or not old.capabilities[_SAME_ON_BOTH]
+    old.moved_bytes = STATE_BYTES + copies * sum(size for *_, size in state.guests[guest].ram)
+    if state.take(FaultKind.LOAD_HANGS_LATE, guest):
+        new.hung = True
+        return None
+    if state.take(FaultKind.LOAD_EXITS_LATE, guest):
+        state.words[state.guests[guest].name] = "load of migration failed: Invalid argument"
+        return dies(world, state, new, tidily=False)
+    _loads(state, old, new)
+    return None
+
+
+def _loads(state: State, old: Process, new: Process) -> None:
+    new.move, new.listens = MoveStatus.COMPLETED, False
+    new.holds, new.moved_bytes = old.holds, old.moved_bytes
+    new.state = RunState.PAUSED
+    for tap in new.taps.values():
+        state.taps[tap] = RIGHT_TAP
+    if not new.capabilities["late-block-activate"]:
+        new.disks = True
+    if new.autostart:
+        begins_to_run(state, new)
+
+
+def _exits_early(world: World, state: State, old: Process, new: Process, why: str) -> None:
+    state.words[state.guests[old.guest].name] = why
+    dies(world, state, new, tidily=False)  # which ends the crossing on the old one, too
+
+
+def _failed_to_send(state: State, old: Process, why: str) -> None:
+    """The old one goes on by itself, if it ran before."""
+    old.move, old.move_error = MoveStatus.FAILED, why
+    if old.was_running:
+        if old.state is not RunState.RUNNING:
+            begins_to_run(state, old)
+    else:
+        old.state, old.disks = RunState.PAUSED, True

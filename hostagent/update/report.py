@@ -1,0 +1,237 @@
+"""What became of an update, in values that tables, --json and metrics are made of: a fold over the journal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hostagent.errors import NeedsOperator
+from hostagent.facts import QemuTree
+from hostagent.plan import Method
+from hostagent.update.journal import GuestRecord, Json, Outcome, UpdateRecord
+from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
+
+OPEN = "open"  # the outcome, in words, of what has none yet
+
+
+@dataclass(frozen=True)
+class ClockOffsets:
+    """Guest minus host, seconds: before the pause, after it, after setting. The truth is at most `bound` away."""
+
+    before: float | None
+    after: float | None
+    synced: float | None
+    bound: float | None
+
+
+@dataclass(frozen=True)
+class GuestReport:
+    """What became of one guest. None is what is not known."""
+
+    name: str
+    uuid: str
+    method: str
+    technique: str
+    outcome: Outcome | None  # None: open
+    reason: str
+    reason_kind: str
+    ram: str | None  # "kept" or "copied", of a guest that was updated
+    pause_seconds: float | None
+    pause_source: str | None
+    budget_seconds: float | None
+    clock: ClockOffsets
+    clock_outcome: str | None
+    clock_reason: str | None
+    qemu_before: str | None
+    qemu_after: str | None
+    moved_bytes: int | None
+    phases: Mapping[str, float]  # step -> seconds
+    xml_differences: tuple[str, ...]
+    ended_at: float | None
+
+    @property
+    def over_budget(self) -> bool | None:
+        """Whether it stood still for longer than allowed."""
+        if self.pause_seconds is None or self.budget_seconds is None:
+            return None
+        return self.pause_seconds > self.budget_seconds
+
+    def to_json(self) -> dict[str, object]:
+        """As `--json` gives it."""
+        return {
+            "name": self.name,
+            "uuid": self.uuid,
+            "method": self.method,
+            "technique": self.technique,
+            "outcome": self.outcome or OPEN,
+            "reason": self.reason,
+            "ram": self.ram,
+            "pause_seconds": self.pause_seconds,
+            "pause_source": self.pause_source,
+            "felt_seconds": None,  # only somebody who watches the guest from outside can say
+            "budget_seconds": self.budget_seconds,
+            "over_budget": self.over_budget,
+            "clock_offset_seconds": {
+                "before": self.clock.before,
+                "after": self.clock.after,
+                "synced": self.clock.synced,
+                "bound": self.clock.bound,
+            },
+            "clock_outcome": self.clock_outcome,
+            "clock_reason": self.clock_reason,
+            "qemu": {"before": self.qemu_before, "after": self.qemu_after},
+            "moved_bytes": self.moved_bytes,
+            "phases": dict(self.phases),
+            "xml_differences": list(self.xml_differences),
+        }
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What became of one update."""
+
+    id: str
+    component: str
+    kind: OrderKind | None  # None: another version of hostagent wrote it
+    outcome: Outcome | None
+    reason: str
+    begun: float  # Unix time, like `ended`
+    ended: float | None
+    to: QemuTree | None
+    guests: tuple[GuestReport, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is left to finish or undo."""
+        return self.outcome is None
+
+    @property
+    def standing(self) -> str:
+        """The outcome in one word, also of an update that has none yet."""
+        if self.outcome is None and any(guest.outcome is Outcome.NEEDS_OPERATOR for guest in self.guests):
+            return Outcome.NEEDS_OPERATOR
+        return self.outcome or OPEN
+
+    def to_json(self) -> dict[str, object]:
+        """As `--json` gives it."""
+        to = self.to
+        return {
+            "id": self.id,
+            "component": self.component,
+            "kind": self.kind,
+            "outcome": self.standing,
+            "reason": self.reason,
+            "begun": timestamp(self.begun),
+            "ended": None if self.ended is None else timestamp(self.ended),
+            "to": None if to is None else {"name": to.name, "version": str(to.version), "package": to.package},
+            "guests": [guest.to_json() for guest in self.guests],
+        }
+
+
+def report_of(update: UpdateRecord) -> UpdateReport:
+    """The report of an update as the journal has it now; readable also when another version wrote it."""
+    try:
+        order = UpdateOrder.of(update)
+    except NeedsOperator:
+        order = None
+    phases = _phases(update)
+    return UpdateReport(
+        id=update.id,
+        component=order.component if order else "unknown",
+        kind=order.kind if order else None,
+        outcome=update.outcome,
+        reason=update.reason,
+        begun=update.begun_at,
+        ended=update.ended_at,
+        to=order.to if order else None,
+        guests=tuple(_guest(record, order, phases.get(uuid, {})) for uuid, record in update.guests.items()),
+    )
+
+
+def timestamp(at: float) -> str:
+    """Unix time as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, float]) -> GuestReport:
+    ordered = next((guest for guest in order.guests if guest.uuid == record.uuid), None) if order else None
+    before, after = _qemu_names(ordered, order)
+    measured = record.measured
+    updated = record.outcome is Outcome.UPDATED
+    runs_on = {Outcome.UPDATED: after, Outcome.ROLLED_BACK: before}
+    moved = measured.get("moved_bytes")
+    differences = measured.get("xml_differences")
+    return GuestReport(
+        name=record.name,
+        uuid=record.uuid,
+        method=order.method if order else "unknown",
+        technique=order.technique if order else "unknown",
+        outcome=record.outcome,
+        reason=record.reason,
+        reason_kind=record.reason_kind,
+        ram="kept" if updated and order is not None and order.method is Method.IN_PLACE else None,
+        pause_seconds=_number(measured, "pause_seconds"),
+        pause_source=_text(measured, "pause_source"),
+        budget_seconds=order.budget_seconds if order else None,
+        clock=_clock(measured),
+        clock_outcome=_text(measured, "clock_outcome"),
+        clock_reason=_text(measured, "clock_reason") or _text(measured, "clock_before_reason"),
+        qemu_before=before,
+        qemu_after=runs_on.get(record.outcome) if record.outcome else None,
+        moved_bytes=moved if isinstance(moved, int) else None,
+        phases=phases,
+        xml_differences=tuple(map(str, differences)) if isinstance(differences, list) else (),
+        ended_at=record.ended_at,
+    )
+
+
+def _qemu_names(ordered: OrderedGuest | None, order: UpdateOrder | None) -> tuple[str | None, str | None]:
+    """What a guest ran on and what it was to run on: versions, or packages where the versions are the same."""
+    before, after = ordered.before if ordered else None, order.to if order else None
+    same = before is not None and after is not None and before.version == after.version
+    return _qemu_name(before, by_package=same), _qemu_name(after, by_package=same)
+
+
+def _qemu_name(tree: QemuTree | None, *, by_package: bool) -> str | None:
+    if tree is None:
+        return None
+    return (tree.package or tree.name) if by_package else str(tree.version)
+
+
+def _clock(measured: Json) -> ClockOffsets:
+    """The bound is that of the last reading there is."""
+    bounds = (_number(measured, f"clock_{when}_bound_seconds") for when in ("synced", "after", "before"))
+    return ClockOffsets(
+        before=_number(measured, "clock_before_seconds"),
+        after=_number(measured, "clock_after_seconds"),
+        synced=_number(measured, "clock_synced_seconds"),
+        bound=next((bound for bound in bounds if bound is not None), None),
+    )
+
+
+def _phases(update: UpdateRecord) -> Mapping[str, Mapping[str, float]]:
+    """Guest -> step -> seconds. Steps follow one another, so one lasts until the update's next one begins.
+
+    Left out: the last step, whose end is not written down, and steps that a crash made begin twice.
+    """
+    lengths: dict[str, dict[str, float]] = {}
+    begins = Counter((guest, step) for guest, step, _ in update.step_times)
+    for (guest, step, begun), (_, _, next_begun) in zip(update.step_times, update.step_times[1:], strict=False):
+        if begins[guest, step] == 1:
+            lengths.setdefault(guest, {})[step] = round(next_begun - begun, 6)
+    return lengths
+
+
+def _number(measured: Json, name: str) -> float | None:
+    value = measured.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _text(measured: Json, name: str) -> str | None:
+    value = measured.get(name)
+    return value if isinstance(value, str) and value else None

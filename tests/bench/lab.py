@@ -1,0 +1,96 @@
+"""hostagent on the bench's host: a configuration, both QEMUs, and updates run in this process as the CLI runs them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostagent import qemu_trees, session, wiring
+from hostagent.config import Config
+from hostagent.facts import QemuTree
+from hostagent.planner import plan_qemu
+from hostagent.update import host as host_update
+from hostagent.update.journal import UpdateRecord, fold
+from tests.bench.host import LIBVIRTD_START
+from tests.bench.paths import BUILD
+
+CONFIG = Path("/etc/hostagent/hostagent.toml")
+DEBS = BUILD / "bench" / "debs"
+TOML = """\
+# Without systemd libvirt's daemon is stopped by signal and started by this command.
+[libvirt.daemon]
+control = "command"
+start = {start}
+
+[update]
+rehearse = {rehearse}
+
+# The bench's kernel has nobody who keeps its clock right; here it is the reference all the same.
+[clock]
+require_synchronised_host = false
+"""
+
+
+def say_nothing(_key: str, _step: str, _doing: str) -> None:
+    """A teller for tests."""
+
+
+@dataclass
+class Lab:
+    """hostagent, set up on the bench's host."""
+
+    config: Config
+
+    @classmethod
+    def set_up(cls, *, rehearse: bool = False) -> Lab:
+        """Write the configuration and add the second QEMU."""
+        CONFIG.parent.mkdir(exist_ok=True)
+        start = "[" + ", ".join(f'"{word}"' for word in LIBVIRTD_START) + "]"
+        CONFIG.write_text(TOML.format(start=start, rehearse=str(rehearse).lower()))
+        lab = cls(Config.load(CONFIG))
+        qemu_trees.add(sorted(DEBS.glob("*.deb")), state=lab.config.paths.state)
+        return lab
+
+    @property
+    def system(self) -> QemuTree:
+        """Debian's own QEMU, 7.2."""
+        return next(tree for tree in wiring.trees_of(self.config) if tree.name == qemu_trees.SYSTEM)
+
+    @property
+    def newer(self) -> QemuTree:
+        """QEMU 10.0 of the backports, in a tree of its own."""
+        return next(tree for tree in wiring.trees_of(self.config) if tree.name != qemu_trees.SYSTEM)
+
+    def update(
+        self,
+        to: QemuTree,
+        guests: Sequence[str] | None = None,
+        *,
+        budget_seconds: float = 10.0,
+        tell: Callable[[str, str, str], None] = say_nothing,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> UpdateRecord:
+        """What `hostagent update qemu` does, without its words."""
+        with session.changing(self.config, "update qemu", tell) as current:
+            session.require_nothing_open(current)
+            with current.guarded() as ports:
+                host = ports.libvirt.host()
+                plan = plan_qemu(host, to, guests, budget_seconds=budget_seconds)
+                assert not plan.blockers and not plan.blocked, plan
+                update_id = f"lab-{secrets.token_hex(4)}"
+                return host_update.update_qemu(ports, host, plan, update_id=update_id, tell=tell, cancelled=cancelled)
+
+    def recover(self) -> tuple[UpdateRecord, ...]:
+        """What `hostagent recover` does."""
+        with session.changing(self.config, "recover", say_nothing) as current:
+            return current.recovered
+
+    def updates(self) -> tuple[UpdateRecord, ...]:
+        """Everything in the journal."""
+        journal = wiring.journal_of(self.config)
+        try:
+            return fold(journal.rows())
+        finally:
+            journal.close()

@@ -6,8 +6,7 @@ from the record file alone, and an error on the way makes it kill the guest.
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake_physics import dies, libvirt_cleans_up
 from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, View, World
-from hostagent.locks import _F_OFD_SETLK, _lock
+from hostagent.locks import OpenFileLock
 from hostagent.runtime_record import RuntimeRecord
 
 _REASONS = {
@@ -63,21 +62,26 @@ def leaves(world: World, state: State) -> None:
     for process in state.living():
         if process.client == LIBVIRT:
             process.client = ""
-    fcntl.fcntl(world.daemon_lock, _F_OFD_SETLK, _lock(fcntl.F_UNLCK))
+    _driver_lock(world).release()
 
 
 def comes_back(world: World, state: State) -> bool:
     """It starts, unless somebody holds the driver's lock, and comes back to every guest that has a record."""
-    try:
-        fcntl.fcntl(world.daemon_lock, _F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-    except OSError as error:
-        if error.errno in {errno.EAGAIN, errno.EACCES}:
-            return False
-        raise
+    lock = _driver_lock(world)
+    free = lock.acquire()
+    if lock.fd is not None:
+        os.close(lock.fd)
+    if not free:
+        return False
     state.daemon.up = True
     for path in sorted(world.libvirt_run.glob("*.xml")):
         _reconnect(world, state, path)
     return True
+
+
+def _driver_lock(world: World) -> OpenFileLock:
+    """The daemon's own hold, on a copy of the world's descriptor: the open file stays with the world."""
+    return OpenFileLock(world.libvirt_run / "driver.pid", os.dup(world.daemon_lock), 0o644)
 
 
 def wait_for_monitors(world: World, state: State) -> None:
@@ -92,7 +96,7 @@ def _reconnect(world: World, state: State, path: Path) -> None:
         record = RuntimeRecord.parse(path.read_bytes())
         guest = state.guests[record.uuid]
     except (OSError, HostagentError, KeyError):
-        return  # "Failed to load config": the guest is dropped, whatever runs
+        return None  # "Failed to load config": the guest is dropped, whatever runs
     listening = _who_listens(state, Path(record.monitor_path))
     process = state.processes.get(record.pid)
     if listening is None:

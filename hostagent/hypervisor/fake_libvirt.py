@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from hostagent.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.clock import AgentError, AgentFault, GuestAgent
@@ -49,9 +50,7 @@ class FakeLibvirt:
             guest, view = state.guests.get(uuid), state.daemon.views.get(uuid)
             if guest is None or (view is None and not guest.persistent):
                 return None
-            if any(guest.name in path for path in state.daemon.waiting):
-                state.now_ns += 10_000_000_000
-                raise OutcomeUnknown(f"{guest.name}: looking at it", expected="an answer", found="none")
+            _answers(state, guest)
             xml = self._xml(state, guest)
             process = self._process(state, guest) if view else None
             return Guest(
@@ -72,6 +71,15 @@ class FakeLibvirt:
                 if view
                 else (),
             )
+
+    def settled(self, uuid: str) -> None:
+        doing = "waiting until libvirt is back at a guest"
+        with self._asked(doing) as state:
+            guest = state.guests.get(uuid)
+            if guest is not None:
+                _answers(state, guest)
+            if uuid not in state.daemon.views:
+                raise Failed(doing, expected=f"guest {uuid}", found="none")
 
     def live_xml(self, uuid: str) -> str:
         with self._asked("reading a guest's definition") as state:
@@ -173,6 +181,13 @@ class FakeAgent:
 def _runs(state: State, guest: GuestLife) -> Process | None:
     living = state.living(guest.uuid)
     return next((one for one in living if one.state is RunState.RUNNING), None)
+
+
+def _answers(state: State, guest: GuestLife) -> None:
+    """While libvirt waits for a guest's monitor, nothing can be asked about the guest."""
+    if any(Path(path).stem == guest.name for path in state.daemon.waiting):
+        state.now_ns += 10_000_000_000
+        raise OutcomeUnknown(f"{guest.name}: looking at it", expected="an answer from libvirt", found="none")
 
 
 def _state(state: str, reason: str) -> GuestState:

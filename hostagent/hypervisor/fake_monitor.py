@@ -101,9 +101,7 @@ class FakeMonitor:
     def send_state(self, channel: int) -> None:
         with self._asked("migrate") as (state, process):
             if process.state is RunState.POSTMIGRATE:
-                raise self._refusal(
-                    "migrate", "Can't migrate the vm that was paused due to previous migration"
-                )
+                raise self._refusal("migrate", "Can't migrate the vm that was paused due to previous migration")
             if process.state not in {RunState.RUNNING, RunState.PAUSED}:
                 raise self._refusal("migrate", f"Guest is {process.state}")
             process.peer = self._who_waits_at(channel)
@@ -155,9 +153,9 @@ class FakeMonitor:
     def quit(self) -> None:
         with self.world.change() as state:
             process = state.processes[self.pid]
-            if process.alive and process.client == self.client and not process.hung:
-                if not state.take(FaultKind.QUIT_HANGS, process.guest):
-                    dies(self.world, state, process, tidily=True)
+            hears = process.alive and process.client == self.client and not process.hung
+            if hears and not state.take(FaultKind.QUIT_HANGS, process.guest):
+                dies(self.world, state, process, tidily=True)
 
     def stopped_at(self) -> Moment | None:
         return self._moment(lambda process: process.stopped_ns)

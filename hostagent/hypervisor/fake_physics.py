@@ -200,36 +200,41 @@ def _open_ram(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-# -- moving the state ---------------------------------------------------------------------------------------------------
+# -- moving the state -------------------------------------------------------------------------------------------
 
 
 def _cross(world: World, state: State, old: Process, new: Process) -> None:
     """One crossing, seen to its end, unless it hangs."""
     if new.hung or not new.alive:
         return
-    guest = old.guest
+    name = state.guests[old.guest].name
     if old.capabilities[_SAME_ON_BOTH] != new.capabilities[_SAME_ON_BOTH]:
-        return _exits_early(world, state, old, new, "Capability x-ignore-shared differs")
-    if state.take(FaultKind.LOAD_EXITS_EARLY, guest):
-        return _exits_early(world, state, old, new, "load of migration failed: Invalid argument")
-    stands_still(state, old, RunState.FINISH_MIGRATE)
-    old.disks = False
-    if state.take(FaultKind.LOAD_HANGS_EARLY, guest):
-        new.hung = True
-        return None
-    if state.take(FaultKind.LOAD_SLOW, guest):
+        state.words[name] = "Capability x-ignore-shared is off, but received capability is on"
+        dies(world, state, new, tidily=False)  # which ends the crossing on the old one, too
+    elif state.take(FaultKind.LOAD_EXITS_EARLY, old.guest):
+        state.words[name] = "load of migration failed: Invalid argument"
+        dies(world, state, new, tidily=False)
+    elif state.take(FaultKind.LOAD_HANGS_EARLY, old.guest):
+        stands_still(state, old, RunState.FINISH_MIGRATE)
+        old.disks, new.hung = False, True
+    else:
+        _sends_all(state, old)
+        if state.take(FaultKind.LOAD_EXITS_LATE, old.guest):
+            state.words[name] = "load of migration failed: Invalid argument"
+            dies(world, state, new, tidily=False)
+        elif state.take(FaultKind.LOAD_HANGS_LATE, old.guest):
+            new.hung = True
+        else:
+            _loads(state, old, new)
+
+
+def _sends_all(state: State, old: Process) -> None:
+    if state.take(FaultKind.LOAD_SLOW, old.guest):
         state.now_ns += MINUTE_NS
-    old.move, old.state = MoveStatus.COMPLETED, RunState.POSTMIGRATE
-    copies = state.take(FaultKind.LOAD_COPIES, guest) or not old.capabilities[_SAME_ON_BOTH]
-    old.moved_bytes = STATE_BYTES + copies * sum(size for *_, size in state.guests[guest].ram)
-    if state.take(FaultKind.LOAD_HANGS_LATE, guest):
-        new.hung = True
-        return None
-    if state.take(FaultKind.LOAD_EXITS_LATE, guest):
-        state.words[state.guests[guest].name] = "load of migration failed: Invalid argument"
-        return dies(world, state, new, tidily=False)
-    _loads(state, old, new)
-    return None
+    stands_still(state, old, RunState.POSTMIGRATE)
+    old.disks, old.move = False, MoveStatus.COMPLETED
+    copies = state.take(FaultKind.LOAD_COPIES, old.guest) or not old.capabilities[_SAME_ON_BOTH]
+    old.moved_bytes = STATE_BYTES + copies * sum(size for *_, size in state.guests[old.guest].ram)
 
 
 def _loads(state: State, old: Process, new: Process) -> None:
@@ -242,11 +247,6 @@ def _loads(state: State, old: Process, new: Process) -> None:
         new.disks = True
     if new.autostart:
         begins_to_run(state, new)
-
-
-def _exits_early(world: World, state: State, old: Process, new: Process, why: str) -> None:
-    state.words[state.guests[old.guest].name] = why
-    dies(world, state, new, tidily=False)  # which ends the crossing on the old one, too
 
 
 def _failed_to_send(state: State, old: Process, why: str) -> None:

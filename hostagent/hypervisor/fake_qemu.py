@@ -49,7 +49,7 @@ class FakeQemu:
                 if path.exists() or not like.exists():
                     raise Failed(doing, expected=f"{like} there, {path} not there", found="otherwise")
             pid = state.next_pid
-            state.next_pid += 10
+            state.next_pid += 100
             state.processes[pid] = process = Process(
                 pid,
                 start_ticks=state.now_ns // 10_000_000,
@@ -67,7 +67,7 @@ class FakeQemu:
             if len(process.taps) + len(process.pipes) != len(order.taken_over):
                 process.alive = False
                 raise Failed(doing, expected="the old one's descriptors", found="others")
-            process.fdsets = {number: fd for number, fd in enumerate(process.pipes)}
+            process.fdsets = dict(enumerate(process.pipes))
             for path, _ in order.listeners.values():
                 path.write_text(str(pid))
             problem = _write_pid_file(order.pid_file, pid)
@@ -79,9 +79,7 @@ class FakeQemu:
             if found is None:
                 return
             if state.take(FaultKind.KILL_HANGS, found.guest):
-                raise NeedsOperator(
-                    f"ending QEMU {process.pid}", found="it is still there", hint="hostagent recover"
-                )
+                raise NeedsOperator(f"ending QEMU {process.pid}", found="it is still there", hint="hostagent recover")
             dies(self.world, state, found, tidily=False)
 
     def wait_gone(self, process: ProcessId, within_seconds: float) -> bool:

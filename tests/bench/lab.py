@@ -13,6 +13,7 @@ from hostagent.facts import QemuTree
 from hostagent.planner import plan_qemu
 from hostagent.update import host as host_update
 from hostagent.update.journal import UpdateRecord, fold
+from hostagent.update.saga import Teller
 from tests.bench.host import LIBVIRTD_START
 from tests.bench.paths import BUILD
 
@@ -33,7 +34,7 @@ require_synchronised_host = false
 """
 
 
-def say_nothing(_key: str, _step: str, _doing: str) -> None:
+def say_nothing(key: str, step: str, doing: str) -> None:
     """A teller for tests."""
 
 
@@ -46,12 +47,22 @@ class Lab:
     @classmethod
     def set_up(cls, *, rehearse: bool = False) -> Lab:
         """Write the configuration and add the second QEMU."""
+        cls.write_configuration(rehearse=rehearse)
+        lab = cls.load()
+        qemu_trees.add(sorted(DEBS.glob("*.deb")), state=lab.config.paths.state)
+        return lab
+
+    @staticmethod
+    def write_configuration(*, rehearse: bool) -> None:
+        """What a host without systemd needs."""
         CONFIG.parent.mkdir(exist_ok=True)
         start = "[" + ", ".join(f'"{word}"' for word in LIBVIRTD_START) + "]"
         CONFIG.write_text(TOML.format(start=start, rehearse=str(rehearse).lower()))
-        lab = cls(Config.load(CONFIG))
-        qemu_trees.add(sorted(DEBS.glob("*.deb")), state=lab.config.paths.state)
-        return lab
+
+    @classmethod
+    def load(cls) -> Lab:
+        """As it was set up."""
+        return cls(Config.load(CONFIG))
 
     @property
     def system(self) -> QemuTree:
@@ -69,7 +80,7 @@ class Lab:
         guests: Sequence[str] | None = None,
         *,
         budget_seconds: float = 10.0,
-        tell: Callable[[str, str, str], None] = say_nothing,
+        tell: Teller = say_nothing,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> UpdateRecord:
         """What `hostagent update qemu` does, without its words."""

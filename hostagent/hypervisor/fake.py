@@ -1,0 +1,265 @@
+"""A fake host: guests under a faithful small libvirt and QEMU, in a directory (fake_world.py).
+
+    host = FakeHost.create(directory, trees, capability_caches)
+    uuid = host.boot(shape, "web1")
+    host.qemu, host.libvirt, host.daemon, host.clock    the ports
+    host.fault(FaultKind.LOAD_EXITS_LATE, uuid)         what shall go wrong
+    host.violations()                                   promises that were broken; must stay empty
+
+What others do to it (an operator, a crash of the daemon) are methods here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid as uuids
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from hostagent.capability_cache import cache_file_name
+from hostagent.facts import QemuTree
+from hostagent.hypervisor import RunState
+from hostagent.hypervisor import fake_physics as physics
+from hostagent.hypervisor.fake_daemon import FakeDaemon, comes_back, leaves
+from hostagent.hypervisor.fake_libvirt import FakeLibvirt
+from hostagent.hypervisor.fake_monitor import WALL_SECONDS
+from hostagent.hypervisor.fake_qemu import FakeQemu, booted
+from hostagent.hypervisor.fake_world import (
+    LIBVIRT,
+    Fault,
+    FaultKind,
+    GuestLife,
+    Process,
+    State,
+    View,
+    World,
+    create,
+)
+
+__all__ = ["FakeClock", "FakeHost", "FaultKind", "GuestShape"]
+
+_TAP = 31
+_PIDS = 100  # of a process and its threads
+
+
+@dataclass(frozen=True)
+class GuestShape:
+    """What a guest is made of: a real one's record, argument list and live XML, with its own words marked.
+
+    Marks: @NAME@ @UUID@ @ID@ (libvirt's number) @PID@ @ROOT@ (the world's directory), and @VCPUn@ for thread ids.
+    """
+
+    record: str
+    argv: tuple[str, ...]
+    live_xml: str
+    vcpus: int
+
+
+@dataclass(frozen=True)
+class FakeClock:
+    """The world's clock; nobody waits for it."""
+
+    world: World
+
+    def wall_ns(self) -> int:
+        return round(WALL_SECONDS * 1e9) + self.monotonic_ns()
+
+    def monotonic_ns(self) -> int:
+        with self.world.change() as state:
+            return state.now_ns
+
+    def synchronised(self) -> bool:
+        return True
+
+    def wall(self) -> float:
+        """Unix time in seconds."""
+        return self.wall_ns() / 1e9
+
+
+@dataclass(frozen=True)
+class FakeHost:
+    """The whole host."""
+
+    world: World
+    trees: tuple[QemuTree, ...]
+    throw_away: GuestShape | None = None  # what a guest started from XML is made of
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        trees: tuple[QemuTree, ...],
+        caches: Mapping[str, bytes],
+        throw_away: GuestShape | None = None,
+    ) -> FakeHost:
+        """A host with libvirt up and no guests; `caches` are libvirt's capability caches by emulator."""
+        world = create(root, physics.time_passes, physics.look_for_violations)
+        for emulator, data in caches.items():
+            (root / "cache" / "capabilities" / cache_file_name(emulator)).write_bytes(data)
+        host = cls(world, trees, throw_away)
+        host.daemon.start(0.0)
+        return host
+
+    @property
+    def qemu(self) -> FakeQemu:
+        """The QEMU processes."""
+        return FakeQemu(self.world)
+
+    @property
+    def daemon(self) -> FakeDaemon:
+        """libvirt's daemon."""
+        return FakeDaemon(self.world)
+
+    @property
+    def libvirt(self) -> FakeLibvirt:
+        """libvirt's API."""
+        return FakeLibvirt(self.world, self.trees, self._boot_from_xml)
+
+    @property
+    def clock(self) -> FakeClock:
+        """The host's clock."""
+        return FakeClock(self.world)
+
+    # -- guests -----------------------------------------------------------------------------------------------------
+
+    def boot(self, shape: GuestShape, name: str, *, uuid: str = "", transient: bool = False) -> str:
+        """Start a guest through libvirt, which must be up; returns its uuid."""
+        uuid = uuid or str(uuids.uuid5(uuids.NAMESPACE_URL, name))
+        with self.world.change() as state:
+            pid = state.next_pid
+            state.next_pid += _PIDS
+            domain_id = len(state.guests) + 1
+            words = {"NAME": name, "UUID": uuid, "ID": str(domain_id), "PID": str(pid)}
+            words |= {f"VCPU{n}": str(pid + 1 + n) for n in range(shape.vcpus)}
+            words["ROOT"] = str(self.world.root)
+            argv = tuple(_filled(word, words) for word in shape.argv)
+            xml = self.world.keep_text(_filled(shape.live_xml, words))
+            guest = GuestLife(uuid, name, domain_id, not transient, xml, _make_ram(argv))
+            state.guests[uuid] = guest
+            record = _filled(shape.record, words)
+            process = self._start(state, guest, argv, shape, record)
+            (self.world.libvirt_run / f"{name}.xml").write_text(record)
+            (self.world.libvirt_run / f"{name}.pid").write_text(f"{pid}\n")
+            state.daemon.views[uuid] = View(pid, pid, "running", "booted", argv[0])
+            physics.begins_to_run(state, process)
+        return uuid
+
+    def _start(self, state: State, guest: GuestLife, argv: tuple[str, ...], shape: GuestShape, record: str) -> Process:
+        pid = state.next_pid - _PIDS
+        sockets = re.findall(r"path='([^']*(?:monitor\.sock|guest_agent\.0))'", record)
+        for name in sockets:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(str(pid))
+        log = next((int(n) for word in argv for n in re.findall(r"^set=0,fd=(\d+)", word)), 27)
+        taps = {_TAP: f"vnet{guest.domain_id - 1}"} if "-netdev" in argv else {}
+        process = booted(
+            Process(
+                pid,
+                start_ticks=pid,
+                guest=guest.uuid,
+                argv=self.world.keep_text(json.dumps(argv)),
+                state=RunState.PRELAUNCH,
+                vcpus=shape.vcpus,
+                client=LIBVIRT,
+                sockets=sockets,
+                taps=taps,
+                pipes={log + 1: f"log-{guest.name}"},
+                fdsets={0: log + 1},
+                ram=[[device, inode] for _, device, inode, _ in guest.ram],
+                holds=guest.life,
+            )
+        )
+        state.taps |= dict.fromkeys(taps.values(), physics.RIGHT_TAP)
+        state.processes[pid] = process
+        return process
+
+    def _boot_from_xml(self, xml: str) -> str:
+        assert self.throw_away is not None  # noqa: S101 - whoever rehearses says what with
+        root = ElementTree.fromstring(xml)  # noqa: S314 - our own
+        name, uuid = root.findtext("name", ""), root.findtext("uuid", "")
+        return self.boot(self.throw_away, name, uuid=uuid, transient=True)
+
+    # -- what others do -----------------------------------------------------------------------------------------------
+
+    def fault(self, kind: FaultKind, guest: str = "", times: int = 1) -> None:
+        """That shall happen, at the next occasion, so often (-1: always)."""
+        with self.world.change() as state:
+            state.faults.append(Fault(kind, guest, times))
+
+    def no_more_faults(self) -> None:
+        """What went wrong until now has been mended."""
+        with self.world.change() as state:
+            state.faults.clear()
+
+    def kill(self, pid: int) -> None:
+        """Somebody, or the kernel, ends a QEMU."""
+        with self.world.change() as state:
+            process = state.processes.get(pid)
+            if process is not None:
+                physics.dies(self.world, state, process, tidily=False)
+
+    def destroy(self, uuid: str) -> None:
+        """The operator ends a guest: through libvirt where that is up, else whatever runs it."""
+        with self.world.change() as state:
+            up, runs = state.daemon.up, [one.pid for one in state.living(uuid) if one.holds >= 0]
+            state.guests[uuid].ended = "destroyed"
+        if up:
+            self.libvirt.destroy(uuid)
+        else:
+            for pid in runs:
+                self.kill(pid)
+
+    def pause(self, uuid: str) -> None:
+        """The owner pauses the guest, through libvirt."""
+        with self.world.change() as state:
+            view = state.daemon.views[uuid]
+            physics.stands_still(state, state.processes[view.monitor_pid], RunState.PAUSED)
+            view.state, view.reason = "paused", "user"
+            record = self.world.libvirt_run / f"{state.guests[uuid].name}.xml"
+            text = record.read_text()
+            record.write_text(re.sub(r"state='\w+' reason='\w+'", "state='paused' reason='user'", text, count=1))
+
+    def somebody_starts_daemon(self) -> None:
+        """By hand, by a socket, by a package's script: it stays away while the driver's lock is held."""
+        with self.world.change() as state:
+            if not state.daemon.up:
+                comes_back(self.world, state)
+
+    def daemon_crashes(self) -> None:
+        """It is killed."""
+        with self.world.change() as state:
+            leaves(self.world, state)
+
+    # -- looking at it ------------------------------------------------------------------------------------------------
+
+    def violations(self) -> list[str]:
+        """Promises that were broken."""
+        with self.world.change() as state:
+            return list(state.violations)
+
+    def processes(self, uuid: str) -> list[Process]:
+        """The living processes of a guest, copied."""
+        with self.world.change() as state:
+            return [Process(**vars(one)) for one in state.living(uuid)]
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    return re.sub(r"@([A-Z]+\d*)@", lambda found: words[found[1]], text)
+
+
+def _make_ram(argv: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
+    made = []
+    for name, size in zip(physics.ram_paths(argv), physics.ram_sizes(argv), strict=True):
+        path = Path(name)
+        path.parent.mkdir(parents=True)
+        with path.open("xb") as file:
+            file.truncate(size)
+        with suppress(OSError):
+            path.chmod(0o644)
+        found = path.stat()
+        made.append((name, found.st_dev, found.st_ino, size))
+    return made

@@ -1,0 +1,136 @@
+"""What the journal says, counted: one function for each metric of `metrics.py`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hostagent import __version__
+from hostagent.plan import Method, Technique
+from hostagent.update.journal import Outcome, UpdateRecord
+from hostagent.update.order import OrderKind
+from hostagent.update.report import GuestReport, UpdateReport, report_of
+
+PAUSE_PHASES = ("switch", "record", "resume")  # the steps of a handover that a guest stands still in
+FINAL = (Outcome.UPDATED, Outcome.ROLLED_BACK, Outcome.GONE, Outcome.LOST)
+ROLLBACK_REASONS = ("failed", "refused", "needs-operator", "outcome-unknown", "usage", "error")
+OTHER = "other"
+_IN_PLACE = (Method.IN_PLACE, Technique.HANDOVER, "qemu")
+
+Labels = tuple[str, ...]
+Values = Mapping[Labels, float]
+Lengths = Mapping[Labels, Sequence[float]]
+
+
+@dataclass
+class Fold:
+    """What the journal says, sorted by what is asked of it."""
+
+    updates: tuple[UpdateReport, ...]
+    rehearsals: tuple[UpdateReport, ...]
+    guests: list[tuple[UpdateReport, GuestReport]] = field(init=False)  # of updates, ended for good, oldest first
+
+    def __post_init__(self) -> None:
+        ended = [(update, guest) for update in self.updates for guest in update.guests if guest.outcome in FINAL]
+        self.guests = sorted(ended, key=lambda pair: pair[1].ended_at or 0.0)
+
+    @property
+    def updated(self) -> list[tuple[UpdateReport, GuestReport]]:
+        """Those that run on what they were to run on."""
+        return [(update, guest) for update, guest in self.guests if guest.outcome is Outcome.UPDATED]
+
+
+def fold_of(updates: Iterable[UpdateRecord]) -> Fold:
+    """Read the journal's updates."""
+    reports = [report_of(update) for update in updates]
+    return Fold(
+        updates=tuple(report for report in reports if report.kind is OrderKind.UPDATE),
+        rehearsals=tuple(report for report in reports if report.kind is OrderKind.REHEARSAL),
+    )
+
+
+def build_info(_: Fold) -> Values:
+    """The version that runs."""
+    return {(__version__,): 1}
+
+
+def pauses(fold: Fold) -> Lengths:
+    """Pauses of updated guests, by method, technique and component."""
+    found: dict[Labels, list[float]] = {_IN_PLACE: []}
+    for update, guest in fold.updated:
+        if guest.pause_seconds is not None:
+            labels = (guest.method, guest.technique, update.component)
+            found.setdefault(labels, []).append(guest.pause_seconds)
+    return found
+
+
+def phases(fold: Fold) -> Lengths:
+    """What the pauses of updated guests are made of."""
+    measured = [guest.phases for _, guest in fold.updated if guest.pause_seconds is not None]
+    return {(phase,): [phases[phase] for phases in measured if phase in phases] for phase in PAUSE_PHASES}
+
+
+def clock_offsets(fold: Fold) -> Values:
+    """Each guest's clock at its last update, by when it was read."""
+    found: dict[Labels, float] = {}
+    for _, guest in fold.guests:
+        clock = guest.clock
+        for when, offset in (("before", clock.before), ("resumed", clock.after), ("synced", clock.synced)):
+            if offset is not None:
+                found[guest.name, when] = offset
+    return found
+
+
+def clock_bounds(fold: Fold) -> Values:
+    """How far off the last reading of each guest's clock may be."""
+    return {(guest.name,): guest.clock.bound for _, guest in fold.guests if guest.clock.bound is not None}
+
+
+def guest_updates(fold: Fold) -> Values:
+    """Guests by how their updates ended."""
+    known = [(Method.IN_PLACE, "qemu", outcome) for outcome in FINAL]
+    return _counted(known, ((guest.method, update.component, str(guest.outcome)) for update, guest in fold.guests))
+
+
+def over_budget(fold: Fold) -> Values:
+    """Guests that stood still for too long."""
+    return _counted([(Method.IN_PLACE,)], ((guest.method,) for _, guest in fold.guests if guest.over_budget))
+
+
+def rollbacks(fold: Fold) -> Values:
+    """Guests that were brought back, by the kind of error."""
+    kinds = [guest.reason_kind for _, guest in fold.guests if guest.outcome is Outcome.ROLLED_BACK]
+    known = [(reason,) for reason in (*ROLLBACK_REASONS, OTHER)]
+    return _counted(known, ((kind if kind in ROLLBACK_REASONS else OTHER,) for kind in kinds))
+
+
+def last_pauses(fold: Fold) -> Values:
+    """Each guest's last pause."""
+    return {
+        (guest.name, guest.method): guest.pause_seconds for _, guest in fold.updated if guest.pause_seconds is not None
+    }
+
+
+def open_updates(fold: Fold) -> Values:
+    """Updates and rehearsals that have not ended."""
+    return {(): sum(update.is_open for update in (*fold.updates, *fold.rehearsals))}
+
+
+def last_updates(fold: Fold) -> Values:
+    """When the last update ended, by outcome."""
+    ended = [(update.ended, update.outcome) for update in fold.updates if update.ended and update.outcome]
+    return {(outcome,): at for at, outcome in sorted(ended)}
+
+
+def rehearsals(fold: Fold) -> Values:
+    """Rehearsals by how they ended."""
+    known = [(outcome,) for outcome in FINAL]
+    return _counted(known, ((update.outcome,) for update in fold.rehearsals if update.outcome))
+
+
+def _counted(known: Iterable[Labels], found: Iterable[Labels]) -> Values:
+    """How often each was found; what is known to be possible is there from the start, at 0."""
+    counts: dict[Labels, float] = dict.fromkeys(known, 0)
+    for labels in found:
+        counts[labels] = counts.get(labels, 0) + 1
+    return counts

@@ -107,14 +107,18 @@ def _descriptors(order: Order) -> dict[int, int]:
 
 
 def _listen(path: Path, like: Path) -> int:
-    """A listening socket with the owner and mode of the one that it will replace."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    listener.bind(str(path))
+    """A listening socket with the owner and mode of the one that it will replace.
+
+    The mode is set before it has a name (unix(7)): the folder is QEMU's user's, who could put a link there.
+    """
     model = like.lstat()
     if not stat.S_ISSOCK(model.st_mode):
         raise OSError(f"{like} is not a socket")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    os.fchmod(listener.fileno(), stat.S_IMODE(model.st_mode))
+    os.umask(0)
+    listener.bind(str(path))
     os.chown(path, model.st_uid, model.st_gid, follow_symlinks=False)
-    path.chmod(stat.S_IMODE(model.st_mode))
     listener.listen(1)
     return listener.detach()
 

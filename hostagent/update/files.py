@@ -128,19 +128,27 @@ def pin_folder(ram: Path) -> Path:
 
 
 def pin(pinned: Pinned) -> None:
-    """Make the link, and see that it is the file that was meant."""
-    link = Path(pinned.link)
+    """Make the link, and see that it is the file that was meant.
+
+    The folder above is QEMU's user's, who may rename what is in it: ours is held open while it is used.
+    """
+    link, doing = Path(pinned.link), f"pinning {pinned.ram}"
     try:
-        link.parent.mkdir(mode=0o700, exist_ok=True)
-        if link.parent.is_symlink() or link.parent.stat().st_uid != os.geteuid():
-            raise Failed(f"pinning {pinned.ram}", expected=f"{link.parent} to be a folder of ours", found="it is not")
-        if not link.exists():
-            os.link(pinned.ram, link, follow_symlinks=False)
+        with suppress(FileExistsError):
+            link.parent.mkdir(mode=0o700)
+        folder = os.open(link.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(folder).st_uid != os.geteuid():
+                raise Failed(doing, expected=f"{link.parent} to be a folder of ours", found="somebody else's")
+            with suppress(FileExistsError):
+                os.link(pinned.ram, link.name, dst_dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
     except OSError as error:
-        raise Failed(f"pinning {pinned.ram}", found=error.strerror or str(error)) from error
+        raise Failed(doing, found=error.strerror or str(error)) from error
     if not is_pinned(pinned):
         unpin(pinned)
-        raise Failed(f"pinning {pinned.ram}", expected=f"inode {pinned.inode}", found="another file of that name")
+        raise Failed(doing, expected=f"inode {pinned.inode}", found="another file of that name")
 
 
 def is_pinned(pinned: Pinned) -> bool:

@@ -150,6 +150,13 @@ class Qemu(Protocol):
 
     def wait_gone(self, process: ProcessId, within_seconds: float) -> bool: ...
     def monitor(self, path: Path, within_seconds: float) -> Monitor: ...
+    def flush(self, process: ProcessId, files: tuple[str, ...], within_seconds: float) -> None:
+        """Bring what the host has of these images onto their disks: QEMU waits for that while the guest stands still.
+
+        Raises OutcomeUnknown when a disk does not answer in time.
+        """
+        ...
+
     def place_threads(self, old: ProcessId, new: ProcessId, pairs: Mapping[int, int]) -> None:
         """Give each new thread (value) the cgroup, affinity, policy and priority of its old one (key)."""
         ...

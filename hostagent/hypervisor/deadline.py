@@ -26,7 +26,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="libvirt", daemon=True).start()
+        threading.Thread(target=self._run, name="hostagent call", daemon=True).start()
 
     def call(self, doing: str, work: Callable[[], T], within_seconds: float) -> T:
         """The work's value or error; OutcomeUnknown when it is late."""
@@ -36,9 +36,8 @@ class Worker:
             self._calls.put(None)
             raise OutcomeUnknown(
                 doing,
-                expected=f"an answer from libvirt within {within_seconds:g} s",
+                expected=f"an answer within {within_seconds:g} s",
                 found="none",
-                hint="is libvirt's daemon hanging? see its log",
             )
         if call.error is not None:
             raise call.error

@@ -17,6 +17,7 @@ from pathlib import Path
 from hostagent import processes
 from hostagent.errors import Failed, NeedsOperator
 from hostagent.hypervisor import LaunchOrder, ProcessId, descriptors, surroundings
+from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.qmp import QmpMonitor
 from hostagent.hypervisor.surroundings import PROC
 
@@ -98,6 +99,26 @@ class HostQemu:
         said = re.findall(r"qemu[-\w]*: (.+)", text)
         printable = ("".join(c if c.isprintable() else "?" for c in line.strip()) for line in said)
         return "; ".join(line for line in dict.fromkeys(printable) if not line.startswith("terminating on signal"))
+
+    def flush(self, process: ProcessId, files: tuple[str, ...], within_seconds: float) -> None:
+        wanted = {path for path in files if path.startswith("/")}
+        images = [entry for entry in (PROC / str(process.pid) / "fd").iterdir() if _target(entry) in wanted]
+
+        def sync() -> None:
+            for image in images:  # through the process' own descriptor: nothing but what it has open
+                fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
+
+        worker = Worker()
+        try:
+            worker.call(f"flushing the disks of QEMU {process.pid}", sync, within_seconds)
+        except OSError as error:
+            raise Failed(f"flushing the disks of QEMU {process.pid}", found=error.strerror or str(error)) from error
+        finally:
+            worker.end()
 
     # -- surroundings ----------------------------------------------------------------------------------------
 
@@ -273,6 +294,13 @@ def _copied(process: ProcessId, fd: int) -> Iterator[int]:
         raise Failed(f"setting tap {fd} of QEMU {process.pid}", found=error.strerror or str(error)) from error
     finally:
         os.close(copy)
+
+
+def _target(entry: Path) -> str:
+    try:
+        return os.readlink(entry)  # noqa: PTH115 - a target need not be a path
+    except OSError:
+        return ""
 
 
 def _only_written(pid: int, fd: int) -> bool:

@@ -17,6 +17,7 @@ from hostagent.update import agreement, files
 from hostagent.update.pause import Deadline, measured
 from hostagent.update.swap import KEEP_RAM, KILL_SECONDS, LOCK_LATE, GuestSwap, Notes
 
+FLUSH_SECONDS = 10.0  # a disk that takes longer would keep the guest standing still for as long
 SETTLE_SECONDS = 5.0  # a failed crossing on the old one ends by itself once the new one is gone
 
 # What the old one needs while the state crosses, so that it does not wait for a better moment: there is next to
@@ -45,6 +46,7 @@ def reconcile(swap: GuestSwap) -> None:
     old.set_capabilities(KEEP_RAM)
     old.set_parameters(CROSSING_PARAMETERS)
     new.set_capabilities({**KEEP_RAM, **LOCK_LATE})
+    swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
     swap.ports.qemu.place_threads(swap.notes.old, swap.new_process, agreement.thread_pairs(swap, ours, theirs))
     agreement.same_surroundings(swap)
     prepare_record(swap)

@@ -38,6 +38,10 @@ class HostLock:
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps(who).encode(), 0)
 
+    def held_by(self) -> str:
+        """Who has it and since when, "" when nobody does; only looks."""
+        return "" if self.lock.is_free() else _described(self.lock.path)
+
     @property
     def fd(self) -> int:
         """The open file, to be shared with a guard."""

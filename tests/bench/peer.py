@@ -9,6 +9,7 @@ import selectors
 import socket
 import struct
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,8 @@ TICK_PORT = 7002
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module
 NEIGHBOURS = 100
 """Ticks on either side of a gap that are looked at: one second."""
+CANDIDATES = 20
+"""How many of the longest gaps are looked at for the pause."""
 ROOM = 1 << 20
 """Bytes of arrived datagrams that the kernel keeps for us."""
 
@@ -31,7 +34,7 @@ class Felt:
     longest_at_ns: int
     """Wall clock of the host when the longest gap ended."""
     stood_still_ns: int
-    """How much the guest's own clock lost against the host's over the longest gap: the pause as the guest lived it.
+    """How much the guest's own clock lost against the host's at once: the pause as the guest lived it.
 
     An emulated guest also runs slowly for some tenths of a second after it moved to another QEMU, whose translation
     cache is empty. The gap between arrivals holds that as well; its clock runs on meanwhile, so this does not.
@@ -39,6 +42,8 @@ class Felt:
     p99_ns: int
     lost: int
     """Ticks that were sent and never arrived, or arrived out of turn."""
+    wall_behind_ns: int
+    """How far the guest's wall clock was behind the host's in the last second, by the tick with the least delay."""
 
 
 @dataclass
@@ -48,30 +53,46 @@ class _Ticker:
     lost: int = 0
     longest_ns: int = 0
     longest_at_ns: int = 0
-    longest_index: int = 0
     gaps: list[int] = field(default_factory=list)
     behind: list[int] = field(default_factory=list)  # host's clock less the guest's, one per gap, at its end
+    wall_behind: deque[int] = field(default_factory=lambda: deque(maxlen=NEIGHBOURS))
 
-    def arrived(self, number: int, at_ns: int, guest_ns: int) -> None:
+    def arrived(self, number: int, at_ns: int, guest_ns: int, guest_wall_ns: int) -> None:
+        self.wall_behind.append(at_ns - guest_wall_ns)
         if self.last_ns:
             gap = at_ns - self.last_ns
             if gap > self.longest_ns:
-                self.longest_ns, self.longest_at_ns, self.longest_index = gap, at_ns, len(self.gaps)
+                self.longest_ns, self.longest_at_ns = gap, at_ns
             self.gaps.append(gap)
             self.behind.append(at_ns - guest_ns)
             self.lost += abs(number - self.last_number - 1)
         self.last_ns, self.last_number = at_ns, number
 
     def stood_still_ns(self) -> int:
-        """The step in the guest's lag: the least lag on either side has the least of the network's delay in it."""
-        before = self.behind[max(0, self.longest_index - NEIGHBOURS) : self.longest_index]
-        after = self.behind[self.longest_index : self.longest_index + NEIGHBOURS]
+        """The largest step in the guest's lag over one of its longest gaps; the longest itself may be mere load.
+
+        The least lag on either side of a gap has the least of the network's and the scheduler's delay in it.
+        """
+        longest = sorted(range(len(self.gaps)), key=self.gaps.__getitem__)[-CANDIDATES:]
+        return max((self._step_over(index) for index in longest), default=0)
+
+    def _step_over(self, index: int) -> int:
+        before = self.behind[max(0, index - NEIGHBOURS) : index]
+        after = self.behind[index : index + NEIGHBOURS]
         return min(after) - min(before) if before and after else 0
 
     def felt(self) -> Felt:
         ordered = sorted(self.gaps)
         p99 = ordered[int(len(ordered) * 0.99)] if ordered else 0
-        return Felt(len(ordered), self.longest_ns, self.longest_at_ns, self.stood_still_ns(), p99, self.lost)
+        return Felt(
+            ticks=len(ordered),
+            longest_ns=self.longest_ns,
+            longest_at_ns=self.longest_at_ns,
+            stood_still_ns=self.stood_still_ns(),
+            p99_ns=p99,
+            lost=self.lost,
+            wall_behind_ns=min(self.wall_behind, default=0),
+        )
 
 
 class Peer:
@@ -163,5 +184,5 @@ class Peer:
             seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
             with self._lock:
                 ticker = self._tickers.setdefault(sender[0], _Ticker())
-                number, guest_ns, _ = (int(word) for word in data.split())
-                ticker.arrived(number, seconds * 1_000_000_000 + nanoseconds, guest_ns)
+                number, guest_ns, guest_wall_ns = (int(word) for word in data.split())
+                ticker.arrived(number, seconds * 1_000_000_000 + nanoseconds, guest_ns, guest_wall_ns)

@@ -26,15 +26,21 @@ class Session:
     lock: HostLock
     journal: SqliteJournal
     recovered: tuple[UpdateRecord, ...]  # what was open when it began, as it is now
+    left_to_guard: bool = False  # an error broke out of an update: the guard recovers once this process is gone
 
     @contextmanager
     def guarded(self) -> Iterator[Ports]:
-        """Ports for an update that a guard watches over."""
+        """Ports for an update that a guard watches over, until the update is closed or waits for a person."""
         guard = Guard(self.config, self.lock.fd, self.config.paths.state / "guard.log")
+        ports = wiring.ports_of(self.config, self.journal, watcher=guard)
         try:
-            yield wiring.ports_of(self.config, self.journal, watcher=guard)
-        finally:
-            guard.dismiss()
+            yield ports
+        except BaseException:
+            self.left_to_guard = bool(open_updates(ports))  # a guest may stand still: nobody here knows
+            if not self.left_to_guard:
+                guard.dismiss()
+            raise
+        guard.dismiss()
 
 
 @contextmanager
@@ -45,14 +51,17 @@ def changing(config: Config, doing: str, tell: Teller) -> Iterator[Session]:
     """
     lock = HostLock.at(wiring.host_lock_path(config))
     journal = wiring.journal_of(config)  # makes the directory that the lock is in
+    session = None
     try:
         lock.take(doing, wiring.now())
         ports = wiring.ports_of(config, journal)
         recovered = recover(ports, boot_id=boot_id(), tell=tell) if open_updates(ports) else ()
         ports.libvirt.disconnect()
-        yield Session(config, lock, journal, recovered)
+        session = Session(config, lock, journal, recovered)
+        yield session
     finally:
-        lock.release()
+        if session is None or not session.left_to_guard:
+            lock.release()
         journal.close()
 
 

@@ -190,6 +190,7 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
                 "mac": Values("a MAC address", "[0-9a-fA-F:]{17}"),
                 "bootindex": NUMBER,
                 "mq": SWITCH,
+                "mrg_rxbuf": SWITCH,
                 "vectors": NUMBER,
                 "rx_queue_size": NUMBER,
                 "tx_queue_size": NUMBER,

@@ -77,15 +77,21 @@ class SystemdDaemon:
         return self.lock.holder() is not None
 
     def stop(self, within_seconds: float) -> None:
-        shown = processes.run(["systemctl", "is-active", *_UNITS], within_seconds=within_seconds, accept=(0, 3, 4))
-        states = dict(zip(_UNITS, shown.stdout.split(), strict=False))
-        self.active = tuple(unit for unit in _UNITS if states.get(unit) == "active") or self.active
-        processes.run(["systemctl", "stop", *self.active], within_seconds=within_seconds)
+        self.active = self._units("is-active", "active", within_seconds) or self.active
+        if self.active:
+            processes.run(["systemctl", "stop", *self.active], within_seconds=within_seconds)
 
     def start(self, within_seconds: float) -> None:
-        units = self.active or ("libvirtd.socket", "libvirtd.service")
+        # Whoever recovers did not stop them: then what is enabled was active.
+        units = self.active or self._units("is-enabled", "enabled", within_seconds) or ("libvirtd.service",)
         processes.run(["systemctl", "start", *units], within_seconds=within_seconds)
         wait_until(self.answers, within_seconds, "waiting for libvirt's daemon")
+
+    def _units(self, question: str, wanted: str, within_seconds: float) -> tuple[str, ...]:
+        """The units of which systemctl answers a question as wanted; it exits 1, 3 or 4 if one is otherwise."""
+        argv = ["systemctl", question, *_UNITS]
+        said = processes.run(argv, within_seconds=within_seconds, accept=(0, 1, 3, 4)).stdout.splitlines()
+        return tuple(unit for unit, state in zip(_UNITS, said, strict=False) if state.strip() == wanted)
 
     def restart_hint(self) -> str:
         return "systemctl start libvirtd.socket libvirtd.service"

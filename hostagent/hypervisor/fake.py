@@ -69,7 +69,7 @@ class FakeClock:
         return round(WALL_SECONDS * 1e9) + self.monotonic_ns()
 
     def monotonic_ns(self) -> int:
-        with self.world.change() as state:
+        with self.world.look() as state:
             return state.now_ns
 
     def synchronised(self) -> bool:
@@ -223,6 +223,13 @@ class FakeHost:
             text = record.read_text()
             record.write_text(re.sub(r"state='\w+' reason='\w+'", "state='paused' reason='user'", text, count=1))
 
+    def resume(self, uuid: str) -> None:
+        """The owner, or an operator who sees it paused, resumes the guest through libvirt."""
+        with self.world.change() as state:
+            view = state.daemon.views[uuid]
+            physics.go_on(self.world, state, state.processes[view.monitor_pid])
+            view.state, view.reason = "running", "unpaused"
+
     def somebody_starts_daemon(self) -> None:
         """By hand, by a socket, by a package's script: it stays away while the driver's lock is held."""
         with self.world.change() as state:
@@ -243,7 +250,7 @@ class FakeHost:
 
     def processes(self, uuid: str) -> list[Process]:
         """The living processes of a guest, copied."""
-        with self.world.change() as state:
+        with self.world.look() as state:
             return [Process(**vars(one)) for one in state.living(uuid)]
 
 

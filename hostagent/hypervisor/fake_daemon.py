@@ -104,6 +104,9 @@ def _reconnect(world: World, state: State, path: Path) -> None:
     if listening.hung or listening.client not in ("", LIBVIRT):
         state.daemon.waiting.append(str(path))
         return None
+    taken_over = "-incoming" in world.argv(listening)
+    if taken_over and state.take(FaultKind.QUESTION_FAILS, guest.uuid):
+        return _kills(world, state, guest, process)
     listening.client = LIBVIRT
     believed, reason = record.state, record.reason
     if listening.state is RunState.RUNNING and believed != "running":

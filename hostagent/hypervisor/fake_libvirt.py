@@ -123,7 +123,7 @@ class FakeLibvirt:
             state.guests[uuid].ended = "destroyed"
 
     def usable(self) -> bool:
-        with self.world.change() as state:
+        with self.world.look() as state:
             return state.daemon.up
 
     def disconnect(self) -> None:

@@ -35,11 +35,11 @@ class FakeMonitor:
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def run_state(self) -> RunState:
-        with self._asked("query-status") as (_, process):
+        with self._asked("query-status", changes=False) as (_, process):
             return process.state
 
     def capabilities(self) -> Mapping[str, bool]:
-        with self._asked("query-migrate-capabilities") as (_, process):
+        with self._asked("query-migrate-capabilities", changes=False) as (_, process):
             return dict(process.capabilities)
 
     def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
@@ -54,7 +54,7 @@ class FakeMonitor:
             process.capabilities |= wanted
 
     def parameters(self) -> Mapping[str, object]:
-        with self._asked("query-migrate-parameters") as (_, process):
+        with self._asked("query-migrate-parameters", changes=False) as (_, process):
             return dict(process.parameters)
 
     def set_parameters(self, wanted: Mapping[str, object]) -> None:
@@ -67,7 +67,7 @@ class FakeMonitor:
             return ("a device refuses",) if state.take(FaultKind.BLOCKED, process.guest) else ()
 
     def inventory(self) -> Inventory:
-        with self._asked("query-everything") as (_, process):
+        with self._asked("query-everything", changes=False) as (_, process):
             line = CommandLine.parse(self.world.argv(process))
             objects = (item.get("id") for item in line.named("object"))
             return Inventory(
@@ -118,7 +118,7 @@ class FakeMonitor:
         raise self._refusal("migrate", "Broken pipe")
 
     def move(self) -> Move:
-        with self._asked("query-migrate") as (_, process):
+        with self._asked("query-migrate", changes=False) as (_, process):
             return Move(process.move, process.moved_bytes, process.move_error)
 
     def wait_moved(self, within_seconds: float) -> Move:
@@ -182,8 +182,8 @@ class FakeMonitor:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _asked(self, command: str) -> Iterator[tuple[State, Process]]:
-        with self.world.change() as state:
+    def _asked(self, command: str, *, changes: bool = True) -> Iterator[tuple[State, Process]]:
+        with self.world.change() if changes else self.world.look() as state:
             process = state.processes[self.pid]
             if not process.alive or process.client != self.client:
                 doing = f"asking QEMU {self.pid}: {command}"
@@ -203,6 +203,6 @@ class FakeMonitor:
         return Failed(f"asking QEMU {self.pid}: {command}", found=said)
 
     def _moment(self, of: Callable[[Process], int]) -> Moment | None:
-        with self.world.change() as state:
+        with self.world.look() as state:
             at = of(state.processes[self.pid])
             return Moment(WALL_SECONDS + at / 1e9, at / 1e9) if at >= self.since_ns else None

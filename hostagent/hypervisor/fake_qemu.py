@@ -29,14 +29,14 @@ class FakeQemu:
     world: World
 
     def identify(self, pid: int) -> ProcessId:
-        with self.world.change() as state:
+        with self.world.look() as state:
             process = state.processes.get(pid)
             if process is None or not process.alive:
                 raise Failed(f"looking at process {pid}", expected="it running", found="no such process")
             return ProcessId(pid, process.start_ticks)
 
     def alive(self, process: ProcessId) -> bool:
-        with self.world.change() as state:
+        with self.world.look() as state:
             return _found(state, process) is not None
 
     def launch(self, order: LaunchOrder) -> FakeLaunch:
@@ -104,6 +104,13 @@ class FakeQemu:
             process.client = f"{os.getpid()}/{state.now_ns}"
             return FakeMonitor(self.world, process.pid, process.client, state.now_ns)
 
+    def flush(self, process: ProcessId, files: tuple[str, ...], within_seconds: float) -> None:
+        with self.world.change() as state:
+            found = _found(state, process)
+            if found is not None and state.take(FaultKind.DISK_SLOW, found.guest):
+                state.now_ns += round(within_seconds * 1e9)
+                raise OutcomeUnknown("flushing the images", expected=f"done in {within_seconds:g} s", found="not")
+
     # -- surroundings ---------------------------------------------------------------------------------------------
 
     def place_threads(self, old: ProcessId, new: ProcessId, pairs: Mapping[int, int]) -> None:
@@ -119,30 +126,30 @@ class FakeQemu:
             return ("umask: 0002, 0022",) if state.take(FaultKind.DIFFERENT, here.guest) else ()
 
     def ram_inodes(self, process: ProcessId) -> frozenset[tuple[int, int]]:
-        with self.world.change() as state:
+        with self.world.look() as state:
             found = _found(state, process)
             return frozenset((one[0], one[1]) for one in found.ram) if found else frozenset()
 
     def log_pipes(self, process: ProcessId) -> tuple[int, ...]:
-        with self.world.change() as state:
+        with self.world.look() as state:
             found = _found(state, process)
             return tuple(sorted(found.pipes)) if found else ()
 
     def same_file(self, one: ProcessId, fd: int, other: ProcessId, other_fd: int) -> bool:
-        with self.world.change() as state:
+        with self.world.look() as state:
             here, there = _found(state, one), _found(state, other)
             if here is None or there is None:
                 return False
             return fd in here.pipes and here.pipes[fd] == there.pipes.get(other_fd)
 
     def last_words(self, guest: str) -> str:
-        with self.world.change() as state:
+        with self.world.look() as state:
             return state.words.get(guest, "")
 
     # -- taps -------------------------------------------------------------------------------------------------------
 
     def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:
-        with self.world.change() as state:
+        with self.world.look() as state:
             return {fd: state.taps[_tap(state, process, fd)] for fd in taps}
 
     def put_taps(self, process: ProcessId, settings: Mapping[int, str]) -> None:

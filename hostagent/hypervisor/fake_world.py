@@ -49,6 +49,7 @@ class FaultKind(StrEnum):
     BLOCKED = "QEMU has a reason against a migration"
     DIFFERENT = "the surroundings differ"
     QUESTION_FAILS = "a question that libvirt will ask is refused"
+    DISK_SLOW = "the images are not flushed in time"
     NO_AGENT = "the guest has no agent"
 
 
@@ -202,6 +203,19 @@ class World:
         if self.on_change is not None:
             self.on_change()
 
+    @contextmanager
+    def look(self) -> Iterator[State]:
+        """The state, not to be changed; that time has passed is only stored with the next change."""
+        with self._thread, _locked(self.root / "world.lock"):
+            self.inside = True
+            try:
+                state = self._load()
+                state.now_ns += STEP_NS
+                self.before(self, state)
+                yield state
+            finally:
+                self.inside = False
+
     def text(self, name: str) -> str:
         """An unchanging text of the world."""
         return (self.root / "texts" / name).read_text()
@@ -243,6 +257,21 @@ class World:
         beside.rename(path)
         self._hold(fd)
         self._state = state
+
+    def forget(self, pid: int) -> None:
+        """That real process is dead to the world: its monitors are free, what it was about to launch is not."""
+        self._state = None
+        with self.change() as state:
+            for process in state.living():
+                if process.client.partition("/")[0] == str(pid):
+                    process.client = ""
+                if process.waits_for == pid:
+                    process.alive = False
+
+    def close(self) -> None:
+        """Let go of it; the daemon's lock goes with the last who has the world."""
+        self._hold(-1)
+        os.close(self.daemon_lock)
 
     def _hold(self, fd: int) -> None:
         if self._held >= 0:

@@ -100,7 +100,7 @@ def _descriptors(order: Order) -> dict[int, int]:
         found[number] = os.open("/dev/vhost-net", os.O_RDWR | os.O_CLOEXEC)
     for number, (path, like) in order.listeners.items():
         found[number] = _listen(Path(path), Path(like))
-    found[0] = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    found[0] = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for number in (1, 2):  # a pipe to virtlogd
         found[number] = copy_descriptor(order.old_pid, number)
     return found
@@ -127,7 +127,8 @@ def _become(order: Order, old: Surroundings, descriptors: dict[int, int], namesp
     report = order.report
     try:
         me = os.getpid()
-        descriptors[_free_number(descriptors)] = _pid_file(Path(order.pid_file), me)
+        pid_file = _free_number(descriptors)
+        descriptors[pid_file] = _pid_file(Path(order.pid_file), me)
         surroundings.join_cgroups(old.main.cgroups, "cgroup.procs", "cgroup.procs", me)
         (PROC / "self" / "oom_score_adj").write_text(str(old.oom_score_adj))
         (PROC / "self" / "coredump_filter").write_text(f"0x{old.coredump_filter}")
@@ -147,6 +148,8 @@ def _become(order: Order, old: Surroundings, descriptors: dict[int, int], namesp
         if os.read(order.go, 1) != b"g":
             os._exit(1)  # hostagent is gone: nothing was started
         report = _put_in_place(descriptors, report)
+        # Only now: a process gives up its lock on a file as soon as it closes any descriptor of it.
+        fcntl.lockf(pid_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
         _give_up_privileges(old)
         os.execve(order.argv[0], order.argv, dict(entry.split(b"=", 1) for entry in old.environ))  # noqa: S606
     except BaseException as error:  # this is the end of the process: everything must be told
@@ -161,10 +164,9 @@ def _free_number(descriptors: dict[int, int]) -> int:
 
 
 def _pid_file(path: Path, pid: int) -> int:
-    """A pid file that QEMU keeps open and locked, as libvirt leaves it (src/util/vircommand.c)."""
+    """A pid file that QEMU keeps open and will have locked, as libvirt leaves it (src/util/vircommand.c)."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     os.fchmod(fd, 0o644)
-    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
     os.write(fd, f"{pid}\n".encode())
     return fd
 
@@ -183,6 +185,7 @@ def _put_in_place(descriptors: dict[int, int], report: int) -> int:
     os.closerange(0, free)
     for number, fd in lifted.items():
         os.dup2(fd, number, inheritable=True)
+        os.close(fd)
     return kept
 
 

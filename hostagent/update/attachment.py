@@ -15,7 +15,8 @@ from hostagent.update.swap import GuestSwap, HostSwap, Ports
 def detach(host: HostSwap) -> None:
     """Stop libvirt's daemon and keep it out. QEMU processes stay."""
     ports = host.ports
-    _no_jobs(ports)
+    if ports.daemon.is_up():  # after a crash it may be away already: then nobody runs a job, and nobody can be asked
+        _no_jobs(ports)
     ports.libvirt.disconnect()
     ports.daemon.stop(ports.config.libvirt.daemon.ready_seconds)
     if not ports.lock.acquire():

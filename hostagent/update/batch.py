@@ -80,7 +80,8 @@ class Batch:
             # The journal says detached, but the lock may have gone with its holders and the daemon come back.
             self.host_progress = replace(self.host_progress, done=self.host_progress.done - {"detach", "attach"})
             if not self._host_forward(DETACH):
-                return  # nothing can be asked of the QEMUs; the members have ended as needing a person
+                self._write_outcomes()  # nothing can be asked of the QEMUs; the members need a person
+                return
         cut_off = Failed("the update", found="it was cut off, and undone by recovery")
         for member in sorted(self._active(), key=_stands_still, reverse=True):
             if member.committed:
@@ -178,6 +179,9 @@ class Batch:
         for member in updated:
             member.end(Outcome.UPDATED)
         clocks.bring_right([member.swap for member in updated if not member.swap.rehearsal])
+        self._write_outcomes()
+
+    def _write_outcomes(self) -> None:
         for member in self.members:
             if member.outcome is not None and not member.closed:
                 body = {"outcome": member.outcome, "reason": member.reason, "kind": member.reason_kind}

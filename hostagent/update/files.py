@@ -52,7 +52,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 def replace(path: Path, data: bytes) -> None:
     """Put a file in the place of `path` in one step, mode 0600. The temporary name is none that libvirt would load."""
-    beside = path.with_name(f".{path.name}.hostagent")
+    beside = _beside(path)
     try:
         with suppress(FileNotFoundError):
             beside.unlink()
@@ -64,7 +64,23 @@ def replace(path: Path, data: bytes) -> None:
         os.rename(beside, path)  # noqa: PTH104
         _sync_folder(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
         raise Failed(f"writing {path}", found=error.strerror or str(error)) from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.hostagent")
+
+
+def discard(*paths: str) -> None:
+    """Take files of ours away, and what a crash left of writing them. Any number of times."""
+    for name in paths:
+        try:
+            for path in (Path(name), _beside(Path(name))):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Failed(f"removing {name}", found=error.strerror or str(error)) from error
 
 
 def put_in_place(prepared: Path, path: Path) -> None:
@@ -164,7 +180,10 @@ def is_named(pinned: Pinned) -> bool:
 def unpin(pinned: Pinned) -> None:
     """Take our link away, and its folder with the last one."""
     link = Path(pinned.link)
-    link.unlink(missing_ok=True)
+    try:
+        link.unlink(missing_ok=True)
+    except OSError as error:
+        raise Failed(f"removing {link}", found=error.strerror or str(error)) from error
     with suppress(OSError):
         link.parent.rmdir()
 

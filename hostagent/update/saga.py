@@ -7,7 +7,8 @@ A step that commits is the point of no return: its "begun" is the durable intent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -79,7 +80,8 @@ class Engine:
             )
             self.tell(subject.key, step.name, "begun")
             try:
-                self._do(step, subject, again=again)
+                with _ours(f"step {step.name}"):
+                    self._do(step, subject, again=again)
             except HostagentError as error:
                 self._flush(subject, (Entry(Kind.STEP_FAILED, subject.key, step.name, {"error": str(error)}),))
                 raise StepFailed(step.name, progress, error) from error
@@ -97,7 +99,7 @@ class Engine:
         except OutcomeUnknown as unknown:  # no answer is not a no: the world says whether it happened
             if step.is_done(subject):
                 return
-            raise Failed(unknown.doing, expected=unknown.expected, found=unknown.found, hint=unknown.hint) from unknown
+            raise _told(unknown) from unknown
         if not step.is_done(subject):
             raise Failed(f"step {step.name}", expected="its effect to show afterwards", found="none")
 
@@ -115,7 +117,8 @@ class Engine:
             self.tell(subject.key, name, "undone")
             self._flush(subject, (Entry(Kind.UNDO_BEGUN, subject.key, name),))
             try:
-                step.undo(subject)
+                with _ours(f"undoing step {name}"):
+                    step.undo(subject)
             except HostagentError as error:
                 raise NeedsOperator(
                     f"undoing step {name}", found=str(error), hint=error.hint or "hostagent recover"
@@ -128,6 +131,21 @@ class Engine:
             self.journal.append(subject.update, *entries)
         except HostagentError as error:
             self.tell(subject.key, "journal", str(error))
+
+
+@contextmanager
+def _ours(doing: str) -> Iterator[None]:
+    """What the system itself refuses, or never answers, fails like anything else: undoing must go on."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(doing, found=str(error)) from error
+    except OutcomeUnknown as unknown:
+        raise _told(unknown) from unknown
+
+
+def _told(unknown: OutcomeUnknown) -> Failed:
+    return Failed(unknown.doing, expected=unknown.expected, found=unknown.found, hint=unknown.hint)
 
 
 class StepFailed(Exception):

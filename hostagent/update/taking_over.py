@@ -41,20 +41,20 @@ def resume_new(swap: GuestSwap) -> None:
     new = swap.new_monitor()
     if swap.notes.was_running:
         new.resume(KILL_SECONDS)
-        swap.ports.watcher.running()
-        _note_pause(swap, new)
-    else:
-        swap.ports.watcher.running()
+    swap.ports.watcher.running()
+    swap.measured({"moved_bytes": swap.moved_bytes, **_pause(swap, new)})
 
 
-def _note_pause(swap: GuestSwap, new: Monitor) -> None:
-    values: dict[str, object] = {"moved_bytes": swap.moved_bytes}
+def _pause(swap: GuestSwap, new: Monitor) -> dict[str, object]:
+    """What is known of it; nothing for a guest that its owner had paused."""
+    if not swap.notes.was_running:
+        return {}
     stopped = swap.old_monitor().stopped_at() if swap.old_is_alive() else None
     resumed = new.resumed_at()
     if stopped and resumed:
         pause = measured(stopped, resumed)
-        values |= {"pause_seconds": pause.seconds, "pause_source": pause.source}
-    swap.measured(values)
+        return {"pause_seconds": pause.seconds, "pause_source": pause.source}
+    return {}
 
 
 def new_one_runs(swap: GuestSwap) -> bool:

@@ -160,14 +160,18 @@ class Proof:
             time.sleep(POLL)
 
     def _run(self, *words: str) -> str:
-        arguments = {"path": "/bin/proof", "arg": list(words), "capture-output": True}
+        return self.run_in_guest("/bin/proof", *words)
+
+    def run_in_guest(self, path: str, *words: str) -> str:
+        """What a program in the guest wrote; NotReadyError when it failed."""
+        arguments = {"path": path, "arg": list(words), "capture-output": True}
         pid = self._ask("guest-exec", arguments)["pid"]
         while not (status := self._ask("guest-exec-status", {"pid": pid}))["exited"]:
             time.sleep(POLL)
         if status.get("exitcode") != 0:
             said = base64.b64decode(status.get("err-data", "")).decode()
-            raise NotReadyError(f"expected proof to answer, found {said.strip() or status}")
-        return base64.b64decode(status["out-data"]).decode()
+            raise NotReadyError(f"expected {path} to answer, found {said.strip() or status}")
+        return base64.b64decode(status.get("out-data", "")).decode()
 
     def _ask(self, command: str, arguments: dict[str, object]) -> dict[str, Any]:
         """One command to the agent; waits for an agent that libvirt has only just connected to again."""

@@ -1,0 +1,84 @@
+"""What verbs begin with: the settings, who asks, and the host to oneself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hostagent import wiring
+from hostagent.cli.output import Output, log_to_stderr
+from hostagent.cli.progress import Progress
+from hostagent.cli.signals import Signals
+from hostagent.cli.verbs import Asked
+from hostagent.config import Config
+from hostagent.errors import UsageError
+from hostagent.facts import Host
+from hostagent.session import Session, changing
+from hostagent.update.journal import UpdateRecord
+from hostagent.update.journal_reader import read_updates
+
+
+@dataclass(frozen=True)
+class Call:
+    """A verb that was called: its settings, and where its words go."""
+
+    config: Config
+    out: Output
+
+    def updates(self) -> tuple[UpdateRecord, ...]:
+        """The journal's updates, oldest first; only looks."""
+        return read_updates(wiring.journal_path(self.config))
+
+    def host(self) -> Host:
+        """What libvirt and the host say now."""
+        libvirt = wiring.libvirt_of(self.config)
+        try:
+            return libvirt.host()
+        finally:
+            libvirt.disconnect()
+
+
+def begin(asked: Asked, *, root: bool = True) -> Call:
+    """Settings read, permission checked."""
+    log_to_stderr(debug=asked.debug)
+    if root and os.geteuid() != 0:
+        raise UsageError(
+            "starting hostagent", expected="to be run by root", found=f"user {os.geteuid()}", hint="use sudo"
+        )
+    config = Config.load(asked.config)
+    if asked.connect is not None:
+        config = config.model_copy(update={"libvirt": config.libvirt.model_copy(update={"uri": _a_uri(asked.connect)})})
+    return Call(config, Output(as_json=asked.as_json))
+
+
+def _a_uri(text: str) -> str:
+    if ":" not in text:
+        raise UsageError("reading --connect", expected="a libvirt URI like qemu:///system", found=repr(text))
+    return text
+
+
+@dataclass(frozen=True)
+class Change:
+    """The host is ours to change; signals are held."""
+
+    session: Session
+    signals: Signals
+
+
+@contextmanager
+def change(call: Call, doing: str) -> Iterator[Change]:
+    """Take the host, after closing what was left open; signals are held from the first moment to the last."""
+    names = {guest.uuid: guest.name for update in call.updates() for guest in update.guests.values()}
+    with Signals().held() as signals, ExitStack() as stack:
+        with Progress(call.out, names, stopping=signals.cancelled) as tell:
+            session = stack.enter_context(changing(call.config, doing, tell))
+        yield Change(session, signals)
+
+
+def new_update_id() -> str:
+    """Readable, sorts by time, never twice the same: 20261122-054501-ab12."""
+    return f"{datetime.fromtimestamp(wiring.now(), UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

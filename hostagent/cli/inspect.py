@@ -1,0 +1,146 @@
+"""hostagent inspect: the host and its guests as they are."""
+
+from __future__ import annotations
+
+import click
+
+from hostagent.checks import guest_blockers, host_blockers
+from hostagent.cli import words
+from hostagent.cli.common import begin
+from hostagent.cli.output import Cell, Column, Part, sentence, table
+from hostagent.cli.plan_view import blockers_json, reasons
+from hostagent.cli.verbs import Asked, verb
+from hostagent.errors import ExitCode
+from hostagent.facts import Guest, Host, QemuTree
+from hostagent.plan import Blocker
+from hostagent.planner import chosen_guests
+from hostagent.qemu_trees import SYSTEM
+
+_COLUMNS = (
+    Column("guest"),
+    Column("state"),
+    Column("QEMU"),
+    Column("RAM", figures=True),
+    Column("backed by"),
+    Column("update in place"),
+)
+
+
+@verb("inspect", example="hostagent inspect --guest web1")
+@click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated.")
+def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
+    """See the host and its guests, and for each why it cannot be updated in place, if so."""
+    call = begin(asked)
+    host = call.host()
+    seen = [(guest, guest_blockers(guest)) for guest in chosen_guests(host, guests or None)]
+    against = host_blockers(host)
+    parts = [*_host_parts(host, against), *_guest_parts(seen, against)]
+    document = {**_host_json(host, against), "guests": [_guest_json(guest, found) for guest, found in seen]}
+    call.out.show(document, *parts)
+    return ExitCode.DONE
+
+
+def _host_parts(host: Host, against: tuple[Blocker, ...]) -> list[Part]:
+    parts: list[Part] = [
+        sentence(f"host {host.hostname}: libvirt {host.libvirt} at {host.libvirt_uri}, kernel {host.kernel}"),
+        *(sentence(f"QEMU {tree_words(tree)}") for tree in host.qemu),
+        "",
+    ]
+    if against:
+        parts += [sentence("No guest of this host can be updated in place:", "bad"), *reasons(against), ""]
+    return parts
+
+
+def tree_words(tree: QemuTree) -> str:
+    """A QEMU in a line."""
+    package = f" ({tree.package})" if tree.package else ""
+    own = "the system's own" if tree.name == SYSTEM else f"tree {tree.name}"
+    return f"{tree.version}{package}, {own}"
+
+
+def _guest_parts(seen: list[tuple[Guest, tuple[Blocker, ...]]], against: tuple[Blocker, ...]) -> list[Part]:
+    if not seen:
+        return ["No guests on this host.", ""]
+    rows = [_row(guest, found, against) for guest, found in seen]
+    parts: list[Part] = [table(_COLUMNS, rows), ""]
+    for guest, found in seen:
+        if found and guest.state.active:
+            parts += [sentence(f"{guest.name} cannot be updated in place:", "bad"), *reasons(found), ""]
+    return parts
+
+
+def _row(guest: Guest, found: tuple[Blocker, ...], against: tuple[Blocker, ...]) -> tuple[str | Cell, ...]:
+    state = f"{guest.state} ({guest.state_reason})" if guest.state_reason else str(guest.state)
+    definition = guest.definition
+    return (
+        guest.name,
+        state,
+        _qemu(guest),
+        words.size(definition.memory),
+        str(definition.ram),
+        _can(guest, found, against),
+    )
+
+
+def _can(guest: Guest, found: tuple[Blocker, ...], against: tuple[Blocker, ...]) -> Cell:
+    if not guest.state.active:
+        return Cell("not running", "dim")
+    if found:
+        return Cell(f"no: {words.counted(len(found), 'reason')} below", "bad")
+    return Cell("no: see the host", "bad") if against else Cell("yes", "good")
+
+
+def _qemu(guest: Guest) -> str | Cell:
+    process = guest.process
+    if process is None:
+        return words.NONE
+    if guest.qemu is not None:
+        return str(guest.qemu.version)
+    return Cell("binary deleted" if process.exe_deleted else "not known", "bad")
+
+
+def _host_json(host: Host, against: tuple[Blocker, ...]) -> dict[str, object]:
+    return {
+        "host": {
+            "hostname": host.hostname,
+            "kernel": host.kernel,
+            "libvirt": str(host.libvirt),
+            "libvirt_uri": host.libvirt_uri,
+            "memory_backing_dir": host.memory_backing_dir,
+            "qemu": [tree_json(tree) for tree in host.qemu],
+            "blockers": blockers_json(against),
+        }
+    }
+
+
+def tree_json(tree: QemuTree) -> dict[str, object]:
+    """A QEMU for a program."""
+    return {
+        "name": tree.name,
+        "version": str(tree.version),
+        "package": tree.package,
+        "emulator": tree.emulator,
+    }
+
+
+def _guest_json(guest: Guest, found: tuple[Blocker, ...]) -> dict[str, object]:
+    process = guest.process
+    running = process and {
+        "pid": process.pid,
+        "exe": process.exe,
+        "exe_deleted": process.exe_deleted,
+        "tree": tree_json(guest.qemu) if guest.qemu else None,
+    }
+    return {
+        "name": guest.name,
+        "uuid": guest.uuid,
+        "state": guest.state,
+        "state_reason": guest.state_reason,
+        "persistent": guest.persistent,
+        "autostart": guest.autostart,
+        "machine": guest.definition.machine,
+        "vcpus": guest.definition.vcpus,
+        "qemu": running,
+        "ram": {"bytes": guest.definition.memory, "backing": guest.definition.ram},
+        "in_place": {"possible": guest.state.active and not found, "blockers": blockers_json(found)},
+    }

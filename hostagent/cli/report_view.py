@@ -1,0 +1,101 @@
+"""What became of an update, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hostagent.cli import words
+from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
+from hostagent.update.journal import Outcome
+from hostagent.update.order import OrderKind
+from hostagent.update.report import OPEN, GuestReport, UpdateReport
+
+_COLUMNS = (
+    Column("guest"),
+    Column("RAM"),
+    Column("pause", figures=True),
+    Column("budget", figures=True),
+    Column("clock\nbefore", figures=True),
+    Column("clock\nafter", figures=True),
+    Column("clock\nsynced", figures=True),
+    Column("QEMU"),
+    Column("outcome"),
+)
+_LOOKS = {
+    Outcome.UPDATED: "good",
+    Outcome.ROLLED_BACK: "wait",
+    Outcome.GONE: "wait",
+    Outcome.LOST: "bad",
+    Outcome.NEEDS_OPERATOR: "bad",
+}
+
+
+def report_parts(update: UpdateReport) -> list[Part]:
+    """The update in a line, its guests in a table, then what has to be said about any of them."""
+    parts: list[Part] = [sentence(_headline(update))]
+    if update.kind is OrderKind.REHEARSAL:
+        return [*parts, *([indented(update.reason, 2)] if update.reason else []), ""]
+    if update.guests:
+        parts += ["", table(_COLUMNS, [_row(guest) for guest in update.guests])]
+    remarks = [(guest.name, text, look) for guest in update.guests for text, look in _remarks(guest)]
+    if remarks:
+        parts.append("")
+    parts += [indented(f"{name}: {text}", 2, look) for name, text, look in remarks]
+    if update.reason and not update.guests:
+        parts.append(indented(update.reason, 2))
+    return [*parts, ""]
+
+
+def _headline(update: UpdateReport) -> str:
+    what = "rehearsal" if update.kind is OrderKind.REHEARSAL else "update"
+    to = f" to {update.to.version}" if update.to else ""
+    begun = f"{what} {update.id}: {update.component}{to}, begun {words.moment(update.begun)}"
+    if update.ended is None:
+        return f"{begun}, {_plainly(update.standing)}"
+    return f"{begun}, {_plainly(update.standing)} after {words.duration(update.ended - update.begun)}"
+
+
+def _row(guest: GuestReport) -> Sequence[str | Cell]:
+    clock = guest.clock
+    return (
+        guest.name,
+        guest.ram or words.NONE,
+        Cell(words.duration(guest.pause_seconds), "bad" if guest.over_budget else ""),
+        _budget(guest),
+        words.offset(clock.before),
+        words.offset(clock.after),
+        words.offset(clock.synced, clock.bound),
+        _qemu(guest),
+        Cell(_plainly(guest.outcome or OPEN), _LOOKS[guest.outcome] if guest.outcome else "wait"),
+    )
+
+
+def _budget(guest: GuestReport) -> str | Cell:
+    budget = words.duration(guest.budget_seconds)
+    return Cell(f"{budget} OVER", "bad") if guest.over_budget else budget
+
+
+def _qemu(guest: GuestReport) -> str:
+    before, after = guest.qemu_before or "?", guest.qemu_after
+    return before if after == before else f"{before} → {after or '?'}"
+
+
+def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
+    """What the table has no room for."""
+    found: list[tuple[str, str]] = []
+    if guest.reason:
+        found.append((guest.reason, "bad" if guest.outcome in {Outcome.LOST, Outcome.NEEDS_OPERATOR} else ""))
+    if guest.clock_outcome == "uncorrected":
+        found.append((f"its clock was left as it is ({guest.clock_reason or 'no reason given'})", ""))
+    if guest.pause_source == "monotonic":
+        found.append(("the host's clock was set during the pause, which was measured by the monotonic one", "dim"))
+    if guest.pause_source == "journal":
+        found.append(("the pause is an upper bound: nobody saw it end", "dim"))
+    if guest.xml_differences:
+        changed = "; ".join(guest.xml_differences)
+        found.append((f"its live definition is not as before: {changed}", "bad"))
+    return found
+
+
+def _plainly(outcome: str) -> str:
+    return outcome.replace("-", " ")

@@ -1,0 +1,121 @@
+"""hostagent setup: what in-place updates need of a host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hostagent import setup_host
+from hostagent.cli.common import Call, begin, change
+from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
+from hostagent.cli.verbs import Asked, verb
+from hostagent.errors import ExitCode, HostagentError, Refused, UsageError
+from hostagent.host_files import HostFiles, SystemMounts
+from hostagent.setup_tasks import Need, Task
+
+
+@verb("setup", example="hostagent setup --check")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit code 3 when something is missing.")
+@click.option("--undo", is_flag=True, help="Take away what setup put in place.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def setup(asked: Asked, only_check: bool, undo: bool, yes: bool) -> int:
+    """Give this host what in-place updates need: shown first, then done. Any number of times.
+
+    Guests' RAM goes into files in memory, on a tmpfs that only QEMU's user can enter; hostagent gets directories of
+    its own.
+    """
+    if only_check and undo:
+        raise UsageError("reading the command line", found="both --check and --undo", hint="hostagent setup --help")
+    call = begin(asked)
+    if undo:
+        return _undo(call, yes=yes)
+    needs = setup_host.check(_tasks(call))
+    missing = [need for need in needs if not need.satisfied]
+    if only_check or not missing:
+        verdict = sentence(f"Missing: {len(missing)} of {len(needs)}." if missing else "Everything is in place.")
+        call.out.show({"needs": [_need_json(need) for need in needs]}, *_parts(needs), "", verdict)
+        return ExitCode.REFUSED if missing else ExitCode.DONE
+    call.out.say(*_parts(needs), "")
+    _confirm(call, "Make these changes?", yes=yes)
+    with change(call, "setup"):
+        report = setup_host.apply(_tasks(call))
+    return _told(call, report, setup_host.check(_tasks(call)))
+
+
+def _undo(call: Call, *, yes: bool) -> int:
+    call.out.say("This takes away what setup put in place. Nothing else is touched.")
+    _confirm(call, "Undo the setup?", yes=yes)
+    files = HostFiles()
+    with change(call, "setup --undo"):
+        wanted = setup_host.wanted_on_this_host(call.config, files)
+        report = setup_host.undo(setup_host.tasks_to_undo(wanted, files, SystemMounts(), _ram_paths(call)))
+    return _told(call, report, ())
+
+
+def _told(call: Call, report: setup_host.Report, needs: Sequence[Need]) -> int:
+    parts: list[Part] = [indented(f"done: {words}", 2) for words in report.done] or ["Nothing had to be done."]
+    if report.restart_libvirtd:
+        parts += ["", sentence(f"Next: {setup_host.RESTART}", "wait")]
+    document = {
+        "done": list(report.done),
+        "restart_libvirtd": report.restart_libvirtd,
+        "needs": [_need_json(need) for need in needs],
+    }
+    call.out.show(document, *parts)
+    return ExitCode.DONE
+
+
+def _tasks(call: Call) -> tuple[Task, ...]:
+    files = HostFiles()
+    wanted = setup_host.wanted_on_this_host(call.config, files)
+    return setup_host.tasks(wanted, files, SystemMounts(), _ram_paths(call))
+
+
+def _ram_paths(call: Call) -> list[Path]:
+    """The RAM files of all running guests, which must not be moved away from."""
+    try:
+        return [Path(ram.path) for guest in call.host().guests for ram in guest.ram_files]
+    except HostagentError as error:
+        if any(call.config.paths.libvirt_run.glob("*.pid")):
+            raise Refused(
+                "setting up",
+                expected="libvirt to say where its guests' RAM is",
+                found=str(error),
+                hint="start libvirt's daemon first",
+            ) from error
+        return []  # libvirt is not there yet, nor is any guest
+
+
+def _confirm(call: Call, question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not call.out.can_ask():
+        raise UsageError("setting up", expected="a terminal to ask on, or --yes", found="neither")
+    if not call.out.ask(question):
+        raise Refused("setting up", found="the answer was no; nothing was touched")
+
+
+def _parts(needs: Sequence[Need]) -> list[Part]:
+    """What there is and what is missing; below it, what would be done about it."""
+    rows = [(Cell("ok", "good") if need.satisfied else Cell("missing", "wait"), need.name, need.why) for need in needs]
+    parts: list[Part] = [table((Column(""), Column("need"), Column("what for")), rows)]
+    missing = [need for need in needs if not need.satisfied]
+    if missing:
+        parts += ["", "What would be done:"]
+    for need in missing:
+        parts.append(indented(need.change, 2))
+        if need.in_the_way:
+            parts.append(indented(f"but in the way is: {need.in_the_way}", 4, "bad"))
+    return parts
+
+
+def _need_json(need: Need) -> dict[str, object]:
+    return {
+        "name": need.name,
+        "why": need.why,
+        "satisfied": need.satisfied,
+        "change": need.change,
+        "in_the_way": need.in_the_way,
+    }

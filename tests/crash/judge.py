@@ -1,0 +1,141 @@
+"""What must be true of the host once an update has ended, or was recovered: design, "Promises"."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator
+from pathlib import Path
+
+from hostagent.facts import GuestState
+from hostagent.hypervisor import RunState
+from hostagent.hypervisor.fake_physics import RIGHT_TAP
+from hostagent.hypervisor.fake_qemu import PARAMETERS
+from hostagent.hypervisor.fake_world import LIBVIRT, GuestLife, Process, State
+from hostagent.update.journal import Outcome, UpdateRecord
+from tests.crash import shapes
+from tests.crash.rig import UPDATE_ID, Rig
+
+RUNS = {Outcome.UPDATED: shapes.NEW.emulator, Outcome.ROLLED_BACK: shapes.OLD.emulator}
+
+
+def outcomes(rig: Rig) -> dict[str, Outcome | None]:
+    """How the update of each guest ended, by name; a guest that the journal does not name is missing."""
+    return {
+        guest.name: guest.outcome
+        for update in rig.updates()
+        if update.id == UPDATE_ID
+        for guest in update.guests.values()
+    }
+
+
+def reason(rig: Rig, name: str) -> str:
+    """Why a guest ended as it did."""
+    found = [g.reason for update in rig.updates() for g in update.guests.values() if g.name == name]
+    return found[-1] if found else "not in the journal"
+
+
+def problems(rig: Rig, *, daemon_up: bool = True, gone: Container[str] = ()) -> list[str]:
+    """Everything that is not as promised; [] when all is well. `gone`: guests that somebody else has ended."""
+    return list(_problems(rig, daemon_up, gone))
+
+
+def _problems(rig: Rig, daemon_up: bool, gone: Container[str]) -> Iterator[str]:
+    yield from rig.host.violations()
+    ended = outcomes(rig)
+    for update in rig.updates():
+        yield from _open_for_a_reason(update)
+    with rig.host.world.look() as state:
+        if state.daemon.up is not daemon_up:
+            yield f"libvirt is {'up' if state.daemon.up else 'down'}"
+        for uuid, guest in state.guests.items():
+            if guest.name not in rig.uuids:
+                if state.living(uuid):
+                    yield f"the throw-away guest {guest.name} is still there"
+                continue
+            outcome = ended.get(guest.name) or Outcome.ROLLED_BACK
+            living = state.living(uuid)
+            if guest.name in gone:
+                yield from (f"{guest.name} was ended, but process {one.pid} is there" for one in living)
+            elif outcome in RUNS:
+                yield from _runs_well(rig, state, guest, living, RUNS[outcome])
+            elif outcome is Outcome.NEEDS_OPERATOR:
+                if not any(one.holds == guest.life for one in living):
+                    yield f"{guest.name} waits for a person, but nothing holds its state"
+            else:
+                yield from (f"{guest.name} is {outcome}, but process {one.pid} is there" for one in living)
+    if state.daemon.up:
+        for name, uuid in rig.uuids.items():
+            if name not in gone and (ended.get(name) or Outcome.ROLLED_BACK) in RUNS:
+                yield from _believed(rig, name, uuid)
+    if Outcome.NEEDS_OPERATOR not in ended.values():
+        yield from _left_over(rig, [name for name in rig.uuids if name not in gone and (ended.get(name) or Outcome.ROLLED_BACK) in RUNS])
+
+
+def _open_for_a_reason(update: UpdateRecord) -> Iterator[str]:
+    waiting = any(guest.outcome is Outcome.NEEDS_OPERATOR for guest in update.guests.values())
+    if update.is_open and not waiting:
+        yield f"update {update.id} is open, and nobody is asked for"
+    if not update.is_open and waiting:
+        yield f"update {update.id} is closed while somebody is asked for"
+
+
+def _runs_well(rig: Rig, state: State, guest: GuestLife, living: list[Process], emulator: str) -> Iterator[str]:
+    name = guest.name
+    if len(living) != 1:
+        yield f"{name} has the processes {[one.pid for one in living]}"
+        return
+    process = living[0]
+    if rig.host.world.argv(process)[0] != emulator:
+        yield f"{name} is run by {rig.host.world.argv(process)[0]}"
+    paused = name in rig.scenario.paused
+    wanted = {RunState.PAUSED, RunState.POSTMIGRATE} if paused else {RunState.RUNNING}
+    if process.state not in wanted:
+        yield f"{name} is {process.state}"
+    if process.holds != guest.life:
+        yield f"{name} is in a state that is past"
+    capabilities = process.capabilities
+    if not capabilities["events"] or capabilities["x-ignore-shared"] or capabilities["late-block-activate"]:
+        yield f"{name} is left with {capabilities}"
+    if process.parameters != PARAMETERS:
+        yield f"{name} is left with {process.parameters}"
+    for tap in process.taps.values():
+        if state.taps[tap] != RIGHT_TAP:
+            yield f"tap {tap} of {name} is left with {state.taps[tap]}"
+    if state.daemon.up and process.client != LIBVIRT:
+        yield f"the monitor of {name} is {process.client or 'nobody'}'s"
+    for path, device, inode, _ in guest.ram:
+        if not os.path.exists(path) or (os.stat(path).st_dev, os.stat(path).st_ino) != (device, inode):
+            yield f"the RAM file of {name} is not in its place"
+    for path in (*rig.host.world.lib_dir(guest).iterdir(), rig.root / "run" / f"{name}.pid"):
+        if path.read_text().strip() != str(process.pid):
+            yield f"{path.name} of {name} is {path.read_text().strip()}'s, not {process.pid}'s"
+
+
+def _believed(rig: Rig, name: str, uuid: str) -> Iterator[str]:
+    guest = rig.host.libvirt.guest(uuid)
+    living = rig.host.processes(uuid)
+    process = living[0] if len(living) == 1 else None
+    if guest is None or guest.process is None or process is None or guest.process.pid != process.pid:
+        yield f"libvirt takes {name} for {guest and guest.process and guest.process.pid}"
+        return
+    wanted = GuestState.PAUSED_BY_OWNER if name in rig.scenario.paused else GuestState.RUNNING
+    if guest.state is not wanted:
+        yield f"libvirt takes {name} for {guest.state} ({guest.state_reason})"
+    if guest.definition.emulator != rig.host.world.argv(process)[0]:
+        yield f"libvirt takes {name} for run by {guest.definition.emulator}"
+
+
+def _left_over(rig: Rig, alive: list[str]) -> Iterator[str]:
+    expected = {Path("run/driver.pid"), *(Path(f"run/{n}.{end}") for n in alive for end in ("xml", "pid"))}
+    with rig.host.world.look() as state:
+        for guest in state.guests.values():
+            if guest.name in alive:
+                folder = rig.host.world.lib_dir(guest).relative_to(rig.root)
+                expected |= {folder / "monitor.sock", folder / "org.qemu.guest_agent.0"}
+                expected |= {Path(path).relative_to(rig.root) for path, *_ in guest.ram}
+    for folder in ("run", "lib", "ram", "state/held", "state/rehearsal"):
+        for path in (rig.root / folder).rglob("*"):
+            if path.is_file() and path.relative_to(rig.root) not in expected:
+                yield f"left over: {path.relative_to(rig.root)}"
+    if (rig.root / "ram" / "hostagent").exists():
+        yield "left over: the folder of the pins"

@@ -1,0 +1,129 @@
+"""An update in a process of its own, as the command line runs it, that dies or stops at a row of its journal.
+
+    python -m tests.crash.real_updater '{"to": "system", "end": {"step": "switch", "when": "after", "how": "kill"}}'
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from time import time
+
+import psutil
+from pydantic import BaseModel
+
+from hostagent import wiring
+from hostagent.config import Config
+from hostagent.errors import Failed
+from hostagent.hypervisor.libvirt import boot_id
+from hostagent.update.journal import Entry, Kind, SqliteJournal
+from tests.bench.lab import CONFIG, Lab
+
+GUARD = "hostagent.guard"
+
+
+class When(StrEnum):
+    BEFORE = "before"
+    AFTER = "after"
+
+
+class How(StrEnum):
+    KILL = "kill"
+    KILL_GUARD_TOO = "kill-guard-too"
+    STOP = "stop"
+    """Goes on when somebody sends SIGCONT."""
+    RAISE = "raise"
+    """An error that nobody expected."""
+    INTERRUPT = "interrupt"
+    """Ctrl-C where nobody handles it."""
+    DISK_FULL = "disk-full"
+    """The journal cannot be written from here on."""
+
+
+class End(BaseModel):
+    """At which row of the journal the updater ends, and how."""
+
+    step: str
+    when: When = When.AFTER
+    how: How = How.KILL
+
+    def __str__(self) -> str:
+        return f"{self.how} {self.when} {self.step}"
+
+
+class Order(BaseModel):
+    """What to update, and where to end."""
+
+    to: str
+    guests: tuple[str, ...] | None = None
+    budget_seconds: float = 10.0
+    rehearse: bool = False
+    start_seconds: float = 30.0
+    emulator: str = ""  # a wrapper of the tree's, to be run in its stead
+    end: End | None = None
+
+
+class MortalJournal(SqliteJournal):
+    """A journal whose writer ends before or after the row "STEP begun"."""
+
+    def __init__(self, path: Path, end: End) -> None:
+        super().__init__(path, boot_id(), time)
+        self._end: End | None = end
+        self._full = False
+
+    def append(self, update: str, *entries: Entry) -> None:
+        end = self._end
+        here = end is not None and any(e.kind is Kind.STEP_BEGUN and e.step == end.step for e in entries)
+        if end is not None and here:
+            self._end = None
+            self._full = end.how is How.DISK_FULL
+            if end.when is When.BEFORE:
+                _meet(end)
+        if self._full:
+            raise Failed("writing the journal", found="no space left on device")
+        super().append(update, *entries)
+        if end is not None and here and end.when is When.AFTER:
+            _meet(end)
+
+
+def _meet(end: End) -> None:
+    if end.how is How.KILL_GUARD_TOO:
+        guards = [child for child in psutil.Process().children() if GUARD in child.cmdline()]
+        for guard in guards:
+            guard.kill()
+        psutil.wait_procs(guards)
+    match end.how:
+        case How.KILL | How.KILL_GUARD_TOO:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case How.STOP:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case How.RAISE:
+            raise RuntimeError("a fault of hostagent itself")
+        case How.INTERRUPT:
+            raise KeyboardInterrupt
+
+
+def main() -> int:
+    order = Order.model_validate_json(sys.argv[1])
+    config = Config.load(CONFIG)
+    limits = {"rehearse": order.rehearse, "start_seconds": order.start_seconds}
+    config = config.model_copy(update={"update": config.update.model_copy(update=limits)})
+    end = order.end
+    if end is not None:
+        wiring.journal_of = lambda settings: MortalJournal(wiring.journal_path(settings), end)
+    lab = Lab(config)
+    to = next(tree for tree in wiring.trees_of(config) if tree.name == order.to)
+    if order.emulator:
+        to = replace(to, emulator=order.emulator)
+    update = lab.update(to, order.guests, budget_seconds=order.budget_seconds)
+    for guest in update.guests.values():
+        print(f"{guest.name}: {guest.outcome} {guest.reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+"""A guest that is reused from one fault to the next, and what must be true of it after each.
+
+For the real host of the bench only: libvirt, QEMU and the guest's own proofs are asked, never hostagent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import libvirt
+import psutil
+
+from hostagent.facts import QemuTree
+from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.update.journal import Outcome, UpdateRecord
+from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec
+from tests.bench.host import LIBVIRTD_PID, LIBVIRTD_START, RAM, Host
+from tests.bench.lab import Lab
+from tests.bench.paths import PROJECT
+from tests.bench.peer import Peer
+from tests.bench.proof import Proof, ProofReport
+from tests.crash.real_updater import GUARD, End, How, Order
+
+MILLISECOND = 1_000_000
+LIMIT = 60.0
+"""Seconds after which something that must happen is taken for something that never does."""
+FOLDERS = (Path("/run/libvirt/qemu"), Path("/var/lib/libvirt/qemu"), Path("/var/lib/hostagent/held"))
+"""Where hostagent leaves things on a host while it works."""
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
+    """Looks again and again; AssertionError when it does not become true."""
+    ends = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < ends, f"expected {what} within {limit:g} s"
+        time.sleep(0.02)
+
+
+@dataclass
+class World:
+    """The host with its guests."""
+
+    host: Host
+    peer: Peer
+    lab: Lab
+    guests: dict[str, Tested] = field(default_factory=dict)
+    files: frozenset[str] = frozenset()
+    sound: bool = False  # whether the last check went well
+
+    def renew(self) -> None:
+        """After a test that broke it: everything is ended, and begun anew."""
+        for process in [*guards(), *self.host.qemu_processes()]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        for path in self.lab.config.paths.state.glob("journal.sqlite*"):
+            path.unlink()
+        pid = libvirtd_pid()
+        if pid is not None:
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
+        wait_for(lambda: libvirtd_pid() is None, "libvirt's daemon to be gone")
+        time.sleep(0.5)
+        self.host.start_libvirtd()
+        specs = [guest.spec for guest in self.guests.values()]
+        for spec in specs:
+            self.host.remove_guest(spec)
+        self.guests.clear()
+        shutil.rmtree(RAM / "hostagent", ignore_errors=True)
+        shutil.rmtree(self.lab.config.paths.state / "held", ignore_errors=True)
+        self.boot(*specs)
+
+    def boot(self, *specs: GuestSpec) -> None:
+        """Start guests and look at them as they are before anything was done to them."""
+        for spec in specs:
+            self.host.boot(spec)
+        for spec in specs:
+            self.guests[spec.name] = Tested.booted(self, spec)
+        self.files = everything()
+        self.sound = True
+
+    @property
+    def guest(self) -> Tested:
+        """The first one."""
+        return next(iter(self.guests.values()))
+
+    def remove(self, spec: GuestSpec) -> None:
+        """End a guest that the test had for itself."""
+        self.host.remove_guest(spec)
+        self.guests.pop(spec.name, None)
+        self.files = everything()
+
+    @property
+    def other_tree(self) -> QemuTree:
+        """The QEMU that the guest does not run on."""
+        return self.lab.system if self.guest.tree() == self.lab.newer else self.lab.newer
+
+    # -- updates ---------------------------------------------------------------------------------------------
+
+    def start_updater(self, order: Order) -> subprocess.Popen[bytes]:
+        """An updater of its own, in the background."""
+        command = [sys.executable, "-m", "tests.crash.real_updater", order.model_dump_json()]
+        return subprocess.Popen(command, cwd=PROJECT)
+
+    def cut_off(self, end: End, *, budget_seconds: float = 10.0, rehearse: bool = False) -> None:
+        """An update to the other QEMU whose updater is killed; returns when its guard, if any, is done."""
+        order = Order(to=self.other_tree.name, budget_seconds=budget_seconds, end=end, rehearse=rehearse)
+        updater = self.start_updater(order)
+        code = updater.wait(LIMIT)
+        assert code == -signal.SIGKILL, f"expected it to be killed at {end}, found exit code {code}"
+        self.wait_unguarded()
+        assert (end.how is How.KILL_GUARD_TOO) <= bool(self.open_updates())
+
+    @contextmanager
+    def stopped(self, order: Order) -> Iterator[Halted]:
+        """An updater that stands still at a row of its journal while the block runs, and ends after it."""
+        updater = self.start_updater(order)
+        status = Path(f"/proc/{updater.pid}/stat")
+        wait_for(lambda: status.read_text().rpartition(")")[2].split()[0] in "TZ", "the updater to stop")
+        halted = Halted(self, updater)
+        yield halted
+        updater.send_signal(signal.SIGCONT)
+        halted.code = updater.wait(LIMIT)
+        self.wait_unguarded()
+
+    def run(self, order: Order) -> int:
+        """An update from its beginning to its end; the updater's exit code."""
+        code = self.start_updater(order).wait(LIMIT)
+        self.wait_unguarded()
+        return code
+
+    def wait_unguarded(self) -> None:
+        """Until no guard is at work."""
+        wait_for(lambda: not guards(), "the guard to be done")
+
+    def open_updates(self) -> list[UpdateRecord]:
+        return [update for update in self.lab.updates() if update.is_open]
+
+    # -- what must be true -----------------------------------------------------------------------------------
+
+    def check(self, *, on: QemuTree | None = None, traffic: bool = True) -> None:
+        """Everything that must hold between two updates; `on`: the QEMU that must run the first guest."""
+        assert not guards(), "expected no guard, found one"
+        assert not self.open_updates(), [
+            (update.id, [(guest.name, guest.outcome, guest.reason) for guest in update.guests.values()])
+            for update in self.open_updates()
+        ]
+        assert driver_lock_is_libvirts()
+        for guest in self.guests.values():
+            guest.check(traffic=traffic)
+        if on is not None:
+            assert self.guest.tree() == on
+        found = everything()
+        assert found == self.files, (sorted(found - self.files), sorted(self.files - found))
+        assert not (RAM / "hostagent").exists(), "expected no pinned RAM"
+        self.sound = True
+
+    def last(self, name: str | None = None) -> tuple[Outcome | None, str]:
+        """How a guest of the last update ended, and why."""
+        update = self.lab.updates()[-1]
+        guest = next(g for g in update.guests.values() if name in {None, g.name})
+        return guest.outcome, guest.reason
+
+
+@dataclass
+class Halted:
+    """An updater that stands still."""
+
+    world: World
+    updater: subprocess.Popen[bytes]
+    code: int | None = None
+
+    def pids(self, name: str) -> tuple[int, int]:
+        """The old and the new QEMU of a guest, 0 when there is none yet."""
+        update = self.world.lab.updates()[-1]
+        notes = next(guest.notes for guest in update.guests.values() if guest.name == name)
+        return _pid(notes.get("old")), _pid(notes.get("new"))
+
+
+def _pid(process: object) -> int:
+    return int(process["pid"]) if isinstance(process, dict) else 0
+
+
+@dataclass
+class Tested:
+    """One guest, as it was at first."""
+
+    world: World
+    spec: GuestSpec
+    first: ProofReport
+    domain_id: int
+    inode: tuple[int, int]
+    taps: list[str]
+
+    @classmethod
+    def booted(cls, world: World, spec: GuestSpec) -> Tested:
+        domain = world.host.connection.lookupByUUIDString(spec.uuid)
+        first = Proof(domain).wait_booted()
+        (ram,) = world.host.ram_files(domain)
+        seen = ram.stat()
+        guest = cls(world, spec, first, domain.ID(), (seen.st_dev, seen.st_ino), [])
+        return replace(guest, taps=guest.tap_settings())
+
+    @property
+    def domain(self) -> libvirt.virDomain:
+        return self.world.host.connection.lookupByUUIDString(self.spec.uuid)
+
+    @property
+    def proof(self) -> Proof:
+        return Proof(self.domain)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living QEMU that says it is this guest."""
+        found = []
+        for process in self.world.host.qemu_processes():
+            with suppress(psutil.NoSuchProcess):
+                if self.spec.uuid in process.cmdline():
+                    found.append(process)
+        return found
+
+    def tree(self) -> QemuTree:
+        """The QEMU that runs it."""
+        (process,) = self.processes()
+        exe = process.exe()
+        return next(t for t in (self.world.lab.system, self.world.lab.newer) if os.path.realpath(t.emulator) == exe)
+
+    def tap_settings(self) -> list[str]:
+        """Virtio header length and offloads of its taps."""
+        (process,) = self.processes()
+        folder = Path(f"/proc/{process.pid}/fd")
+        taps = tuple(int(fd.name) for fd in folder.iterdir() if str(fd.readlink()) == "/dev/net/tun")
+        qemu = HostQemu()
+        return sorted(qemu.tap_settings(qemu.identify(process.pid), taps).values())
+
+    def felt_ms(self) -> float:
+        """How long it stood still since the last reset of its peer."""
+        return self.world.peer.felt(self.spec.address).stood_still_ns / MILLISECOND
+
+    def forget_gaps(self) -> None:
+        self.world.peer.reset(self.spec.address)
+
+    def check(self, *, traffic: bool = True) -> None:
+        """One QEMU runs it, libvirt knows which, and the guest is whole."""
+        (process,) = self.processes()
+        domain = self.domain
+        assert domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING, domain.state()
+        assert domain.ID() == self.domain_id
+        assert int(Path(f"/run/libvirt/qemu/{self.spec.name}.pid").read_text()) == process.pid
+        record = Path(f"/run/libvirt/qemu/{self.spec.name}.xml").read_text()
+        assert f"pid='{process.pid}'" in record
+        assert domain.memoryStats()["actual"] == self.spec.memory_mib * 1024  # needs the monitor and the job
+        assert domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE
+        (ram,) = self.world.host.ram_files(domain)
+        assert (ram.stat().st_dev, ram.stat().st_ino) == self.inode
+        if traffic:
+            self.check_alive()
+        assert self.tap_settings() == self.taps
+
+    def check_alive(self) -> None:
+        """Disk requests complete, packets come and go, and every page and record is right."""
+        proof, before = self.proof, self.proof.report()
+        ticks = self.world.peer.felt(self.spec.address).ticks
+
+        def goes_on() -> bool:
+            now = proof.report()
+            return (
+                now.disk.last > before.disk.last
+                and now.tcp.acked > before.tcp.acked
+                and self.world.peer.felt(self.spec.address).ticks > ticks
+            )
+
+        wait_for(goes_on, "disk, connection and ticks to go on")
+        report = proof.check()
+        assert report.good, report
+        assert report.boot_id == self.first.boot_id
+
+
+def everything() -> frozenset[str]:
+    """Every file below the folders that hostagent writes to; kept.. and directories that stay are libvirt's."""
+    return frozenset(str(path) for folder in FOLDERS for path in folder.rglob("*"))
+
+
+def guards() -> list[psutil.Process]:
+    """Every guard that lives."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and GUARD in (process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def libvirtd_pid() -> int | None:
+    """The process that holds the lock on driver.pid, asked of the kernel's own list."""
+    inode = Path("/run/libvirt/qemu/driver.pid").stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "POSIX" and fields[5].endswith(f":{inode}"):
+            return int(fields[4])
+    return None
+
+
+def driver_lock_is_libvirts() -> bool:
+    pid = libvirtd_pid()
+    return pid is not None and psutil.Process(pid).name() == "libvirtd"
+
+
+def start_libvirtd_early() -> bool:
+    """What an impatient person or a package does; whether it stays up and has its driver."""
+    subprocess.run(LIBVIRTD_START, check=False, capture_output=True)
+    return libvirtd_pid() is not None
+
+
+@contextmanager
+def world(*specs: GuestSpec, rehearse: bool = False) -> Iterator[World]:
+    """A host with booted guests."""
+    with Host() as host, Peer(HOST_ADDRESS) as peer:
+        made = World(host, peer, Lab.set_up(rehearse=rehearse))
+        made.boot(*specs)
+        yield made
+
+
+__all__ = ["LIBVIRTD_PID", "World", "world"]

@@ -1,0 +1,333 @@
+"""An update of fake guests that can be cut off, disturbed, recovered, and taken up again at any point."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hostagent.config import Config
+from hostagent.errors import Failed, HostagentError
+from hostagent.hypervisor.driver_lock import DriverLock
+from hostagent.hypervisor.fake import FakeHost
+from hostagent.hypervisor.fake_libvirt import BOOT_ID
+from hostagent.plan import GuestPlan, Method, Plan, Technique, Verdict
+from hostagent.update.host import update_qemu
+from hostagent.update.journal import Entry, Row, SqliteJournal, UpdateRecord, fold
+from hostagent.update.recovery import recover
+from hostagent.update.swap import NoWatcher, Ports
+from tests.crash import shapes
+
+SHARED_MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+UPDATE_ID = "u1"
+JOURNAL, FILE, WORLD = "journal", "file", "world"
+_FILE_EVENTS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "open"}
+_NOT_KEPT = {"driver.pid", "world.lock", "journal.sqlite-shm"}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is updated: guests by name, and which of them their owner has paused."""
+
+    guests: tuple[str, ...] = ("web1", "db1")
+    paused: tuple[str, ...] = ()
+    rehearse: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{len(self.guests)} guests", *(f"{name} paused" for name in self.paused)]
+        return ", ".join([*words, "rehearsed"] if self.rehearse else words)
+
+
+@dataclass
+class Points:
+    """Every moment at which something can happen: around a journal write, before a file operation, after a change.
+
+    `act` is called at each moment that `at` names (from 1; none: at every one). It may kill, disturb, or raise.
+    """
+
+    act: Callable[[], None] = lambda: None
+    at: int | None = None
+    only: tuple[str, ...] = (JOURNAL, FILE, WORLD)
+    labels: list[str] = field(default_factory=list)
+
+    def reached(self, kind: str, label: str) -> None:
+        if kind not in self.only:
+            return
+        self.labels.append(f"{kind} {label}")
+        if self.at in (None, len(self.labels)):
+            kinds, self.only = self.only, ()  # what the act does is no moment of the update
+            try:
+                self.act()
+            finally:
+                self.only = kinds
+
+
+@dataclass
+class WatchedJournal:
+    """The journal in its file, with a point before and after each write."""
+
+    journal: SqliteJournal
+    points: Points
+
+    def append(self, update: str, *entries: Entry) -> None:
+        label = " ".join(f"{entry.kind}{':' if entry.step else ''}{entry.step}" for entry in entries)
+        self.points.reached(JOURNAL, f"before {label}")
+        self.journal.append(update, *entries)
+        self.points.reached(JOURNAL, f"after {label}")
+
+    def rows(self) -> Sequence[Row]:
+        return self.journal.rows()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything on the host's disks at one moment: what is there for others once everybody has died."""
+
+    label: str
+    files: dict[str, tuple[int, bytes]]  # below the root -> mode and content
+    links: dict[str, int]  # RAM files and pins -> inode
+
+
+@dataclass
+class Rig:
+    """One fake host, and updates of its guests."""
+
+    host: FakeHost
+    scenario: Scenario
+    uuids: dict[str, str]
+    tokens: Iterator[int] = field(default_factory=count)
+
+    watched: ClassVar[list[tuple[Rig, Points]]] = []  # whose file operations are points now
+
+    @property
+    def root(self) -> Path:
+        return self.host.world.root
+
+    # -- an update and its recovery -------------------------------------------------------------------------------
+
+    def update(self, points: Points | None = None) -> str:
+        """The whole update, here; returns what it raised."""
+        return self._run(self._carry_out, points or Points(only=()))
+
+    def recover(self, points: Points | None = None) -> str:
+        """Recovery, here; returns what it raised."""
+        return self._run(_recover, points or Points(only=()))
+
+    def update_killed(self, points: Points) -> int:
+        """The whole update in a process of its own; returns how that ended: 0, or a negative signal's number."""
+        return self._child(self._carry_out, points)
+
+    def recover_killed(self, points: Points) -> int:
+        """Recovery in a process of its own."""
+        return self._child(_recover, points)
+
+    def _carry_out(self, ports: Ports) -> None:
+        host = self.host.libvirt.host()
+        guests = tuple(
+            GuestPlan(
+                *(guest.name, guest.uuid, Verdict.UPDATE, Method.IN_PLACE, Technique.HANDOVER),
+                *(guest.qemu, (), 30.0),
+            )
+            for guest in host.guests
+            if guest.name in self.uuids
+        )
+        plan = Plan("qemu", shapes.NEW, guests, ())
+        update_qemu(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
+
+    def _run(self, work: Callable[[Ports], object], points: Points) -> str:
+        try:
+            with self._ports(points) as ports:
+                work(ports)
+        except HostagentError as error:
+            return f"{type(error).__name__}: {error}"
+        except Exception as error:
+            return f"CRASHED {traceback.format_exception_only(error)[0].strip()} at {_where(error)}"
+        finally:
+            self.host.world.forget(os.getpid())  # a process that has ended leaves nothing behind
+        return ""
+
+    def _child(self, work: Callable[[Ports], object], points: Points) -> int:
+        pid = os.fork()
+        if pid == 0:
+            gc.disable()  # it would touch, and so copy, every page that is shared with the parent
+            try:
+                os._exit(3 if self._run(work, points) else 0)
+            except BaseException:
+                (self.root / "trace").write_text(traceback.format_exc())
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    @contextmanager
+    def _ports(self, points: Points) -> Iterator[Ports]:
+        """Everything an update goes through, with its points watched."""
+        journal = SqliteJournal(self.root / "state" / "journal.sqlite", BOOT_ID, self.host.clock.wall)
+        self.host.world.on_change = lambda: points.reached(WORLD, "changed")
+        _watch_files()
+        self.watched.append((self, points))
+        lock = DriverLock(self.root / "run" / "driver.pid")
+        try:
+            yield Ports(
+                libvirt=self.host.libvirt,
+                qemu=self.host.qemu,
+                daemon=self.host.daemon,
+                lock=lock,
+                journal=WatchedJournal(journal, points),
+                clock=self.host.clock,
+                config=self._config(),
+                watcher=NoWatcher(),
+                token=lambda: f"t{next(self.tokens)}",
+            )
+        finally:
+            self.watched.pop()
+            self.host.world.on_change = None
+            if lock.fd is not None:
+                os.close(lock.fd)
+            journal.close()
+
+    def _config(self) -> Config:
+        return Config.model_validate(
+            {
+                "paths": {
+                    "state": self.root / "state",
+                    "libvirt_run": self.root / "run",
+                    "libvirt_cache": self.root / "cache",
+                    "qemu_conf": self.root / "qemu.conf",
+                },
+                "update": {"rehearse": self.scenario.rehearse},
+                "clock": {"samples": 1},
+            }
+        )
+
+    # -- looking back, and going back -----------------------------------------------------------------------------
+
+    def updates(self) -> tuple[UpdateRecord, ...]:
+        """The journal, folded."""
+        journal = SqliteJournal(self.root / "state" / "journal.sqlite", BOOT_ID, lambda: 0.0)
+        try:
+            return fold(journal.rows())
+        finally:
+            journal.close()
+
+    def snapshots(self, work: Callable[[Points], str], only: tuple[str, ...]) -> list[Snapshot]:
+        """Do the work, and keep the host as it was at each of its points."""
+        kept: list[Snapshot] = []
+        points = Points(lambda: kept.append(self._snapshot(points.labels[-1])), only=only)
+        work(points)
+        return kept
+
+    def _snapshot(self, label: str) -> Snapshot:
+        files, links = {}, {}
+        for folder in ("", "run", "lib", "state", "ram"):
+            for path in (self.root / folder).glob("*" if not folder else "**/*"):
+                found, name = path.lstat(), str(path.relative_to(self.root))
+                if not path.is_file() or path.name in _NOT_KEPT:
+                    continue
+                if folder == "ram":
+                    links[name] = found.st_ino
+                    self._vault(found.st_ino, path)
+                else:
+                    files[name] = (found.st_mode & 0o777, path.read_bytes())
+        return Snapshot(label, files, links)
+
+    def _vault(self, inode: int, path: Path) -> Path:
+        """A link to that RAM file, so that a snapshot can bring back the very file."""
+        link = self.root / "vault" / str(inode)
+        if not link.exists():
+            link.parent.mkdir(exist_ok=True)
+            os.link(path, link)
+        return link
+
+    def go_back(self, snapshot: Snapshot) -> None:
+        """The host as it was, with everybody dead who was at work then."""
+        for folder in ("lib", "state", "ram"):
+            shutil.rmtree(self.root / folder, ignore_errors=True)
+        for path in (self.root / "run").iterdir():
+            if path.name not in _NOT_KEPT:
+                path.unlink()
+        for folder in ("lib", "state", "ram/libvirt/qemu"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for name, (mode, data) in snapshot.files.items():
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.write_bytes(data)
+            path.chmod(mode)
+        for name, inode in snapshot.links.items():
+            path = self.root / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.link(self.root / "vault" / str(inode), path)
+        self.host.world.forget(os.getpid())
+
+
+def _watch_files() -> None:
+    """A point before each file operation below the root that is not the world's own."""
+    if "audited" in Rig.__dict__:
+        return
+    Rig.audited = True  # type: ignore[attr-defined]
+
+    def heard(event: str, args: tuple[Any, ...]) -> None:
+        if event not in _FILE_EVENTS or not Rig.watched:
+            return
+        rig, points = Rig.watched[-1]
+        path = args[0] if isinstance(args[0], str) else str(args[0])
+        if rig.host.world.inside or not path.startswith(f"{rig.root}/") or "journal.sqlite" in path:
+            return
+        if path.endswith("world.lock") or (event == "open" and not args[2] & os.O_CREAT):
+            return
+        points.reached(FILE, f"{event} {path.removeprefix(f'{rig.root}/')}")
+
+    sys.addaudithook(heard)
+
+
+@contextmanager
+def rig(scenario: Scenario) -> Iterator[Rig]:
+    """A host with the scenario's guests, gone afterwards."""
+    folder = SHARED_MEMORY / f"hostagent-crash-{os.getpid()}"  # the same for every world of a process: see conftest
+    folder.mkdir()
+    try:
+        host = FakeHost.create(folder / "w", (shapes.OLD, shapes.NEW), shapes.CACHES, shapes.q35())
+        uuids = {name: host.boot(shapes.q35(), name) for name in scenario.guests}
+        for name in scenario.paused:
+            host.pause(uuids[name])
+        yield Rig(host, scenario, uuids)
+        host.world.close()
+    finally:
+        shutil.rmtree(folder)
+
+
+def kill_me() -> None:
+    """As kill -9, a power button, or the kernel out of memory would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def journal_full() -> None:
+    """A full disk below the journal."""
+    raise Failed("writing the journal", found="database or disk is full")
+
+
+def disk_full() -> None:
+    """A full disk below anything else."""
+    raise OSError(28, "No space left on device")
+
+
+def _where(error: Exception) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/hostagent/" in frame.filename]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+
+
+def _recover(ports: Ports) -> None:
+    recover(ports, boot_id=BOOT_ID, tell=_silent)
+
+
+def _silent(_key: str, _step: str, _doing: str) -> None:
+    pass

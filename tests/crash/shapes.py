@@ -1,0 +1,52 @@
+"""Guests of the fake host, made of real samples (tests/unit)."""
+
+import json
+import re
+from pathlib import Path
+
+from hostagent.capability_cache import flags_of_capability_cache
+from hostagent.facts import QemuTree, Version
+from hostagent.hypervisor.fake import GuestShape
+
+UNIT = Path(__file__).parents[1] / "unit"
+RECORDS, SAMPLES = UNIT / "records", UNIT / "samples"
+
+OLD_CACHE = (RECORDS / "capabilities-qemu-7.2.xml").read_bytes()
+NEW_CACHE = (RECORDS / "capabilities-qemu-10.0.xml").read_bytes()
+
+
+def _tree(name: str, cache: bytes) -> QemuTree:
+    read = flags_of_capability_cache(cache)
+    return QemuTree(name, read.qemu, read.package, read.emulator)
+
+
+OLD = _tree("system", OLD_CACHE)
+NEW = _tree("10.0.2", NEW_CACHE)
+CACHES = {OLD.emulator: OLD_CACHE, NEW.emulator: NEW_CACHE}
+assert Version(10, 0) > OLD.version
+
+_RAM = "/var/lib/libvirt/qemu/ram/"
+_LIB = "/var/lib/libvirt/qemu/domain-1-"
+_CHANNEL = "/var/lib/libvirt/qemu/channel/target/domain-1-"
+_UUID = re.search(r"<uuid>(.*?)</uuid>", (RECORDS / "q35.xml").read_text())[1]  # type: ignore[index]
+
+
+def q35() -> GuestShape:
+    """Two vCPUs, a disk, a tap, a console log and an agent."""
+    argv = [
+        _marked(word, "q35-plain").replace("1,sockets=1,", "2,sockets=2,")
+        for word in json.loads((SAMPLES / "q35-plain.argv.json").read_text())
+    ]
+    record = _marked((RECORDS / "q35.xml").read_text(), "web1")
+    for found, marked in (("'74'", "'@PID@'"), ("'81'", "'@VCPU0@'"), ("'82'", "'@VCPU1@'")):
+        assert f"pid={found}" in record
+        record = record.replace(f"pid={found}", f"pid={marked}")
+    live_xml = _marked((SAMPLES / "q35-plain.xml").read_text(), "q35-plain")
+    return GuestShape(record, tuple(argv), live_xml, vcpus=2)
+
+
+def _marked(text: str, name: str) -> str:
+    text = text.replace(_RAM + "libvirt/qemu/1-", "@ROOT@/ram/libvirt/qemu/@ID@-")
+    text = text.replace(_LIB, "@ROOT@/lib/domain-@ID@-").replace(_CHANNEL, "@ROOT@/lib/domain-@ID@-")
+    text = re.sub(r"(<domain type='qemu' id=)'1'", r"\1'@ID@'", text)
+    return text.replace(name, "@NAME@").replace(_UUID, "@UUID@")

@@ -1,0 +1,113 @@
+"""The updater dies at every moment; recovery, in a process of its own, must leave every guest well."""
+
+import signal
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from hostagent.update.journal import Outcome
+from tests.crash.judge import outcomes, problems, reason
+from tests.crash.rig import FILE, JOURNAL, WORLD, Points, Rig, Scenario, kill_me, rig
+from tests.crash.sweep import Share, sweep
+
+ALL_RUN = Scenario()
+ONE_PAUSED = Scenario(paused=("db1",))
+ALONE = Scenario(guests=("web1",))
+ANYWHERE = (JOURNAL, FILE, WORLD)
+
+Found = Iterator[tuple[str, Sequence[str]]]
+
+
+def intended(host: Rig) -> dict[str, bool]:
+    """By name: whether the intent to resume the new one is durable."""
+    updates = host.updates()
+    return {g.name: "resume" in g.progress.begun for update in updates for g in update.guests.values()}
+
+
+def wrongly_ended(host: Rig, committed: dict[str, bool]) -> list[str]:
+    """Guests whose end does not fit what was intended: forward after the intent, back before it."""
+    ended = outcomes(host)
+    wanted = {name: Outcome.UPDATED if forward else Outcome.ROLLED_BACK for name, forward in committed.items()}
+    return [
+        f"{name} ended as {ended[name]}, not {wanted[name]}: {reason(host, name)}"
+        for name in wanted
+        if ended[name] is not wanted[name]
+    ]
+
+
+def judged(host: Rig, committed: dict[str, bool], raised: str) -> list[str]:
+    """Everything that is wrong after a recovery."""
+    return [*([f"recovery: {raised}"] if raised else []), *problems(host), *wrongly_ended(host, committed)]
+
+
+def test_an_undisturbed_update() -> None:
+    for scenario in (ALL_RUN, ONE_PAUSED, ALONE):
+        with rig(scenario) as host:
+            assert host.update() == ""
+            assert problems(host) == []
+            assert set(outcomes(host).values()) == {Outcome.UPDATED}
+
+
+def test_killed_for_real_at_every_journal_write() -> None:
+    """By SIGKILL, in processes of their own. The other sweeps go on from the disks as they were at each moment."""
+
+    def trials(share: Share) -> Found:
+        with rig(ALL_RUN) as host:
+            labels = [kept.label for kept in host.snapshots(host.update, (JOURNAL,))]
+        for number, label in share.of(list(enumerate(labels, start=1))):
+            with rig(ALL_RUN) as host:
+                points = Points(kill_me, number, (JOURNAL,))
+                if host.update_killed(points) != -signal.SIGKILL:
+                    yield label, ["it was not killed"]
+                    continue
+                committed = intended(host)
+                ended = host.recover_killed(Points(only=()))
+                yield label, judged(host, committed, f"exit {ended}" if ended else "")
+
+    sweep(trials)
+
+
+@pytest.mark.parametrize("scenario", [ALL_RUN, ONE_PAUSED], ids=str)
+@pytest.mark.parametrize("daemon_comes_early", [False, True], ids=["alone", "daemon early"])
+def test_killed_anywhere(scenario: Scenario, daemon_comes_early: bool) -> None:
+    """Around every journal write, before every file operation, after every change of the world."""
+
+    def trials(share: Share) -> Found:
+        with rig(scenario) as host:
+            for moment in share.of(host.snapshots(host.update, ANYWHERE)):
+                host.go_back(moment)
+                committed = intended(host)
+                if daemon_comes_early:
+                    host.host.somebody_starts_daemon()
+                yield moment.label, judged(host, committed, host.recover())
+
+    sweep(trials)
+
+
+def test_recovery_killed_as_well() -> None:
+    """At every journal write of every recovery from every journal write."""
+
+    def trials(share: Share) -> Found:
+        with rig(ALONE) as host:
+            for first in share.of(host.snapshots(host.update, (JOURNAL,))):
+                host.go_back(first)
+                committed = intended(host)
+                for second in host.snapshots(host.recover, (JOURNAL,)):
+                    host.go_back(second)
+                    yield f"{first.label} / {second.label}", judged(host, committed, host.recover())
+
+    sweep(trials)
+
+
+def test_recovery_is_repeatable() -> None:
+    """Recovered twice, all is as after once."""
+
+    def trials(share: Share) -> Found:
+        with rig(ALL_RUN) as host:
+            for moment in share.of(host.snapshots(host.update, (JOURNAL,))):
+                host.go_back(moment)
+                committed = intended(host)
+                host.recover()
+                yield moment.label, judged(host, committed, host.recover())
+
+    sweep(trials)

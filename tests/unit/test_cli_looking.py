@@ -1,0 +1,281 @@
+"""The verbs that look (inspect, status, metrics, qemu list) and the rest that is small."""
+
+from pathlib import Path
+
+import pytest
+import sampled
+from called import Caller, guest, shut_off, with_memfd
+from journals import NEW, OLD, Writer
+from prometheus_client.parser import text_string_to_metric_families
+
+from hostagent.cli import words
+from hostagent.cli.common import Call, new_update_id
+from hostagent.errors import Refused
+from hostagent.facts import GuestState, QemuProcess
+from hostagent.setup_host import Report
+from hostagent.setup_tasks import Need
+from hostagent.update.journal import Outcome
+from hostagent.update.order import OrderKind
+
+# -- inspect
+
+
+def test_inspect_shows_host_guests_and_every_reason(hostagent: Caller) -> None:
+    deleted = QemuProcess(100, 1, "/usr/bin/q", exe_deleted=True, argv=sampled.guest().process.argv)  # type: ignore[union-attr]
+    hostagent.host = sampled.host(
+        qemu=(OLD, NEW),
+        guests=(
+            guest("web1"),
+            with_memfd("cache"),
+            shut_off("old"),
+            guest("stale", qemu=None, process=deleted),
+            guest("stuck", state=GuestState.PAUSED_OTHERWISE, state_reason="I/O error", job="a block job on vda"),
+        ),
+    )
+    result = hostagent("inspect")
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line.rstrip() for line in reversed(result.stdout.splitlines()) if line}
+    assert rows["web1"].endswith("yes")
+    assert rows["cache"].endswith("no: 1 reason below")
+    assert rows["old"].endswith("not running")
+    assert "binary deleted" in rows["stale"]
+    assert "paused (I/O error)" in result.stdout
+    assert "found a block job on vda" in result.stdout
+    assert result.stdout.count("cannot be updated in place:") == 3
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert not hostagent.state.exists()
+
+
+def test_inspect_for_programs(hostagent: Caller) -> None:
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), shut_off("old")))
+    document = hostagent.json("inspect")
+    assert [tree["version"] for tree in document["host"]["qemu"]] == ["7.2.22", "10.0.2"]
+    web1, old = document["guests"]
+    assert (web1["in_place"], web1["qemu"]["exe_deleted"]) == ({"possible": True, "blockers": []}, False)
+    assert web1["ram"] == {"bytes": guest("web1").definition.memory, "backing": "shared file"}
+    assert (old["in_place"]["possible"], old["qemu"]) == (False, None)
+
+
+def test_inspect_of_one_guest(hostagent: Caller) -> None:
+    assert [seen["name"] for seen in hostagent.json("inspect", "--guest", "db9")["guests"]] == ["db9"]
+    assert hostagent("inspect", "--guest", "nobody").exit_code == 2
+
+
+def test_a_host_without_guests(hostagent: Caller) -> None:
+    hostagent.host = sampled.host(qemu=(), guests=())
+    assert "No guests on this host." in hostagent("inspect").stdout
+
+
+# -- status
+
+
+def without_libvirt(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> Caller:
+    def host(_: Call) -> None:
+        raise Refused("listing guests", expected="libvirt to answer", found="nothing")
+
+    monkeypatch.setattr(Call, "host", host)
+    return hostagent
+
+
+def test_status_of_a_host_that_never_saw_an_update(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = without_libvirt(hostagent, monkeypatch)("status")
+    assert (result.exit_code, result.stdout) == (0, "No update was made on this host yet.\n")
+    assert not hostagent.state.exists()
+
+
+def test_status_shows_the_last_update_and_with_all_every_one(
+    hostagent: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(writer: Writer) -> None:
+        writer.updated("u1", "web1")
+        writer.updated("u2-rehearsal", "hostagent-rehearsal-ab", kind=OrderKind.REHEARSAL)
+        writer.updated("u2", "db9")
+
+    hostagent.write(fill)
+    result = without_libvirt(hostagent, monkeypatch)("status")
+    assert result.exit_code == 0
+    assert "update u2: qemu to 10.0.2, begun 2026-11-22 05:40:00 UTC, updated after" in result.stdout
+    assert "u1" not in result.stdout
+    assert result.stdout.endswith("Nothing is open.\n")
+    everything = hostagent("status", "--all").stdout
+    assert all(f"{update}: qemu" in everything for update in ("update u1", "rehearsal u2-rehearsal", "update u2"))
+    assert [update["id"] for update in hostagent.json("status", "--all")["updates"]] == ["u1", "u2-rehearsal", "u2"]
+
+
+def test_status_of_something_open_says_what_to_run(hostagent: Caller) -> None:
+    hostagent.write(lambda writer: writer.begin("u1", "web1"))
+    result = hostagent("status")
+    assert result.exit_code == 5
+    assert "hostagent recover" in result.stdout
+    assert hostagent.json("status", code=5)["updates"][0]["outcome"] == "open"
+
+
+def test_status_of_an_update_at_work_names_it(hostagent: Caller) -> None:
+    hostagent.write(lambda writer: writer.begin("u1", "web1"))
+    lock = hostagent.held_by_somebody("update qemu")
+    result = hostagent("status")
+    assert result.exit_code == 0
+    assert "At work: 'update qemu' by process" in result.stdout
+    assert hostagent.json("status")["running"].startswith("'update qemu'")
+    lock.release()
+    assert hostagent("status").exit_code == 5
+
+
+def test_a_guest_that_needs_a_person_is_shown_with_its_reason(hostagent: Caller) -> None:
+    def fill(writer: Writer) -> None:
+        writer.begin("u1", "web1")
+        writer.end_guest("u1", "web1", Outcome.NEEDS_OPERATOR, "undoing step start: no (hint: virsh resume web1)")
+
+    hostagent.write(fill)
+    result = hostagent("status")
+    assert result.exit_code == 5
+    assert "web1: undoing step start: no (hint: virsh resume web1)" in result.stdout
+
+
+# -- recover
+
+
+def test_recover_with_nothing_open(hostagent: Caller) -> None:
+    result = hostagent("recover")
+    assert (result.exit_code, result.stdout) == (0, "Nothing was open.\n")
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(Outcome.ROLLED_BACK, 0), (Outcome.NEEDS_OPERATOR, 5)])
+def test_recover_tells_what_it_closed(
+    hostagent: Caller, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, code: int
+) -> None:
+    writer = Writer()
+    writer.begin("u1", "web1")
+    hostagent.write(lambda journal: journal.begin("u1", "web1"))
+
+    def recover(*_: object, tell: object, **__: object) -> object:
+        tell("uuid of web1", "start", "undone")  # type: ignore[operator]
+        writer.end_guest("u1", "web1", outcome, "it was cut off")
+        if code == 0:
+            writer.end("u1", outcome)
+        return writer.records()
+
+    monkeypatch.setattr("hostagent.session.recover", recover)
+    result = hostagent("recover")
+    assert result.exit_code == code
+    assert "web1: it was cut off" in result.stdout
+    assert result.stderr == "web1: undoing: starting the new QEMU beside the old one\n"
+
+
+# -- metrics, qemu list, setup
+
+
+def test_metrics_prints_the_exposition(hostagent: Caller) -> None:
+    assert "hostagent_build_info" in hostagent("metrics").stdout
+    assert not hostagent.state.exists()
+    hostagent.write(lambda writer: writer.updated("u1", "web1"))
+    text = hostagent("metrics").stdout
+    assert "hostagent_guest_last_pause_seconds" in {family.name for family in text_string_to_metric_families(text)}
+    assert hostagent.json("metrics")["exposition"] == text
+
+
+def test_qemu_list_says_how_many_guests_run_on_each(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostagent.wiring.trees_of", lambda _: (OLD, NEW))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), guest("db9", qemu=NEW), shut_off("old")))
+    assert [tree["guests"] for tree in hostagent.json("qemu", "list")["qemu"]] == [1, 1]
+    without_libvirt(hostagent, monkeypatch)
+    assert [tree["guests"] for tree in hostagent.json("qemu", "list")["qemu"]] == [None, None]
+    assert "?" in hostagent("qemu", "list").stdout
+
+
+def test_qemu_add_of_nothing_that_is_there(hostagent: Caller, tmp_path: Path) -> None:
+    result = hostagent("qemu", "add", str(tmp_path / "none.deb"))
+    assert result.exit_code == 2
+    assert "no such file" in result.stderr
+
+
+NEEDS = (
+    Need("fstab", "after a reboot", satisfied=True),
+    Need("ram", "guests' RAM", satisfied=False, change="mount a tmpfs", in_the_way="files there"),
+)
+
+
+def test_setup_check_changes_nothing_and_tells_by_its_exit_code(
+    hostagent: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda _: ())
+    monkeypatch.setattr("hostagent.setup_host.check", lambda _: NEEDS)
+    result = hostagent("setup", "--check")
+    assert result.exit_code == 3
+    assert "mount a tmpfs" in result.stdout
+    assert "in the way is: files there" in result.stdout
+    assert [need["satisfied"] for need in hostagent.json("setup", "--check", code=3)["needs"]] == [True, False]
+    assert not hostagent.state.exists()
+    monkeypatch.setattr("hostagent.setup_host.check", lambda _: NEEDS[:1])
+    for words_ in (("setup", "--check"), ("setup",)):
+        result = hostagent(*words_)
+        assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "Everything is in place.")
+
+
+def test_setup_asks_then_does(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def apply(_: object) -> Report:
+        done.append("applied")
+        return Report(("mount a tmpfs",), restart_libvirtd=True)
+
+    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda _: ())
+    monkeypatch.setattr("hostagent.setup_host.check", lambda _: NEEDS)
+    monkeypatch.setattr("hostagent.setup_host.apply", apply)
+    assert (hostagent("setup").exit_code, done) == (2, [])
+    result = hostagent("setup", "--yes")
+    assert (result.exit_code, done) == (0, ["applied"])
+    assert "restart libvirtd" in result.stdout
+    document = hostagent.json("setup", "--yes")
+    assert (document["done"], document["restart_libvirtd"]) == (["mount a tmpfs"], True)
+
+
+def test_setup_with_guests_it_cannot_ask_about_is_refused(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostagent.setup_host.wanted_on_this_host", lambda *_: None)
+    monkeypatch.setattr("hostagent.setup_host.tasks", lambda *_: ())
+    without_libvirt(hostagent, monkeypatch)
+    assert hostagent("setup", "--check").exit_code == 0  # libvirt was never started here
+    run = hostagent.config().paths.libvirt_run
+    run.mkdir()
+    (run / "web1.pid").write_text("1")
+    result = hostagent("setup", "--check")
+    assert result.exit_code == 3
+    assert "start libvirt's daemon first" in result.stderr
+
+
+# -- figures
+
+
+@pytest.mark.parametrize(
+    ("seconds", "read"),
+    [(None, "–"), (0.0182, "18.2 ms"), (0.3876, "388 ms"), (1.0, "1 s"), (12.345, "12.35 s"), (200.0, "3 min 20 s")],
+)
+def test_durations(seconds: float | None, read: str) -> None:
+    assert words.duration(seconds) == read
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bound", "read"),
+    [
+        (None, None, "–"),
+        (0.0003, None, "+0.3 ms"),
+        (-0.0181, 0.0004, "-18.1 ±0.4 ms"),
+        (-0.56, None, "-560 ms"),
+        (3600.0, 0.01, "+3600 ±0.0 s"),
+    ],
+)
+def test_offsets(seconds: float | None, bound: float | None, read: str) -> None:
+    assert words.offset(seconds, bound) == read
+
+
+@pytest.mark.parametrize(
+    ("count", "read"), [(512 << 20, "512 MiB"), (3 << 29, "1.5 GiB"), (1, "1 B"), (1 << 41, "2 TiB")]
+)
+def test_sizes(count: int, read: str) -> None:
+    assert words.size(count) == read
+
+
+def test_update_ids_sort_by_time_and_are_never_the_same() -> None:
+    ids = [new_update_id() for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert [name[:15] for name in ids] == sorted(name[:15] for name in ids)

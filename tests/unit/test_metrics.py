@@ -1,0 +1,155 @@
+"""The exposition, read back as Prometheus reads it."""
+
+import re
+
+import pytest
+from journals import Writer
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from hostagent import __version__
+from hostagent.metrics import METRICS, PAUSE_BUCKETS, exposition
+from hostagent.update.journal import Outcome
+from hostagent.update.order import OrderKind
+
+
+def samples(writer: Writer) -> list[Sample]:
+    return [
+        sample for family in text_string_to_metric_families(exposition(writer.records())) for sample in family.samples
+    ]
+
+
+def value(writer: Writer, name: str, **labels: str) -> float | None:
+    found = [sample.value for sample in samples(writer) if sample.name == name and sample.labels == labels]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+PAUSES = {"method": "in-place", "technique": "handover", "component": "qemu"}
+
+
+def test_an_empty_journal_gives_every_family_and_zeros() -> None:
+    text = exposition([])
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {declared.name.removesuffix("_total") for declared in METRICS} == set(families)
+    assert all(family.documentation for family in families.values())
+    assert value(Writer(), "hostagent_build_info", version=__version__) == 1
+    assert value(Writer(), "hostagent_guest_pause_seconds_count", **PAUSES) == 0
+    assert value(Writer(), "hostagent_journal_open_updates") == 0
+    assert "_created" not in text
+
+
+def test_every_name_follows_the_rules() -> None:
+    for declared in METRICS:
+        assert re.fullmatch(r"hostagent_[a-z_]+", declared.name)
+        assert (declared.kind.name == "COUNTER") == declared.name.endswith("_total")
+        assert declared.help.endswith(".")
+
+
+def test_pauses_fall_into_their_buckets() -> None:
+    writer = Writer()
+    for number, pause in enumerate((0.005, 0.0182, 0.3, 75.0)):
+        writer.updated(f"u{number}", "web1", pause_seconds=pause)
+    buckets = {
+        sample.labels["le"]: sample.value
+        for sample in samples(writer)
+        if sample.name == "hostagent_guest_pause_seconds_bucket"
+    }
+    assert list(buckets) == [*(str(float(bound)) for bound in PAUSE_BUCKETS), "+Inf"]
+    assert (buckets["0.005"], buckets["0.025"], buckets["0.5"], buckets["60.0"], buckets["+Inf"]) == (1, 2, 3, 3, 4)
+    assert value(writer, "hostagent_guest_pause_seconds_count", **PAUSES) == 4
+    assert value(writer, "hostagent_guest_pause_seconds_sum", **PAUSES) == pytest.approx(75.3232)
+    assert value(writer, "hostagent_guest_last_pause_seconds", guest="web1", method="in-place") == 75.0
+    assert value(writer, "hostagent_budget_exceeded_total", method="in-place") == 1
+
+
+def test_phases_are_those_of_the_pause() -> None:
+    writer = Writer()
+    writer.updated("u1", "web1")
+    for phase in ("switch", "record", "resume"):
+        assert value(writer, "hostagent_pause_phase_seconds_count", phase=phase) == 1
+        assert value(writer, "hostagent_pause_phase_seconds_sum", phase=phase) == pytest.approx(0.01)
+
+
+def test_clocks_are_those_of_the_last_update() -> None:
+    writer = Writer()
+    writer.updated("u1", "web1", clock_synced_seconds=5.0)
+    writer.updated("u2", "web1")
+    found = {
+        when: value(writer, "hostagent_guest_clock_offset_seconds", guest="web1", when=when)
+        for when in ("before", "resumed", "synced")
+    }
+    assert found == {"before": 0.0003, "resumed": -0.018, "synced": -0.0001}
+    assert value(writer, "hostagent_guest_clock_bound_seconds", guest="web1") == 0.0006
+
+
+def outcomes(writer: Writer) -> dict[str, float]:
+    return {
+        sample.labels["outcome"]: sample.value
+        for sample in samples(writer)
+        if sample.name == "hostagent_guest_updates_total" and sample.value
+    }
+
+
+def test_each_guest_counts_once_however_often_it_was_tried() -> None:
+    writer = Writer()
+    writer.updated("u1", "web1", "db9")
+    writer.begin("u2", "web1", "db9")
+    writer.end_guest("u2", "db9", Outcome.NEEDS_OPERATOR, "stuck", "needs-operator")
+    writer.end_guest("u2", "web1", Outcome.ROLLED_BACK, "no", "failed")
+    assert outcomes(writer) == {"updated": 2, "rolled-back": 1}  # not yet db9: a counter may never go back
+    assert value(writer, "hostagent_journal_open_updates") == 1
+    writer.end_guest("u2", "db9", Outcome.UPDATED)  # by recovery
+    writer.end("u2", Outcome.ROLLED_BACK, "no")
+    assert outcomes(writer) == {"updated": 3, "rolled-back": 1}
+    assert value(writer, "hostagent_journal_open_updates") == 0
+    assert value(writer, "hostagent_rollbacks_total", reason="failed") == 1
+    assert value(writer, "hostagent_guest_pause_seconds_count", **PAUSES) == 2  # nobody saw the recovered one's
+
+
+@pytest.mark.parametrize(("kind", "label"), [("failed", "failed"), ("", "other"), ("whatever\n", "other")])
+def test_reasons_are_bounded(kind: str, label: str) -> None:
+    writer = Writer()
+    writer.begin("u1", "web1")
+    writer.end_guest("u1", "web1", Outcome.ROLLED_BACK, "a long story", kind)
+    writer.end("u1", Outcome.ROLLED_BACK)
+    assert value(writer, "hostagent_rollbacks_total", reason=label) == 1
+
+
+def test_rehearsals_count_for_themselves_alone() -> None:
+    writer = Writer()
+    writer.updated("u1-rehearsal", "throw-away", kind=OrderKind.REHEARSAL, pause_seconds=50.0)
+    assert value(writer, "hostagent_rehearsals_total", outcome="updated") == 1
+    assert value(writer, "hostagent_guest_pause_seconds_count", **PAUSES) == 0
+    assert outcomes(writer) == {}
+    assert not [sample for sample in samples(writer) if "guest" in sample.labels]
+    assert not [sample for sample in samples(writer) if sample.name == "hostagent_last_update_timestamp_seconds"]
+
+
+def test_the_last_update_of_each_outcome_has_its_time() -> None:
+    writer = Writer()
+    writer.updated("u1", "web1")
+    writer.updated("u2", "web1")
+    assert value(writer, "hostagent_last_update_timestamp_seconds", outcome="updated") == pytest.approx(writer.now)
+
+
+def test_a_hostile_name_stays_inside_its_label() -> None:
+    name = 'x"} 1\nhostagent_fake{a="\\\x1b[2J\u202e'
+    writer = Writer()
+    writer.updated("u1", name)
+    assert not [sample for sample in samples(writer) if sample.name == "hostagent_fake"]
+    found = [
+        sample.labels["guest"] for sample in samples(writer) if sample.name == "hostagent_guest_last_pause_seconds"
+    ]
+    assert found == ['x"} 1\\nhostagent_fake{a="\\\\x1b[2J\\u202e']
+    assert exposition(writer.records()).replace("\n", "").isprintable()
+
+
+def test_names_that_look_alike_do_not_spoil_the_scrape() -> None:
+    writer = Writer()
+    writer.updated("u1", "web\x1b")
+    writer.updated("u2", "web\\x1b")
+    found = [tuple(sorted(sample.labels.items())) for sample in samples(writer) if sample.labels.get("guest")]
+    names = [sample.name for sample in samples(writer) if sample.labels.get("guest")]
+    pairs = list(zip(names, found, strict=True))
+    assert len(pairs) == len(set(pairs))

@@ -22,6 +22,7 @@ _CHUNK = 64 * 1024
 
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
+TimeoutExpired = subprocess.TimeoutExpired
 Process = subprocess.Popen[bytes]
 """A program that was started and left running."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -48,7 +50,10 @@ class Main(Verbs):
         words = list(sys.argv[1:] if args is None else args)
         # Known before anything is parsed, so that an error in the words themselves is told as asked.
         asked = Asked(as_json="--json" in words, debug="--debug" in words)
-        sys.exit(self._exit_code(words, asked))
+        code = self._exit_code(words, asked)
+        if code == ExitCode.UNEXPECTED and args is None:
+            _leave_at_once(code)
+        sys.exit(code)
 
     def _exit_code(self, words: list[str], asked: Asked) -> int:
         try:
@@ -61,6 +66,14 @@ class Main(Verbs):
         except Exception as error:
             return _told(error, asked)
         return int(code or ExitCode.DONE)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """After a fault a guest may stand still, and its guard acts once this process is gone: no tidying up."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _told(error: Exception, asked: Asked) -> int:

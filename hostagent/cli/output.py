@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,7 +143,12 @@ class Output:
         with _quiet_when_hung_up("stderr" if console.stderr else "stdout"):
             for part in parts:
                 shown: RenderableType = Text(printable(part)) if isinstance(part, str) else part
-                console.print(shown, soft_wrap=not (wrap or console.is_terminal), end=end)
+                if console.is_terminal:
+                    console.print(shown, end=end)
+                    continue
+                with console.capture() as captured:
+                    console.print(shown, soft_wrap=not wrap, end=end)
+                console.file.write(re.sub(" +\n", "\n", captured.get()))  # tables fill their lines up
             console.file.flush()
 
 

@@ -50,7 +50,7 @@ def list_trees(asked: Asked) -> int:
     columns = [Column("name"), Column("version"), Column("package"), Column("guests", figures=True)]
     rows = [(tree.name, str(tree.version), tree.package, _figure(_used(tree, users))) for tree in trees]
     document = [{**tree_json(tree), "guests": _used(tree, users)} for tree in trees]
-    emulators = [indented(f"{tree.name}: {tree.emulator}", 2) for tree in trees]
+    emulators = [indented(tree.emulator, 2) for tree in trees]
     shown = [table(columns, rows), "", "Emulators:", *emulators] if trees else ["No QEMU on this host."]
     call.out.show({"qemu": document}, *shown)
     return ExitCode.DONE

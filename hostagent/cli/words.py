@@ -24,7 +24,8 @@ def duration(seconds: float | None) -> str:
     if abs(seconds) < 1:
         return f"{_short(seconds * 1000)} ms"
     if abs(seconds) < 60:
-        return f"{seconds:.2f}".rstrip("0").rstrip(".") + " s"
+        figures = f"{seconds:.2f}" if abs(seconds) < 10 else f"{seconds:.1f}"
+        return figures.rstrip("0").rstrip(".") + " s"
     minutes, left = divmod(round(seconds), 60)
     return f"{minutes} min {left} s"
 

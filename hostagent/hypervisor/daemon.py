@@ -19,6 +19,7 @@ from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor.driver_lock import DriverLock
 
 POLL_SECONDS = 0.02
+RETRY_SECONDS = 0.2
 
 # Sockets first: an open socket starts the service again (systemd.socket(5)). libvirt 9.0's units.
 _UNITS = (
@@ -57,9 +58,17 @@ class CommandDaemon:
             os.close(handle)
 
     def start(self, within_seconds: float) -> None:
-        if not self.is_up():
-            processes.run(list(self.command), within_seconds=within_seconds)
-        wait_until(self.answers, within_seconds, "waiting for libvirt's daemon")
+        def answers() -> bool:
+            if not self.is_up():
+                # It fails while somebody else's start is under way, even one that the driver lock has doomed.
+                try:
+                    processes.run(list(self.command), within_seconds=within_seconds)
+                except HostagentError:
+                    time.sleep(RETRY_SECONDS)
+                    raise
+            return self.answers()
+
+        wait_until(answers, within_seconds, "waiting for libvirt's daemon")
 
     def restart_hint(self) -> str:
         return shlex.join(self.command)

@@ -146,6 +146,8 @@ def _become(order: Order, old: Surroundings, descriptors: dict[int, int], namesp
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if os.read(order.go, 1) != b"g":
+            for path in (order.pid_file, *(path for path, _ in order.listeners.values())):
+                Path(path).unlink(missing_ok=True)  # recovery may have looked for them before they were there
             os._exit(1)  # hostagent is gone: nothing was started
         report = _put_in_place(descriptors, report)
         # Only now: a process gives up its lock on a file as soon as it closes any descriptor of it.

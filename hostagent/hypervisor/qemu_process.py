@@ -240,15 +240,22 @@ class Launching:
         finally:
             os.close(waits)
             os.close(tells)
-        said = self._hear(LAUNCH_SECONDS)
-        launcher.wait(LAUNCH_SECONDS)
-        if "pid" not in said:
-            raise Failed(
-                "starting the new QEMU",
-                expected="the old one's surroundings",
-                found=str(said.get("error", "nothing")),
-            )
-        self._process = surroundings.identify(int(str(said["pid"])))
+        try:
+            said = self._hear(LAUNCH_SECONDS)
+            if "pid" not in said:
+                raise Failed(
+                    "starting the new QEMU",
+                    expected="the old one's surroundings",
+                    found=str(said.get("error", "nothing")),
+                )
+            self._process = surroundings.identify(int(str(said["pid"])))
+        except BaseException:
+            os.close(self._go)  # whatever there is by now ends itself
+            os.close(self._heard)
+            raise
+        finally:
+            with suppress(processes.TimeoutExpired):
+                launcher.wait(LAUNCH_SECONDS)
 
     @property
     def process(self) -> ProcessId:

@@ -16,6 +16,7 @@ from qemu.qmp import QMPClient, QMPError
 from qemu.qmp.error import ProtocolError
 from qemu.qmp.events import EventListener
 from qemu.qmp.message import Message
+from qemu.qmp.protocol import Runstate
 from qemu.qmp.qmp_client import ExecuteError
 
 from hostagent.errors import Failed, OutcomeUnknown
@@ -24,6 +25,7 @@ from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
 T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0  # QEMU answers in well under a millisecond; past this it hangs
+LATE_SECONDS = 0.2  # for one that was late before, or may be: a guest stands still meanwhile
 _UNDER_WAY = {"setup", "active", "device", "pre-switchover", "wait-unplug", "postcopy-active", "cancelling"}
 
 # What libvirt asks a QEMU that it comes back to; an error to any of these makes it kill the guest
@@ -60,6 +62,7 @@ class QmpMonitor:
         self._moments: dict[str, Moment] = {}
         self._migration = ""
         self._told_to_move = False
+        self._patience = ANSWER_SECONDS
         try:
             self._within(within_seconds, self._connect(), "connecting")
         except BaseException:
@@ -161,7 +164,9 @@ class QmpMonitor:
         try:
             self._within(within_seconds, ended(), "waiting for the device state to cross")
         except OutcomeUnknown:
+            self._patience = LATE_SECONDS
             move = self.move()  # the event may be late or switched off; the state is not
+            self._patience = ANSWER_SECONDS
             if move.status is MoveStatus.UNDER_WAY:
                 raise
             return move
@@ -195,8 +200,8 @@ class QmpMonitor:
             return
         try:
             self._loop.run_until_complete(asyncio.wait_for(self._client.disconnect(), ANSWER_SECONDS))
-        except (QMPError, ProtocolError, OSError, EOFError, TimeoutError):
-            pass  # the other side is gone, which closes the connection too
+        except Exception:  # noqa: S110 - whatever it says, it is over: the other side is gone, or was interrupted
+            pass
         finally:
             self._loop.close()
 
@@ -228,8 +233,17 @@ class QmpMonitor:
         self._within(within_seconds, change(), command)
 
     async def _next_event(self) -> None:
-        event: Message = await self._events.get()
-        self._take(event)
+        if self._client.runstate is not Runstate.RUNNING:
+            raise EOFError("it closed the connection")
+        event = asyncio.ensure_future(self._events.get())
+        gone = asyncio.ensure_future(self._client.runstate_changed())
+        try:
+            await asyncio.wait({event, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if event.done():
+                self._take(event.result())
+        finally:
+            event.cancel()
+            gone.cancel()
 
     def _take(self, event: Message) -> None:
         name = str(event["event"])
@@ -244,7 +258,11 @@ class QmpMonitor:
         async def ask() -> object:
             return await self._client.execute(command, arguments or None)
 
-        answer: object = self._within(ANSWER_SECONDS, ask(), command)
+        try:
+            answer: object = self._within(self._patience, ask(), command)
+        except OutcomeUnknown:
+            self._patience = LATE_SECONDS
+            raise
         for event in self._events.clear():
             self._take(event)
         return answer

@@ -17,7 +17,8 @@ from hostagent.update.crossing import loaded_and_paused
 from hostagent.update.handover import AFTER, ATTACH, BESIDE, DETACH, SWAP
 from hostagent.update.journal import Entry, GuestRecord, Kind, Outcome, Progress
 from hostagent.update.saga import Engine, Step, StepFailed, committed
-from hostagent.update.swap import KILL_SECONDS, GuestSwap, HostSwap, read_notes
+from hostagent.update.swap import GuestSwap, HostSwap, read_notes
+from hostagent.update.taking_over import bury_old
 
 # The pins are undone apart: libvirt's clean-up unlinks RAM files when it fails to come back to a guest.
 PINS, UNDONE_AT_ONCE = BESIDE[:1], (*BESIDE[1:], *SWAP)
@@ -107,6 +108,8 @@ class Batch:
         swap = member.swap
         if member.committed:
             self._fell_late(member, error)
+        elif swap.saved is None and member.progress.open and _try(lambda: not swap.is_there()):
+            member.end(Outcome.GONE, "it was ended by somebody else meanwhile; left alone")
         elif not member.progress.open or swap.saved is None or swap.old_is_alive():
             self._back(member, error)
         elif "switch" in member.progress.begun and _try(lambda: loaded_and_paused(swap)):
@@ -125,6 +128,7 @@ class Batch:
 
     def _gone(self, member: Member, error: HostagentError) -> None:
         """The old QEMU is gone and nothing has its state: clear up what is ours, touch nothing else."""
+        member.swap.ports.watcher.running()
         try:
             stop_new(member.swap)
             unpin(member.swap)
@@ -140,15 +144,17 @@ class Batch:
         """After the commit the old QEMU must never run again, whatever became of the new one."""
         swap = member.swap
         try:
-            swap.close_monitors()
+            # First of all: libvirt must find the new one's monitor, else `virsh resume` makes a second copy.
+            bury_old(swap)
             if swap.new_is_alive():
                 member.end(Outcome.NEEDS_OPERATOR, error)
                 return
-            swap.ports.qemu.kill(swap.notes.old, KILL_SECONDS)
             unpin(swap)
             member.end(Outcome.LOST, f"the new QEMU ended after it had taken the guest over ({error})")
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
+        finally:
+            swap.ports.watcher.running()
 
     # -- the host --------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hostagent.command_line import CommandLine
 from hostagent.errors import Failed, NeedsOperator, OutcomeUnknown
-from hostagent.hypervisor import Monitor, MoveStatus, RunState
+from hostagent.hypervisor import Monitor, Move, MoveStatus, RunState
 from hostagent.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.pause import Deadline, measured
@@ -129,19 +129,27 @@ def switch(swap: GuestSwap) -> None:
         swap.deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
         swap.ports.watcher.pausing(swap.deadline.ends)
         old.send_state(sending.fileno())
-    moved = old.wait_moved(swap.deadline.left)
+    moved = _moved(swap, swap.deadline, old)
     if moved.status is not MoveStatus.COMPLETED:
         raise Failed(
             f"{swap.name}: sending the device state",
             expected="it to cross",
             found=moved.error or moved.status,
         )
-    arrived = new.wait_moved(swap.deadline.left)
+    arrived = _moved(swap, swap.deadline, new)
     if arrived.status is not MoveStatus.COMPLETED:
         words = swap.ports.qemu.last_words(swap.name)
         found = "; ".join(part for part in (arrived.error or str(arrived.status), words) if part)
         raise Failed(f"{swap.name}: loading the device state", expected="the new QEMU to take it", found=found)
     _ram_was_kept(swap, moved.ram_bytes)
+
+
+def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor) -> Move:
+    try:
+        return monitor.wait_moved(deadline.left)
+    except OutcomeUnknown:
+        deadline.check(f"{swap.name}: waiting for its state to cross")
+        raise
 
 
 def _ram_was_kept(swap: GuestSwap, sent: int) -> None:
@@ -181,9 +189,10 @@ def resume_old(swap: GuestSwap) -> None:
     with suppress(OutcomeUnknown):
         old.wait_moved(SETTLE_SECONDS)  # a crossing that was cut off ends as failed, and QEMU resumes by itself
     if swap.notes.was_running:
+        swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)  # the new one set them for itself as it loaded
         old.resume(KILL_SECONDS)
-        swap.ports.watcher.running()
-        _note_undone_pause(swap, old)
+    swap.ports.watcher.running()
+    _note_undone_pause(swap, old)
 
 
 def _note_undone_pause(swap: GuestSwap, old: Monitor) -> None:

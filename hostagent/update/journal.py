@@ -237,7 +237,7 @@ def _apply(update: UpdateRecord, row: Row) -> UpdateRecord:
     if not entry.guest:
         if entry.kind is Kind.NOTED:
             return replace(update, host_notes={**update.host_notes, **entry.body})
-        return replace(update, host=_progressed(update.host, entry))
+        return replace(update, host=progressed(update.host, entry))
     if entry.kind is Kind.GUEST_BEGUN:
         record = GuestRecord(entry.guest, str(entry.body["name"]))
     elif entry.guest in update.guests:
@@ -263,10 +263,11 @@ def _guest_applied(record: GuestRecord, row: Row) -> GuestRecord:
                 ended_at=row.at,
             )
         case _:
-            return replace(record, progress=_progressed(record.progress, row.entry))
+            return replace(record, progress=progressed(record.progress, row.entry))
 
 
-def _progressed(progress: Progress, entry: Entry) -> Progress:
+def progressed(progress: Progress, entry: Entry) -> Progress:
+    """How far a subject is once the entry is written."""
     step = entry.step
     match entry.kind:
         case Kind.STEP_BEGUN:

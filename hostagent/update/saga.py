@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
-from hostagent.update.journal import Entry, Journal, Kind, Progress
+from hostagent.update.journal import Entry, Journal, Kind, Progress, progressed
 
 C = TypeVar("C", bound="Subject")
 
@@ -75,9 +75,7 @@ class Engine:
             except HostagentError as error:
                 raise StepFailed(step.name, progress, error) from error
             finished = ()
-            progress = Progress(
-                (*(s for s in progress.begun if s != step.name), step.name), progress.done, progress.undone
-            )
+            progress = progressed(progress, begun)
             self.tell(subject.key, step.name, "begun")
             try:
                 with _ours(f"step {step.name}"):
@@ -86,7 +84,7 @@ class Engine:
                 self._flush(subject, (Entry(Kind.STEP_FAILED, subject.key, step.name, {"error": str(error)}),))
                 raise StepFailed(step.name, progress, error) from error
             finished = (Entry(Kind.STEP_DONE, subject.key, step.name),)
-            progress = Progress(progress.begun, progress.done | {step.name}, progress.undone)
+            progress = progressed(progress, finished[0])
         if finished:
             self._flush(subject, finished)
         return progress

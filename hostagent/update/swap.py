@@ -214,6 +214,11 @@ class GuestSwap:
         if self.notes.new is not None:
             self.ports.qemu.kill(self.notes.new, KILL_SECONDS)
 
+    def is_there(self) -> bool:
+        """Whether libvirt has the guest running, or paused; needs its daemon."""
+        guest = self.ports.libvirt.guest(self.uuid)
+        return guest is not None and guest.state.active
+
     def old_is_alive(self) -> bool:
         """Whether the old one exists."""
         return self.ports.qemu.alive(self.notes.old)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from hostagent.errors import HostagentError
 from hostagent.hypervisor import Monitor, RunState
 from hostagent.runtime_record import RuntimeRecord
 from hostagent.update import files
@@ -24,6 +26,9 @@ def rewrite_record(swap: GuestSwap) -> None:
 
 
 def record_names_new(swap: GuestSwap) -> bool:
+    """Asked right before the commit: the new one must still be there and answer."""
+    if swap.new_monitor().run_state() is not RunState.PAUSED:
+        return False
     there = files.read_private(Path(swap.notes.record))
     if swap.new_record is not None:
         return there == swap.new_record
@@ -49,7 +54,10 @@ def _pause(swap: GuestSwap, new: Monitor) -> dict[str, object]:
     """What is known of it; nothing for a guest that its owner had paused."""
     if not swap.notes.was_running:
         return {}
-    stopped = swap.old_monitor().stopped_at() if swap.old_is_alive() else None
+    try:
+        stopped = swap.old_monitor().stopped_at() if swap.old_is_alive() else None
+    except HostagentError:
+        return {}  # the guest runs: that its pause is not known changes nothing
     resumed = new.resumed_at()
     if stopped and resumed:
         pause = measured(stopped, resumed)
@@ -65,16 +73,25 @@ def new_one_runs(swap: GuestSwap) -> bool:
 def quit_old(swap: GuestSwap) -> None:
     notes = swap.notes
     if swap.old_is_alive():
-        swap.old_monitor().quit()
-        if not swap.ports.qemu.wait_gone(notes.old, QUIT_SECONDS):
-            swap.ports.qemu.kill(notes.old, KILL_SECONDS)
-    swap.close_monitors()
-    for entry in notes.sockets:  # only now: a QEMU that leaves unlinks the name its socket was bound to
-        if Path(entry.temporary).exists():
-            os.rename(entry.temporary, entry.path)  # noqa: PTH104 - replaces what is there, never follows it
+        with suppress(HostagentError):  # one that does not answer is killed
+            swap.old_monitor().quit()
+            swap.ports.qemu.wait_gone(notes.old, QUIT_SECONDS)
+    bury_old(swap)
     monitor = swap.new_monitor()
     set_back(monitor, notes)
     monitor.set_capabilities({"events": True})
+
+
+def bury_old(swap: GuestSwap) -> None:
+    """The old one never runs again, and libvirt finds the new one's sockets; needs no answer of either."""
+    notes = swap.notes
+    swap.close_monitors()
+    try:
+        swap.ports.qemu.kill(notes.old, KILL_SECONDS)
+    finally:
+        for entry in notes.sockets:  # only now: a QEMU that leaves unlinks the name its socket was bound to
+            if Path(entry.temporary).exists():
+                os.rename(entry.temporary, entry.path)  # noqa: PTH104 - replaces what is there, never follows it
 
 
 def old_one_is_gone(swap: GuestSwap) -> bool:

@@ -120,6 +120,8 @@ class Result:
             if guest.ram != "kept" or guest.pause_seconds is None:
                 found.append(f"{guest.name}: {guest.outcome}: {guest.reason or 'no pause measured'}")
                 continue
+            if guest.clock_outcome == "uncorrected":
+                found.append(f"{guest.name}: its clock is not right ({guest.clock_reason})")
             allowed = 0.020 + seen.idle.p99_ns / 1e9  # two ticks, and what an idle guest's ticks are late by
             if abs(seen.felt.stood_still_ns / 1e9 - guest.pause_seconds) > allowed:
                 found.append(f"{guest.name}: the guest felt another pause than was reported")

@@ -42,8 +42,8 @@ class GuestSpec:
     """Whether the network card merges receive buffers (VIRTIO_NET_F_MRG_RXBUF): it gives packets another header."""
     placed: bool = False
     """An I/O thread for the disk; CPU time of every kind of thread limited, each pinned."""
-    spare_ports: int = 0
-    """PCI ports left free on q35, which has none to plug a device into otherwise."""
+    pci_ports: int = 0
+    """On q35: libvirt makes as many as it needs at the start, which leaves none to plug a device into later."""
     console: Console = Console.FILE
     transient: bool = False
     fill_mib: int = 0
@@ -107,7 +107,9 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
         _add_disk(devices, spec)
     if spec.nic:
         _add_nic(devices, spec, vhost=vhost)
-    for _ in range(spec.spare_ports):
+    if spec.pci_ports:
+        SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
+    for _ in range(spec.pci_ports):
         SubElement(devices, "controller", type="pci", model="pcie-root-port")
     _add_console(devices, spec)
     channel = SubElement(devices, "channel", type="unix")

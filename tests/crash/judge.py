@@ -68,7 +68,9 @@ def _problems(rig: Rig, daemon_up: bool, gone: Container[str]) -> Iterator[str]:
             if name not in gone and (ended.get(name) or Outcome.ROLLED_BACK) in RUNS:
                 yield from _believed(rig, name, uuid)
     if Outcome.NEEDS_OPERATOR not in ended.values():
-        yield from _left_over(rig, [name for name in rig.uuids if name not in gone and (ended.get(name) or Outcome.ROLLED_BACK) in RUNS])
+        yield from _left_over(
+            rig, [name for name in rig.uuids if name not in gone and (ended.get(name) or Outcome.ROLLED_BACK) in RUNS]
+        )
 
 
 def _open_for_a_reason(update: UpdateRecord) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """An update in a process of its own, as the command line runs it, that dies or stops at a row of its journal.
 
-    python -m tests.crash.real_updater '{"to": "system", "end": {"step": "switch", "when": "after", "how": "kill"}}'
+python -m tests.crash.real_updater '{"to": "system", "end": {"step": "switch", "when": "after", "how": "kill"}}'
 """
 
 from __future__ import annotations

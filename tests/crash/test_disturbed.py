@@ -107,7 +107,11 @@ def ended_by_somebody(host: Rig) -> list[str]:
     """web1 was ended by others: nothing of it runs or is left over; db1 was not touched by that."""
     wrong = problems(host, gone={"web1"}) if not host.host.processes(host.uuids["web1"]) else problems(host)
     ended = outcomes(host)
-    return wrong if ended.get("db1") is Outcome.UPDATED else [*wrong, f"db1 ended as {ended.get('db1')}: {reason(host, 'db1')}"]
+    return (
+        wrong
+        if ended.get("db1") is Outcome.UPDATED
+        else [*wrong, f"db1 ended as {ended.get('db1')}: {reason(host, 'db1')}"]
+    )
 
 
 @pytest.mark.parametrize("act", [kill_old, kill_new, destroy])
@@ -153,5 +157,3 @@ def test_disk_stays_full(kinds: tuple[str, ...]) -> None:
                 yield label, [*wrong, *problems(host)]
 
     sweep(trials)
-
-

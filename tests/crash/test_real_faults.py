@@ -293,7 +293,9 @@ def test_second_update_is_refused(there: World) -> None:
 # -- libvirt's daemon started early --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", [at(s) for s in ("reconcile", "switch", "record", "resume", "retire", "prove", "attach")], ids=str)
+@pytest.mark.parametrize(
+    "end", [at(s) for s in ("reconcile", "switch", "record", "resume", "retire", "prove", "attach")], ids=str
+)
 def test_early_daemon_is_kept_out(there: World, end: End) -> None:
     to = there.other_tree
     with there.stopped(order(there, end)) as halted:

@@ -27,7 +27,7 @@ EXPLAINED = {
     r"emulator": "what was to change",
 }
 SOCKET_NAME = re.compile(r"(fd socket \w+ /.*/)[^/]+$")
-"""The kernel lists a socket under the name it was bound to, before it was moved to its place: only the folder counts."""
+"""The kernel lists a socket under the name it was bound to, before it was moved: only the folder counts."""
 INCOMING = "\0-incoming\0defer"
 """How the argument list of a QEMU ends that a guest was handed to."""
 

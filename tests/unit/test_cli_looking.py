@@ -248,7 +248,16 @@ def test_setup_with_guests_it_cannot_ask_about_is_refused(hostagent: Caller, mon
 
 @pytest.mark.parametrize(
     ("seconds", "read"),
-    [(None, "–"), (0.0182, "18.2 ms"), (0.3876, "388 ms"), (1.0, "1 s"), (12.345, "12.35 s"), (200.0, "3 min 20 s")],
+    [
+        (None, "–"),
+        (0.0182, "18.2 ms"),
+        (0.3876, "388 ms"),
+        (1.0, "1 s"),
+        (1.256, "1.26 s"),
+        (12.345, "12.3 s"),
+        (30.0, "30 s"),
+        (200.0, "3 min 20 s"),
+    ],
 )
 def test_durations(seconds: float | None, read: str) -> None:
     assert words.duration(seconds) == read

@@ -92,7 +92,6 @@ class PathSettings(_Table):
     """``[paths]``: where things are on this host."""
 
     state: AbsolutePath = Path("/var/lib/hostagent")
-    runtime: AbsolutePath = Path("/run/hostagent")
     libvirt_run: AbsolutePath = Path("/run/libvirt/qemu")
     libvirt_cache: AbsolutePath = Path("/var/cache/libvirt/qemu")
     qemu_conf: AbsolutePath = Path("/etc/libvirt/qemu.conf")

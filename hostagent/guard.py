@@ -34,7 +34,8 @@ class Guard:
     def __init__(self, config: Config, host_lock_fd: int, log: Path) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
-        with theirs, log.open("ab") as output:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with theirs, os.fdopen(os.open(log, flags, 0o600), "ab") as output:
             self._process = processes.start(
                 [sys.executable, "-m", "hostagent.guard", str(theirs.fileno()), str(host_lock_fd)],
                 pass_fds=(theirs.fileno(), host_lock_fd),

@@ -17,6 +17,7 @@ from hostagent import marked_block
 from hostagent.config import Config
 from hostagent.errors import Refused
 from hostagent.host_files import HostFiles
+from hostagent.hypervisor.qemu_conf import setting
 from hostagent.setup_tasks import Directory, Line, Mounter, Need, RamMount, Task, TheirRamFolder
 
 RESTART = "restart libvirtd: only as it starts it reads qemu.conf and makes its folder in memory_backing_dir"
@@ -29,7 +30,6 @@ class Wanted:
     """What setup works towards."""
 
     state: Path
-    runtime: Path
     qemu_conf: Path
     memory_backing_dir: Path  # ours; another one that stands in qemu.conf wins
     ram_size: str
@@ -54,7 +54,6 @@ def wanted_on_this_host(config: Config, files: HostFiles) -> Wanted:
     uid, gid = _identity(setting(files.read(config.paths.qemu_conf), "user"))
     return Wanted(
         state=config.paths.state,
-        runtime=config.paths.runtime,
         qemu_conf=config.paths.qemu_conf,
         memory_backing_dir=config.setup.memory_backing_dir,
         ram_size=config.setup.ram_size,
@@ -118,7 +117,6 @@ def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths:
     )
     return (
         Directory(wanted.state, "the journal and other QEMU versions live there", 0o711, *root, files),
-        Directory(wanted.runtime, "sockets and locks of a running update live there", 0o700, *root, files),
         fstab,
         RamMount(ram, tmpfs_options(wanted), wanted.qemu_uid, wanted.qemu_gid, fstab, files, mounter),
         Line(
@@ -134,13 +132,6 @@ def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths:
             in_the_way=_in_use(elsewhere),
         ),
     )
-
-
-def setting(conf: bytes | None, key: str) -> str | None:
-    """A text from a libvirt configuration file; of several libvirt takes the first (virConfGetValue)."""
-    text = (conf or b"").decode("utf-8", "surrogateescape")
-    found = re.search(rf"""^[ \t]*{re.escape(key)}[ \t]*=[ \t]*(["'])(.*?)\1""", text, re.MULTILINE)
-    return found[2] if found else None
 
 
 def tmpfs_options(wanted: Wanted) -> str:

@@ -187,6 +187,10 @@ class Qemu(Protocol):
         """What a new QEMU of that guest wrote before it left; "" if nothing."""
         ...
 
+    def remove_log(self, guest: str) -> None:
+        """Remove the log of a guest that is gone for good."""
+        ...
+
 
 class Daemon(Protocol):
     """libvirt's daemon, as something to stop and to start, and the lock that keeps it out."""

@@ -146,6 +146,10 @@ class FakeQemu:
         with self.world.look() as state:
             return state.words.get(guest, "")
 
+    def remove_log(self, guest: str) -> None:
+        with self.world.change() as state:
+            state.words.pop(guest, None)
+
     # -- taps -------------------------------------------------------------------------------------------------------
 
     def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:

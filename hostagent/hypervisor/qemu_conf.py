@@ -23,23 +23,26 @@ class QemuConf:
 def read(path: Path) -> QemuConf:
     """Read the file; an absent one means defaults. Refused when it is not readable."""
     try:
-        text = path.read_text(errors="replace")
+        conf = path.read_bytes()
     except FileNotFoundError:
-        text = ""
+        conf = b""
     except OSError as error:
         raise Refused(f"reading {path}", found=error.strerror or str(error)) from error
     return QemuConf(
-        memory_backing_dir=_word(text, "memory_backing_dir") or DEFAULT_MEMORY_BACKING_DIR,
-        lock_manager=_word(text, "lock_manager"),
-        capability_filters=_list(text, "capability_filters"),
+        memory_backing_dir=setting(conf, "memory_backing_dir") or DEFAULT_MEMORY_BACKING_DIR,
+        lock_manager=setting(conf, "lock_manager") or "",
+        capability_filters=_list(conf, "capability_filters"),
     )
 
 
-def _word(text: str, key: str) -> str:
-    found = re.findall(rf'^[ \t]*{key}[ \t]*=[ \t]*"([^"]*)"', text, re.MULTILINE)
-    return found[-1] if found else ""
+def setting(conf: bytes | None, key: str) -> str | None:
+    """A text from a libvirt configuration file; of several libvirt takes the first (virConfGetValue)."""
+    text = (conf or b"").decode("utf-8", "surrogateescape")
+    found = re.search(rf"""^[ \t]*{re.escape(key)}[ \t]*=[ \t]*(["'])(.*?)\1""", text, re.MULTILINE)
+    return found[2] if found else None
 
 
-def _list(text: str, key: str) -> tuple[str, ...]:
-    found = re.findall(rf"^[ \t]*{key}[ \t]*=[ \t]*\[([^\]]*)\]", text, re.MULTILINE)
-    return tuple(re.findall(r'"([^"]*)"', found[-1])) if found else ()
+def _list(conf: bytes, key: str) -> tuple[str, ...]:
+    text = conf.decode("utf-8", "surrogateescape")
+    found = re.search(rf"^[ \t]*{re.escape(key)}[ \t]*=[ \t]*\[([^\]]*)\]", text, re.MULTILINE)
+    return tuple(re.findall(r"""["']([^"']*)["']""", found[1])) if found else ()

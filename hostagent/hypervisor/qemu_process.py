@@ -120,6 +120,9 @@ class HostQemu:
         finally:
             worker.end()
 
+    def remove_log(self, guest: str) -> None:
+        (self._guest_logs / f"{guest}.log").unlink(missing_ok=True)
+
     # -- surroundings ----------------------------------------------------------------------------------------
 
     def place_threads(self, old: ProcessId, new: ProcessId, pairs: Mapping[int, int]) -> None:

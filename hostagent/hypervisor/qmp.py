@@ -233,7 +233,7 @@ class QmpMonitor:
         self._within(within_seconds, change(), command)
 
     async def _next_event(self) -> None:
-        if self._client.runstate is not Runstate.RUNNING:
+        if self._events.empty() and self._client.runstate is not Runstate.RUNNING:
             raise EOFError("it closed the connection")
         event = asyncio.ensure_future(self._events.get())
         gone = asyncio.ensure_future(self._client.runstate_changed())

@@ -18,6 +18,7 @@ from hostagent.update.pause import Deadline, measured
 from hostagent.update.swap import KEEP_RAM, KILL_SECONDS, LOCK_LATE, GuestSwap, Notes
 
 FLUSH_SECONDS = 10.0  # a disk that takes longer would keep the guest standing still for as long
+LEAVING_SECONDS = 0.3  # the guest may stand still meanwhile
 SETTLE_SECONDS = 5.0  # a failed crossing on the old one ends by itself once the new one is gone
 
 # What the old one needs while the state crosses, so that it does not wait for a better moment: there is next to
@@ -134,13 +135,15 @@ def switch(swap: GuestSwap) -> None:
         raise Failed(
             f"{swap.name}: sending the device state",
             expected="it to cross",
-            found=moved.error or moved.status,
+            found=_with_its_words(swap, moved.error or str(moved.status)),
         )
     arrived = _moved(swap, swap.deadline, new)
     if arrived.status is not MoveStatus.COMPLETED:
-        words = swap.ports.qemu.last_words(swap.name)
-        found = "; ".join(part for part in (arrived.error or str(arrived.status), words) if part)
-        raise Failed(f"{swap.name}: loading the device state", expected="the new QEMU to take it", found=found)
+        raise Failed(
+            f"{swap.name}: loading the device state",
+            expected="the new QEMU to take it",
+            found=_with_its_words(swap, arrived.error or str(arrived.status)),
+        )
     _ram_was_kept(swap, moved.ram_bytes)
 
 
@@ -150,6 +153,13 @@ def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor) -> Move:
     except OutcomeUnknown:
         deadline.check(f"{swap.name}: waiting for its state to cross")
         raise
+
+
+def _with_its_words(swap: GuestSwap, found: str) -> str:
+    """What was seen, and what the new QEMU itself says to it: one that refuses the state says so as it leaves."""
+    swap.ports.qemu.wait_gone(swap.new_process, LEAVING_SECONDS)
+    words = swap.ports.qemu.last_words(swap.name)
+    return f"{found}; {words}" if words else found
 
 
 def _ram_was_kept(swap: GuestSwap, sent: int) -> None:

@@ -29,7 +29,8 @@ class Pinned(Protocol):
 def read_private(path: Path) -> bytes:
     """A small regular file, not through a link."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # not blocking: a pipe in its place would never be opened
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise Failed(f"reading {path}", expected="a regular file", found="something else")
@@ -121,7 +122,8 @@ def swap_back(name: str, *, new: str, old: str) -> None:
     try:
         if Path(old).exists():
             os.rename(old, name)  # noqa: PTH104
-        Path(new).unlink(missing_ok=True)
+        for path in (old, new):  # two links of one file: renaming one to the other does nothing (rename(2))
+            Path(path).unlink(missing_ok=True)
     except OSError as error:
         raise Failed(f"restoring {name}", found=error.strerror or str(error)) from error
 
@@ -193,7 +195,16 @@ def _is(path: Path, pinned: Pinned) -> bool:
         found = path.lstat()
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (pinned.device, pinned.inode)
+    return stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) == (pinned.device, pinned.inode)
+
+
+def give_name(temporary: str, path: str) -> None:
+    """Put a socket in the place of another, which is never followed; done when it has the name."""
+    try:
+        if Path(temporary).exists():
+            os.rename(temporary, path)  # noqa: PTH104
+    except OSError as error:
+        raise Failed(f"putting a socket at {path}", found=error.strerror or str(error)) from error
 
 
 def temporary_socket(path: str, token: str, number: int) -> str:

@@ -72,6 +72,7 @@ def dismiss(ports: Ports, order: UpdateOrder) -> None:
     for guest in order.guests:
         if guest.name.startswith(NAME_PREFIX):
             ports.libvirt.destroy(guest.uuid)
+            ports.qemu.remove_log(guest.name)
     if order.workdir:
         shutil.rmtree(order.workdir, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,8 +89,7 @@ def bury_old(swap: GuestSwap) -> None:
         swap.ports.qemu.kill(notes.old, KILL_SECONDS)
     finally:
         for entry in notes.sockets:  # only now: a QEMU that leaves unlinks the name its socket was bound to
-            if Path(entry.temporary).exists():
-                os.rename(entry.temporary, entry.path)  # noqa: PTH104 - replaces what is there, never follows it
+            files.give_name(entry.temporary, entry.path)
 
 
 def old_one_is_gone(swap: GuestSwap) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 
@@ -106,7 +105,8 @@ def _runs_well(rig: Rig, state: State, guest: GuestLife, living: list[Process], 
     if state.daemon.up and process.client != LIBVIRT:
         yield f"the monitor of {name} is {process.client or 'nobody'}'s"
     for path, device, inode, _ in guest.ram:
-        if not os.path.exists(path) or (os.stat(path).st_dev, os.stat(path).st_ino) != (device, inode):
+        found = Path(path).stat() if Path(path).exists() else None
+        if found is None or (found.st_dev, found.st_ino) != (device, inode):
             yield f"the RAM file of {name} is not in its place"
     for path in (*rig.host.world.lib_dir(guest).iterdir(), rig.root / "run" / f"{name}.pid"):
         if path.read_text().strip() != str(process.pid):

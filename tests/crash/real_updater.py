@@ -20,6 +20,7 @@ from hostagent import wiring
 from hostagent.config import Config
 from hostagent.errors import Failed
 from hostagent.hypervisor.libvirt import boot_id
+from hostagent.hypervisor.qmp import QmpMonitor
 from hostagent.update.journal import Entry, Kind, SqliteJournal
 from tests.bench.lab import CONFIG, Lab
 
@@ -65,6 +66,7 @@ class Order(BaseModel):
     start_seconds: float = 30.0
     emulator: str = ""  # a wrapper of the tree's, to be run in its stead
     end: End | None = None
+    at_send: int = 0  # a signal for the new QEMU as the state begins to cross
 
 
 class MortalJournal(SqliteJournal):
@@ -107,6 +109,19 @@ def _meet(end: End) -> None:
             raise KeyboardInterrupt
 
 
+def signal_new_at_send(config: Config, number: int) -> None:
+    """The new QEMU is hit when it has been told to receive, and nothing has been sent yet."""
+    send = QmpMonitor.send_state
+
+    def hit_and_send(monitor: QmpMonitor, channel: int) -> None:
+        update = Lab(config).updates()[-1]
+        new = [guest.notes["new"] for guest in update.guests.values() if guest.progress.open[-1] == "switch"]
+        os.kill(int(new[0]["pid"]), number)  # type: ignore[index]
+        send(monitor, channel)
+
+    QmpMonitor.send_state = hit_and_send  # type: ignore[method-assign]
+
+
 def main() -> int:
     order = Order.model_validate_json(sys.argv[1])
     config = Config.load(CONFIG)
@@ -115,6 +130,8 @@ def main() -> int:
     end = order.end
     if end is not None:
         wiring.journal_of = lambda settings: MortalJournal(wiring.journal_path(settings), end)
+    if order.at_send:
+        signal_new_at_send(config, order.at_send)
     lab = Lab(config)
     to = next(tree for tree in wiring.trees_of(config) if tree.name == order.to)
     if order.emulator:

@@ -126,10 +126,13 @@ class World:
         status = Path(f"/proc/{updater.pid}/stat")
         wait_for(lambda: status.read_text().rpartition(")")[2].split()[0] in "TZ", "the updater to stop")
         halted = Halted(self, updater)
-        yield halted
-        updater.send_signal(signal.SIGCONT)
-        halted.code = updater.wait(LIMIT)
-        self.wait_unguarded()
+        try:
+            assert updater.poll() is None, "expected it to stop, found it ended"
+            yield halted
+        finally:
+            updater.send_signal(signal.SIGCONT)
+            halted.code = updater.wait(LIMIT)
+            self.wait_unguarded()
 
     def run(self, order: Order) -> int:
         """An update from its beginning to its end; the updater's exit code."""

@@ -30,7 +30,7 @@ def disturbed(
     def trials(share: Share) -> Found:
         for number, label in share.of(labels(kinds, wanted)):
             with rig(SCENARIO) as host:
-                raised = host.update(Points(lambda: act(host), number, kinds))  # noqa: B023 - called in this turn
+                raised = host.update(Points(lambda: act(host), number, kinds))
                 wrong = [f"not undisturbed: {host.host.violations()}"] if host.host.violations() else []
                 wrong += not_left_standing(host)
                 again = host.recover()

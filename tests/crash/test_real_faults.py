@@ -15,9 +15,9 @@ import pytest
 from hostagent.errors import Refused
 from hostagent.update.journal import Outcome
 from tests.bench.guest_spec import GuestSpec
+from tests.bench.proof import Proof
 from tests.crash.real_updater import End, How, Order, When
 from tests.crash.real_world import (
-    Halted,
     World,
     driver_lock_is_libvirts,
     everything,
@@ -67,7 +67,9 @@ def victim(there: World) -> Iterator[libvirt.virDomain]:
     spec = GuestSpec(**{**VICTIM.__dict__, "emulator": emulator})
     before = there.files
     try:
-        yield there.host.boot(spec)
+        domain = there.host.boot(spec)
+        Proof(domain).wait_booted()
+        yield domain
     finally:
         there.host.remove_guest(spec)
     there.files = before
@@ -93,7 +95,7 @@ def wrap(there: World, script: str) -> str:
     real = there.other_tree.emulator
     WRAPPER.write_text(
         f'#!/bin/bash\\ncase " $* " in *" -incoming "*) : ;; *) exec {real} "$@" ;; esac\\n'.replace("\\n", "\n")
-        + script.replace("QEMU", real)
+        + script.replace("QEMU", f"env -u PWD -u OLDPWD -u SHLVL -u _ {real}")
         + "\n"
     )
     WRAPPER.chmod(0o755)
@@ -136,6 +138,17 @@ def test_new_qemu_hangs_or_dies(there: World, step: str, number: int) -> None:
     assert halted.code == 0, "expected the updater to end by itself"
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_new_qemu_hangs_or_dies_while_loading(there: World, number: int) -> None:
+    before = there.guest.tree()
+    there.guest.forget_gaps()
+    code = there.run(order(there, budget_seconds=2.0, start_seconds=3.0, at_send=number))
+    print(number, there.last(), f"{there.guest.felt_ms():.1f} ms", code)
+    there.check(on=before)
+    assert there.last()[0] is Outcome.ROLLED_BACK
+    assert code == 0, "expected the updater to end by itself"
+
+
 def test_budget_turns_back(there: World) -> None:
     before = there.guest.tree()
     code = there.run(order(there, budget_seconds=0.001))
@@ -176,7 +189,7 @@ def test_new_qemu_hangs_after_the_commit(there: World) -> None:
     """The old one must be gone all the same: whoever resumed it through libvirt would make a second copy."""
     to = there.other_tree
     with there.stopped(order(there, at("resume"), start_seconds=3.0)) as halted:
-        old, new = halted.pids(GUEST.name)
+        _, new = halted.pids(GUEST.name)
         psutil.Process(new).suspend()
     print(there.last(), halted.code)
     assert [process.pid for process in there.guest.processes()] == [new]
@@ -187,7 +200,7 @@ def test_new_qemu_hangs_after_the_commit(there: World) -> None:
 
 def test_new_qemu_dies_after_the_commit(there: World) -> None:
     to = there.other_tree
-    with victim(there) as domain:
+    with victim(there):
         with there.stopped(both(there, at("resume"))) as halted:
             os.kill(halted.pids(VICTIM.name)[1], signal.SIGKILL)
         print(there.last(VICTIM.name), halted.code)
@@ -204,7 +217,7 @@ EXPECTED = {"start": "gone", "detach": "gone", "reconcile": "gone", "switch": "l
 @pytest.mark.parametrize("step", EXPECTED)
 def test_old_qemu_is_killed(there: World, step: str) -> None:
     to = there.other_tree
-    with victim(there) as domain:
+    with victim(there):
         with there.stopped(both(there, at(step))) as halted:
             old = psutil.Process(halted.pids(VICTIM.name)[0])
             if old.is_running():
@@ -212,8 +225,7 @@ def test_old_qemu_is_killed(there: World, step: str) -> None:
         print(step, there.last(VICTIM.name), halted.code)
         assert there.last(VICTIM.name)[0] == EXPECTED[step]
         alive = EXPECTED[step] == "updated"
-        domain = there.host.connection.lookupByUUIDString(VICTIM.uuid)
-        assert bool(domain.isActive()) is alive
+        assert bool(there.host.connection.lookupByUUIDString(VICTIM.uuid).isActive()) is alive
         nothing_of_ours(there)
     there.check(on=to)
     assert there.last(GUEST.name)[0] is Outcome.UPDATED
@@ -241,9 +253,9 @@ def test_paused_guest_is_undone(there: World) -> None:
         domain.suspend()
         there.run(both(there, None, budget_seconds=0.001))
         print(there.last(VICTIM.name))
-        domain = there.host.connection.lookupByUUIDString(VICTIM.uuid)
-        print(domain.state())
-        assert domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
+        state = there.host.connection.lookupByUUIDString(VICTIM.uuid).state()
+        print(state)
+        assert state == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
     there.check()
 
 

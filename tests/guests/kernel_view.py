@@ -33,8 +33,10 @@ _THREAD_STATUS = re.compile(
 """What threads of one process can have each for itself."""
 _THREAD_FILES = ("cgroup", "attr/current")
 _CPU_SETTINGS = ("cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.weight", "cpu.max")
-_WORKERS = re.compile(r"^worker$")
+_WORKERS = ("worker",)
 """Threads that come and go with the work there is."""
+_EARLY = ("call_rcu", "qemu-system-x86")
+"""Names of the thread that begins before QEMU has read its options, among them the one that gives names."""
 
 
 def read(pid: int) -> Entries:
@@ -151,7 +153,8 @@ def _threads(folder: Path) -> Entries:
     found: Entries = {}
     for task in sorted((folder / "task").iterdir(), key=lambda path: int(path.name)):
         name = "main" if task.name == folder.name else _text(task / "comm").strip()
-        if _WORKERS.match(name):
+        name = "early" if name in _EARLY else name
+        if name in _WORKERS:
             continue
         number = int(task.name)
         status = _lines("", task / "status")

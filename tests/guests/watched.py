@@ -115,9 +115,9 @@ def _identity(path: Path) -> tuple[int, int, int]:
 
 _PLACES = (
     *("/run/libvirt", "/var/lib/libvirt", "/etc/libvirt", "/var/lib/hostagent", "/run/hostagent", "/tmp"),
-    *("/dev/shm", "/sys/class/net"),
+    *("/dev/shm", "/sys/class/net", "/var/log/libvirt"),
 )
-_KEPT = re.compile(r"/var/lib/hostagent/(journal\.sqlite(-wal|-shm)?|lock|guard\.log|held)")
+_KEPT = re.compile(r"/var/lib/hostagent/(journal\.sqlite(-wal|-shm)?|lock|guard\.log|held|rehearsal)")
 
 
 def leavings() -> frozenset[str]:

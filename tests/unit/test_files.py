@@ -30,7 +30,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 
 
 def test_reads_a_plain_file(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_reads_nothing_missing_and_nothing_huge(tmp_path: Path) -> None:
         files.read_private(tmp_path / "a")
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------
 
 
 def test_writes_private_files_in_private_folders(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_old_or_new_but_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_file_and_folder_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
     files.replace(tmp_path / "a", b"new")
     assert synced == [str(tmp_path / ".a.hostagent"), str(tmp_path)]
 
@@ -163,7 +163,7 @@ def test_discard_says_what_it_cannot(tmp_path: Path) -> None:
         files.discard(str(tmp_path / "a"))
 
 
-# -- pid files ----------------------------------------------------------------------------------------------------------
+# -- pid files -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def test_back_when_it_was_never_swapped_in(tmp_path: Path) -> None:
     assert pid_files.content() == {"web1.pid": "old"}
 
 
-# -- pins ---------------------------------------------------------------------------------------------------------------
+# -- pins ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

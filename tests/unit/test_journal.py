@@ -56,7 +56,7 @@ def step(kind: Kind, name: str) -> Entry:
     return Entry(kind, GUEST, name)
 
 
-# -- the file -----------------------------------------------------------------------------------------------------------
+# -- the file ------------------------------------------------------------------------------------------------
 
 
 def test_what_was_appended_is_read_back_in_its_order(journal: SqliteJournal) -> None:
@@ -175,7 +175,7 @@ def test_a_directory_that_is_missing(tmp_path: Path) -> None:
         SqliteJournal(tmp_path / "none" / "journal.sqlite", "b", lambda: 0.0)
 
 
-# -- the fold -----------------------------------------------------------------------------------------------------------
+# -- the fold ------------------------------------------------------------------------------------------------
 
 
 def test_an_open_update() -> None:

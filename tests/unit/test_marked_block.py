@@ -9,7 +9,9 @@ from hostagent import marked_block
 BODY = 'memory_backing_dir = "/x"\n'
 
 
-@given(st.none() | st.binary(max_size=300), st.text(st.characters(exclude_characters="\n\r#", codec="utf-8"), max_size=30))
+@given(
+    st.none() | st.binary(max_size=300), st.text(st.characters(exclude_characters="\n\r#", codec="utf-8"), max_size=30)
+)
 def test_in_and_out_is_as_before(content: bytes | None, line: str) -> None:
     there = marked_block.put_in(content, line + "\n")
     assert marked_block.read(there) == line + "\n"

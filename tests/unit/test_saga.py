@@ -84,7 +84,7 @@ def failing(table: Sequence[Step[Subject]], paper: Paper, progress: Progress = N
     return caught.value
 
 
-# -- forward ----------------------------------------------------------------------------------------------------------
+# -- forward -------------------------------------------------------------------------------------------------
 
 
 def test_done_and_the_next_begun_are_one_commit() -> None:
@@ -136,7 +136,7 @@ def test_a_bug_is_not_hidden() -> None:
         engine(Paper()).forward([step("a", error=ZeroDivisionError())], Subject(), NOTHING)
 
 
-# -- again, after a crash -----------------------------------------------------------------------------------------------
+# -- again, after a crash ------------------------------------------------------------------------------------
 
 
 def test_begun_before_and_done_in_the_world_is_not_done_twice() -> None:
@@ -168,7 +168,7 @@ def test_an_undone_step_that_begins_again_is_open_again() -> None:
     assert progress == paper.progress()
 
 
-# -- no answer ------------------------------------------------------------------------------------------------------
+# -- no answer -----------------------------------------------------------------------------------------------
 
 
 def test_no_answer_but_done() -> None:
@@ -197,7 +197,7 @@ def test_no_answer_to_whether_it_is_done_leaves_the_engine_as_a_failure(first: E
     assert str(failed.error) == "asking whether"
 
 
-# -- asked to stop ----------------------------------------------------------------------------------------------------
+# -- asked to stop -------------------------------------------------------------------------------------------
 
 
 def test_cancelled_between_steps() -> None:
@@ -229,7 +229,7 @@ def test_committed_by_begun_alone() -> None:
     assert committed(table, Progress(("a", "b"), frozenset({"a"})))
 
 
-# -- back -------------------------------------------------------------------------------------------------------------
+# -- back ----------------------------------------------------------------------------------------------------
 
 
 def test_undone_newest_first_in_the_order_of_doing() -> None:
@@ -279,7 +279,7 @@ def test_the_hint_of_what_failed_is_kept() -> None:
     assert caught.value.hint == "once its disk answers"
 
 
-# -- a journal that fails -----------------------------------------------------------------------------------------------
+# -- a journal that fails ------------------------------------------------------------------------------------
 
 
 def refusing(kind: Kind, name: str) -> Callable[[Entry], bool]:

@@ -11,13 +11,14 @@ from hostagent import setup_host
 from hostagent.config import Config
 from hostagent.errors import Failed, Refused
 from hostagent.host_files import HostFiles, Mount
-from hostagent.setup_host import Report, Wanted, apply, check, setting, tasks, tasks_to_undo, undo
+from hostagent.hypervisor.qemu_conf import setting
+from hostagent.setup_host import Report, Wanted, apply, check, tasks, tasks_to_undo, undo
 from hostagent.setup_tasks import mount_of, passable, private
 
 CONF = b'# libvirt\n#memory_backing_dir = "/dev/shm"\n\nuser = "libvirt-qemu"'
 FSTAB = b"/dev/vda1 / ext4 defaults 0 1\n"
 RAM = Path("/var/lib/libvirt/ram")
-NAMES = ["/var/lib/hostagent", "/run/hostagent", "fstab", str(RAM), "memory_backing_dir"]
+NAMES = ["/var/lib/hostagent", "fstab", str(RAM), "memory_backing_dir"]
 
 
 @dataclass
@@ -88,7 +89,6 @@ def host(tmp_path: Path) -> Host:
     (root / "etc/fstab").write_bytes(FSTAB)
     wanted = Wanted(
         state=Path("/var/lib/hostagent"),
-        runtime=Path("/run/hostagent"),
         qemu_conf=Path("/etc/libvirt/qemu.conf"),
         memory_backing_dir=RAM,
         ram_size="50%",
@@ -110,12 +110,11 @@ def test_check_names_every_need_and_touches_nothing(host: Host) -> None:
 
 def test_apply_meets_every_need_and_asks_for_a_restart(host: Host) -> None:
     report = host.apply()
-    assert report.restart_libvirtd and len(report.done) == 5
+    assert report.restart_libvirtd and len(report.done) == 4
     assert host.check() == dict.fromkeys(NAMES, True)
     conf = host.path("/etc/libvirt/qemu.conf").read_bytes()
     assert conf.startswith(CONF) and setting(conf, "memory_backing_dir") == str(RAM)
     assert host.path("/var/lib/hostagent").stat().st_mode & 0o777 == 0o711
-    assert host.path("/run/hostagent").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_mount_is_for_qemus_user_alone_now_and_after_a_reboot(host: Host) -> None:
@@ -250,7 +249,7 @@ def test_an_administrators_own_mount_and_line_are_good_enough(host: Host) -> Non
     host.path("/etc/libvirt/qemu.conf").write_bytes(f"memory_backing_dir = '{RAM}/'\n".encode())
     host.path(RAM).mkdir(mode=0o711)
     host.mounts.seen.append(Mount(RAM, "tmpfs"))
-    assert len(host.apply().done) == 2  # our two directories
+    assert len(host.apply().done) == 1  # our directory
     host.undo()
     assert Mount(RAM, "tmpfs") in host.mounts.seen
     assert b"0711" in host.path("/etc/fstab").read_bytes()
@@ -263,7 +262,7 @@ def test_another_memory_backing_dir_wins_if_it_is_in_memory(host: Host) -> None:
         host.apply()
     host.mounts.seen.append(Mount(Path("/srv/ram"), "tmpfs"))
     host.apply()
-    assert host.check() == dict.fromkeys([*NAMES[:2], "memory_backing_dir"], True)
+    assert host.check() == dict.fromkeys([*NAMES[:1], "memory_backing_dir"], True)
     assert conf.read_bytes() == b'memory_backing_dir = "/srv/ram/guests"\n'
     assert host.path("/etc/fstab").read_bytes() == FSTAB
 

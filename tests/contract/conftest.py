@@ -1,0 +1,225 @@
+"""The same stage twice: a host with one guest, the fake one and the real one of the bench."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from hostagent.facts import QemuTree
+from hostagent.hypervisor import Monitor, ProcessId
+from hostagent.hypervisor.fake import FakeHost
+from hostagent.update.attachment import attach, detach
+from hostagent.update.batch import Batch, Member
+from hostagent.update.beside import prepare, start_new, stop_new, unpin
+from hostagent.update.journal import Entry, Kind
+from hostagent.update.saga import Engine
+from hostagent.update.swap import GuestSwap, HostSwap, Ports
+
+SECONDS = 20.0  # more than anything here takes
+
+
+class World(Protocol):
+    """What is done to a host from outside."""
+
+    ports: Ports
+    uuid: str
+    name: str
+    other: QemuTree  # where the guest is to go
+
+    def freeze(self, process: ProcessId) -> None: ...
+    def thaw(self, process: ProcessId) -> None: ...
+    def pause(self) -> None: ...
+    def start_daemon(self) -> None:
+        """Somebody tries; whether it comes up is another matter."""
+        ...
+
+
+@dataclass
+class Stage:
+    """One guest, and the way through a handover by hand."""
+
+    world: World
+
+    def __post_init__(self) -> None:
+        self.swap = GuestSwap(self.ports, "contract", self.world.uuid, self.world.name, self.world.other, SECONDS)
+        self.host = HostSwap(self.ports, "contract", (self.swap,))
+        self.ports.journal.append(
+            "contract",
+            Entry(Kind.UPDATE_BEGUN),
+            Entry(Kind.GUEST_BEGUN, self.world.uuid, body={"name": self.world.name}),
+        )
+
+    @property
+    def ports(self) -> Ports:
+        return self.world.ports
+
+    @property
+    def old(self) -> ProcessId:
+        return self.swap.notes.old
+
+    @property
+    def new(self) -> ProcessId:
+        return self.swap.new_process
+
+    def old_monitor(self) -> Monitor:
+        return self.swap.old_monitor()
+
+    def new_monitor(self) -> Monitor:
+        return self.swap.new_monitor()
+
+    def prepared(self) -> Stage:
+        """The RAM is pinned, everything is noted."""
+        prepare(self.swap)
+        return self
+
+    def beside(self) -> Stage:
+        """The new QEMU waits beside the old one."""
+        self.prepared()
+        start_new(self.swap)
+        return self
+
+    def detached(self) -> Stage:
+        """libvirt is away, its lock is ours."""
+        self.beside()
+        detach(self.host)
+        return self
+
+    def attach(self) -> None:
+        attach(self.host)
+        self.ports.libvirt.settled(self.world.uuid)
+
+    def whole_update(self) -> Member:
+        """From beginning to end, as an update does it."""
+        member = Member(self.swap)
+        Batch(Engine(self.ports.journal, lambda *_: None, lambda: False), self.host, [member]).run()
+        return member
+
+    def end(self) -> None:
+        """Nothing of ours stays, whatever the test left."""
+        if self.swap.saved is None:
+            return
+        stop_new(self.swap)
+        attach(self.host)
+        unpin(self.swap)
+
+
+# -- the fake -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FakeWorld:
+    ports: Ports
+    uuid: str
+    name: str
+    other: QemuTree
+    host: FakeHost
+
+    def freeze(self, process: ProcessId) -> None:
+        with self.host.world.change() as state:
+            state.processes[process.pid].hung = True
+
+    def thaw(self, process: ProcessId) -> None:
+        with self.host.world.change() as state:
+            state.processes[process.pid].hung = False
+
+    def pause(self) -> None:
+        self.host.pause(self.uuid)
+
+    def start_daemon(self) -> None:
+        self.host.somebody_starts_daemon()
+
+
+@pytest.fixture
+def fake_world() -> Iterator[FakeWorld]:
+    from tests.crash import shapes
+    from tests.crash.rig import Points, Scenario, rig
+
+    with rig(Scenario(guests=("web1",))) as host, host._ports(Points(only=())) as ports:
+        yield FakeWorld(ports, host.uuids["web1"], "web1", shapes.NEW, host.host)
+        assert host.host.violations() == []
+
+
+# -- the real one ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RealWorld:
+    ports: Ports
+    uuid: str
+    name: str
+    other: QemuTree
+    bench: object
+
+    def freeze(self, process: ProcessId) -> None:
+        os.kill(process.pid, signal.SIGSTOP)
+
+    def thaw(self, process: ProcessId) -> None:
+        os.kill(process.pid, signal.SIGCONT)
+
+    def pause(self) -> None:
+        self.bench.connection.lookupByUUIDString(self.uuid).suspend()  # type: ignore[attr-defined]
+
+    def start_daemon(self) -> None:
+        """`libvirtd -d` says yes before it has looked at the lock: wait as long as a start takes."""
+        self.bench.start_libvirtd()  # type: ignore[attr-defined]
+        ends = time.monotonic() + 5.0
+        while time.monotonic() < ends and not self.ports.libvirt.usable():
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def bench() -> Iterator[object]:
+    if "HOSTAGENT_BENCH" not in os.environ:
+        pytest.skip("runs inside the bench")
+    from tests.bench.guest_spec import HOST_ADDRESS
+    from tests.bench.host import Host
+    from tests.bench.lab import Lab
+    from tests.bench.peer import Peer
+
+    with Host() as host, Peer(HOST_ADDRESS):
+        Lab.set_up(rehearse=False)
+        yield host
+
+
+@pytest.fixture
+def real_world(bench: object) -> Iterator[RealWorld]:
+    from hostagent import wiring
+    from tests.bench.guest_spec import GuestSpec
+    from tests.bench.lab import Lab
+    from tests.bench.proof import Proof
+
+    lab, spec = Lab.load(), GuestSpec(name="web1", memory_mib=256, vcpus=2)
+    journal = wiring.journal_of(lab.config)
+    numbers = count()
+    with ExitStack() as stack:
+        domain = stack.enter_context(bench.guest(spec))  # type: ignore[attr-defined]
+        Proof(domain).wait_booted()
+        ports = replace(wiring.ports_of(lab.config, journal), token=lambda: f"c{os.getpid() % 1000}{next(numbers)}")
+        try:
+            yield RealWorld(ports, spec.uuid, spec.name, lab.newer, bench)
+        finally:
+            ports.libvirt.disconnect()
+            journal.close()
+            for path in lab.config.paths.state.glob("journal.sqlite*"):
+                path.unlink()
+            shutil.rmtree(Path(lab.config.paths.state) / "held", ignore_errors=True)
+
+
+@pytest.fixture(params=["fake", "real"])
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A running guest, and nothing begun."""
+    made = Stage(request.getfixturevalue(f"{request.param}_world"))
+    try:
+        yield made
+    finally:
+        made.end()

@@ -80,5 +80,5 @@ def change(call: Call, doing: str) -> Iterator[Change]:
 
 
 def new_update_id() -> str:
-    """Readable, sorts by time, never twice the same: 20261122-054501-ab12."""
-    return f"{datetime.fromtimestamp(wiring.now(), UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    """Readable, sorts by time, never twice the same: 20261122-054501-ab12cd34."""
+    return f"{datetime.fromtimestamp(wiring.now(), UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hostagent.command_line import CommandLine
 from hostagent.errors import Failed, NeedsOperator, OutcomeUnknown
-from hostagent.hypervisor import Monitor, Move, MoveStatus, RunState
+from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, RunState
 from hostagent.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.pause import Deadline, measured
@@ -194,6 +194,7 @@ def loaded_and_paused(swap: GuestSwap) -> bool:
 
 def resume_old(swap: GuestSwap) -> None:
     """The new one is ended and seen gone; then the old one goes on where it stopped."""
+    stopped = swap.stopped_at()
     swap.end_new()
     old = swap.old_monitor()
     with suppress(OutcomeUnknown):
@@ -202,11 +203,10 @@ def resume_old(swap: GuestSwap) -> None:
         swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)  # the new one set them for itself as it loaded
         old.resume(KILL_SECONDS)
     swap.ports.watcher.running()
-    _note_undone_pause(swap, old)
+    _note_undone_pause(swap, stopped, old.resumed_at())
 
 
-def _note_undone_pause(swap: GuestSwap, old: Monitor) -> None:
-    stopped, resumed = old.stopped_at(), old.resumed_at()
+def _note_undone_pause(swap: GuestSwap, stopped: Moment | None, resumed: Moment | None) -> None:
     if stopped and resumed:
         pause = measured(stopped, resumed)
         swap.measured({"pause_seconds": pause.seconds, "pause_source": pause.source})

@@ -18,7 +18,7 @@ from hostagent.clock import HostClock
 from hostagent.config import Config
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree
-from hostagent.hypervisor import Daemon, Libvirt, Monitor, ProcessId, Qemu
+from hostagent.hypervisor import Daemon, Libvirt, Moment, Monitor, ProcessId, Qemu
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.update.journal import Entry, Journal, Json, Kind
 from hostagent.update.pause import Deadline
@@ -189,6 +189,11 @@ class GuestSwap:
         if path not in self._monitors:
             self._monitors[path] = self.ports.qemu.monitor(path, self.ports.config.update.start_seconds)
         return self._monitors[path]
+
+    def stopped_at(self) -> Moment | None:
+        """When the old one stopped, if that was heard here."""
+        monitor = self._monitors.get(Path(self.notes.monitor))
+        return monitor.stopped_at() if monitor else None
 
     def close_monitors(self) -> None:
         """Let go of both: a second client would make libvirt wait for ever."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -15,15 +16,18 @@ from typing import Protocol
 
 import pytest
 
-from hostagent.facts import QemuTree
+from hostagent.errors import HostagentError
+from hostagent.facts import GuestState, QemuTree
 from hostagent.hypervisor import Monitor, ProcessId
 from hostagent.hypervisor.fake import FakeHost
 from hostagent.update.attachment import attach, detach
 from hostagent.update.batch import Batch, Member
 from hostagent.update.beside import prepare, start_new, stop_new, unpin
+from hostagent.update.crossing import give_settings_back, resume_old
 from hostagent.update.journal import Entry, Kind
 from hostagent.update.saga import Engine
 from hostagent.update.swap import GuestSwap, HostSwap, Ports
+from hostagent.update.taking_over import restore_record
 
 SECONDS = 20.0  # more than anything here takes
 
@@ -105,9 +109,13 @@ class Stage:
         return member
 
     def end(self) -> None:
-        """Nothing of ours stays, whatever the test left."""
+        """Nothing of ours stays, whatever the test left; the guest runs again if it can."""
         if self.swap.saved is None:
             return
+        if self.ports.lock.held():  # libvirt is away: the old one can be asked
+            for undo in (restore_record, resume_old, give_settings_back):
+                with suppress(HostagentError):
+                    undo(self.swap)
         stop_new(self.swap)
         attach(self.host)
         unpin(self.swap)
@@ -193,6 +201,7 @@ def bench() -> Iterator[object]:
 
 @pytest.fixture
 def real_world(bench: object) -> Iterator[RealWorld]:
+    """A guest that goes from test to test for as long as it lives, from one QEMU to the other and back."""
     from hostagent import wiring
     from tests.bench.guest_spec import GuestSpec
     from tests.bench.lab import Lab
@@ -200,19 +209,24 @@ def real_world(bench: object) -> Iterator[RealWorld]:
 
     lab, spec = Lab.load(), GuestSpec(name="web1", memory_mib=256, vcpus=2)
     journal = wiring.journal_of(lab.config)
+    token = f"c{secrets.token_hex(2)}"
     numbers = count()
-    with ExitStack() as stack:
-        domain = stack.enter_context(bench.guest(spec))  # type: ignore[attr-defined]
-        Proof(domain).wait_booted()
-        ports = replace(wiring.ports_of(lab.config, journal), token=lambda: f"c{os.getpid() % 1000}{next(numbers)}")
-        try:
-            yield RealWorld(ports, spec.uuid, spec.name, lab.newer, bench)
-        finally:
-            ports.libvirt.disconnect()
-            journal.close()
-            for path in lab.config.paths.state.glob("journal.sqlite*"):
-                path.unlink()
-            shutil.rmtree(Path(lab.config.paths.state) / "held", ignore_errors=True)
+    ports = replace(wiring.ports_of(lab.config, journal), token=lambda: f"{token}{next(numbers)}")
+    guest = ports.libvirt.guest(spec.uuid)
+    if guest is None or guest.state is not GuestState.RUNNING or guest.process is None:
+        bench.remove_guest(spec)  # type: ignore[attr-defined]
+        Proof(bench.boot(spec)).wait_booted()  # type: ignore[attr-defined]
+        guest = ports.libvirt.guest(spec.uuid)
+    assert guest is not None
+    other = lab.newer if guest.qemu == lab.system else lab.system
+    try:
+        yield RealWorld(ports, spec.uuid, spec.name, other, bench)
+    finally:
+        ports.libvirt.disconnect()
+        journal.close()
+        for path in lab.config.paths.state.glob("journal.sqlite*"):
+            path.unlink()
+        shutil.rmtree(Path(lab.config.paths.state) / "held", ignore_errors=True)
 
 
 @pytest.fixture(params=["fake", "real"])

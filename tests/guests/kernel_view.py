@@ -8,6 +8,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 Entries = dict[str, str]
@@ -96,6 +97,7 @@ def _session(folder: Path, pid: int) -> Entries:
 
 def _kinds(folder: Path) -> Iterator[str]:
     """What each descriptor is: the file itself where it has a name, else its kind; with the mode it is open in."""
+    others = _pipes_of_others(folder.parent.name)
     for entry in folder.iterdir():
         target = str(entry.readlink())
         info = _text(folder.parent / "fdinfo" / entry.name)
@@ -104,23 +106,20 @@ def _kinds(folder: Path) -> Iterator[str]:
         if target.startswith("socket:"):
             yield f"socket {_socket(folder.parent, target)}"
         elif target.startswith("pipe:"):
-            yield f"pipe {mode}, {_pipe(entry, target)}"
+            yield f"pipe {mode}, {'to another process' if target in others else 'its own'}"
         else:
             tap = re.search(r"^iff:\s*(\S+)", info, re.MULTILINE)
             yield f"{target} {mode}{f' {tap[1]}' if tap else ''}"
 
 
-def _pipe(entry: Path, target: str) -> str:
-    """Private to the process, or shared with another one: virtlogd's."""
-    ends = {other.parent.parent.name for other in Path("/proc").glob("[0-9]*/fd/*") if _leads_to(other, target)}
-    return "shared with another process" if ends - {entry.parent.parent.name} else "its own"
-
-
-def _leads_to(link: Path, target: str) -> bool:
-    try:
-        return str(link.readlink()) == target
-    except OSError:
-        return False
+def _pipes_of_others(pid: str) -> set[str]:
+    """virtlogd has the other ends of those that a guest's output goes to."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it ended meanwhile
+            if entry.parts[2] != pid:
+                found.add(str(entry.readlink()))
+    return found
 
 
 def _socket(process: Path, target: str) -> str:

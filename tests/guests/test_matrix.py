@@ -1,14 +1,14 @@
 """Guests of many shapes move from QEMU 7.2 to 10.0 and back, together, and prove that nothing of them was lost.
 
-Six guests cover every pair of RAM size, machine, vCPUs, kind of definition, kind of receive buffers, and (over the two
-updates) running or paused by its owner. Each has a qcow2 disk under constant fsynced writes, a connection to the host
-over a bridge with traffic both ways, and a serial console through virtlogd.
+Between them, and with those of the other files, they cover the pairs of RAM size, machine, vCPUs, kind of definition
+and kind of receive buffers; some are paused by their owner in one of the updates. Each has a qcow2 disk under constant
+fsynced writes, a connection to the host over a bridge with traffic both ways, and a serial console through virtlogd.
 """
 
-import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -28,15 +28,12 @@ from tests.guests.watched import Look, Watched, is_of, leavings
 WAYS = ("up", "back")
 GUESTS = (
     GuestSpec("four", 1, 4096, "q35", vcpus=2, fill_mib=3700, seed=11),
-    GuestSpec("four on pc", 2, 4096, "pc", transient=True, mergeable_buffers=False, fill_mib=256, seed=12),
-    GuestSpec("two 'quoted' \"twice\"", 3, 2048, "q35", transient=True, fill_mib=1700, seed=13),
-    GuestSpec("two.with.dots", 4, 2048, "pc", vcpus=2, mergeable_buffers=False, fill_mib=256, seed=14),
-    GuestSpec("büro-zürich 事務所", 5, 512, "q35", vcpus=2, transient=True, mergeable_buffers=False, fill_mib=300),
-    GuestSpec("half & <less>, please", 6, 512, "pc", fill_mib=300, seed=16),
+    GuestSpec("four on pc", 2, 4096, "pc", transient=True, mergeable_buffers=False, fill_mib=64, seed=12),
+    GuestSpec("two 'quoted' \"twice\".x", 3, 2048, "pc", vcpus=2, transient=True, fill_mib=1700, seed=13),
+    GuestSpec("büro-zürich 事務所", 4, 512, "q35", mergeable_buffers=False, fill_mib=300, seed=14),
+    GuestSpec("half & <less>, please", 5, 512, "pc", vcpus=2, transient=True, fill_mib=300, seed=15),
 )
-if "SMALL" in os.environ:
-    GUESTS = tuple(dataclasses.replace(g, fill_mib=g.fill_mib // 12) for g in GUESTS)
-PAUSED = {"up": {5, 6}, "back": {1, 4}}
+PAUSED = {"up": {3, 4}, "back": {1, 5}}
 """Which guests their owner has paused while they are moved, by index."""
 BOOT_SECONDS = 300
 """Filling the RAM is most of it."""
@@ -75,8 +72,12 @@ def trip(host: Host, peer: Peer, lab: Lab) -> Iterator[Trip]:
         for guest in guests:
             domain = stack.enter_context(host.guest(guest.spec))
             allocate_ram(host, domain)
-        for guest in guests:
+        # The small ones are ready long before the large ones: they stand still until all are.
+        for guest in sorted(guests, key=lambda guest: guest.spec.fill_mib):
             guest.proof.wait_booted(BOOT_SECONDS)
+            guest.domain.suspend()
+        for guest in guests:
+            guest.domain.resume()
         guests[0].domain.setAutostart(True)
         trip = Trip({}, {}, {})
         for way, to in zip(WAYS, (lab.newer, lab.system), strict=True):
@@ -108,10 +109,10 @@ def travel(trip: Trip, way: str, to: QemuTree, guests: Sequence[Watched], lab: L
         guest.domain.resume()
     time.sleep(SETTLE_SECONDS)
     later = [guest.look() for guest in guests]
-    for guest, *looks in zip(guests, before, after, later, strict=True):
-        trip.legs[way, guest.spec.index] = Leg(
-            guest.spec, guest in paused, to, *looks, guest.proof.check(), update.guests[guest.spec.uuid]
-        )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading 4 GiB takes a guest some seconds
+        checked = pool.map(lambda guest: guest.proof.check(), guests)
+    for guest, *looks in zip(guests, before, after, later, checked, strict=True):
+        trip.legs[way, guest.spec.index] = Leg(guest.spec, guest in paused, to, *looks, update.guests[guest.spec.uuid])
 
 
 def print_figures(trip: Trip) -> None:
@@ -199,15 +200,17 @@ def test_console_log_goes_on_without_a_gap(leg: Leg) -> None:
 
 
 def test_clock_is_right(leg: Leg) -> None:
-    """By the stamps in the guest's ticks. Only what was behind is set: a clock that was ahead before is left."""
-    if leg.paused:
-        assert leg.record.measured["clock_reason"] == "paused"
-        return
+    """By the stamps in the guest's ticks, against what was reported and what was promised."""
     measured = leg.record.measured
+    if leg.paused:
+        assert measured["clock_reason"] == "paused"
+        return
     bound = measured["clock_synced_bound_seconds"]
     seen = -leg.later.felt.wall_behind_ns / 1e9
     assert abs(seen - measured["clock_synced_seconds"]) <= bound + 0.010
-    assert -bound - 0.010 <= seen <= max(0, measured["clock_before_seconds"]) + bound + 0.010
+    if measured["clock_reason"] != "ahead":  # it was before: nobody sets a clock back
+        assert measured["clock_outcome"] in {"in-sync", "corrected"}
+        assert abs(seen) <= max(0.010, 2 * bound) + bound + 0.010
 
 
 def test_owner_finds_it_as_it_was_left(leg: Leg) -> None:

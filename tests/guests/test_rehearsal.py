@@ -21,8 +21,8 @@ from tests.guests.watched import Watched, leavings
 
 FIRST = GuestSpec("first of its shape", 1, fill_mib=64)
 ALIKE = GuestSpec("another of that shape", 2, 384, fill_mib=64)
-START_SECONDS = 4
-"""What a new QEMU may take to answer: short, since one of them never does."""
+START_SECONDS = 8
+"""What a new QEMU may take to answer while one is tried that never does."""
 
 BROKEN_TREE = "10.0.2-broken"
 BREAKS = {
@@ -73,11 +73,11 @@ def rehearsing(lab: Lab) -> Lab:
 
 @pytest.fixture(scope="module")
 def unrehearsed(lab: Lab) -> Lab:
-    return with_settings(lab, rehearse=False)
+    return with_settings(lab, rehearse=False, start_seconds=START_SECONDS)
 
 
-def with_settings(lab: Lab, *, rehearse: bool) -> Lab:
-    update = lab.config.update.model_copy(update={"rehearse": rehearse, "start_seconds": START_SECONDS})
+def with_settings(lab: Lab, **settings: object) -> Lab:
+    update = lab.config.update.model_copy(update=settings)
     return Lab(lab.config.model_copy(update={"update": update}))
 
 

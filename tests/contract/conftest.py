@@ -24,7 +24,7 @@ from hostagent.update.attachment import attach, detach
 from hostagent.update.batch import Batch, Member
 from hostagent.update.beside import prepare, start_new, stop_new, unpin
 from hostagent.update.crossing import give_settings_back, resume_old
-from hostagent.update.journal import Entry, Kind
+from hostagent.update.journal import Entry, Kind, Outcome
 from hostagent.update.saga import Engine
 from hostagent.update.swap import GuestSwap, HostSwap, Ports
 from hostagent.update.taking_over import restore_record
@@ -55,6 +55,7 @@ class Stage:
     world: World
 
     def __post_init__(self) -> None:
+        self.updated = False
         self.swap = GuestSwap(self.ports, "contract", self.world.uuid, self.world.name, self.world.other, SECONDS)
         self.host = HostSwap(self.ports, "contract", (self.swap,))
         self.ports.journal.append(
@@ -106,11 +107,12 @@ class Stage:
         """From beginning to end, as an update does it."""
         member = Member(self.swap)
         Batch(Engine(self.ports.journal, lambda *_: None, lambda: False), self.host, [member]).run()
+        self.updated = member.outcome is Outcome.UPDATED
         return member
 
     def end(self) -> None:
         """Nothing of ours stays, whatever the test left; the guest runs again if it can."""
-        if self.swap.saved is None:
+        if self.swap.saved is None or self.updated:
             return
         if self.ports.lock.held():  # libvirt is away: the old one can be asked
             for undo in (restore_record, resume_old, give_settings_back):

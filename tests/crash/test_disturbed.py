@@ -41,13 +41,15 @@ def disturbed(
 
 
 def not_left_standing(host: Rig) -> list[str]:
-    """However an update ended, a guest that lives runs, unless somebody is asked for."""
-    ended, wrong = outcomes(host), []
+    """However an update ended, a guest that lives runs; after the intent somebody may be asked to see to it."""
+    wrong, ended = [], outcomes(host)
+    intended = {g.name for update in host.updates() for g in update.guests.values() if "resume" in g.progress.begun}
     for name, uuid in host.uuids.items():
         living = host.host.processes(uuid)
         runs = any(one.state is RunState.RUNNING for one in living)
-        if living and not runs and ended.get(name) is not Outcome.NEEDS_OPERATOR:
-            wrong.append(f"{name} stands still, and nobody is asked for")
+        asked_for = name in intended and ended.get(name) is Outcome.NEEDS_OPERATOR
+        if living and not runs and not asked_for:
+            wrong.append(f"{name} stands still: {reason(host, name)}")
     return wrong
 
 

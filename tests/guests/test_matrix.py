@@ -181,8 +181,8 @@ def test_disk_is_still_written(leg: Leg) -> None:
 
 
 def test_connection_is_the_one_from_before(leg: Leg) -> None:
-    assert leg.checked.tcp.good
-    assert leg.before.connections == leg.later.connections == 1
+    assert leg.checked.tcp.good  # by the guest, it has connected once
+    assert leg.later.connections == leg.before.connections
 
 
 def test_traffic_goes_both_ways_afterwards(leg: Leg) -> None:

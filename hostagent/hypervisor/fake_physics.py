@@ -170,10 +170,10 @@ def becomes_qemu(world: World, state: State, process: Process) -> None:
         state.taps[tap] = DEFAULT_TAP
     if state.take(FaultKind.NEW_EXITS, process.guest):
         state.words[guest.name] = "could not start: out of everything"
-        return dies(world, state, process, tidily=False)
+        return dies(world, state, process, tidily=True)
     if state.take(FaultKind.NEW_REFUSES_MACHINE, process.guest):
         state.words[guest.name] = "unsupported machine type"
-        return dies(world, state, process, tidily=False)
+        return dies(world, state, process, tidily=True)
     process.state = RunState.INMIGRATE if "-incoming" in argv else RunState.PRELAUNCH
     process.autostart = "-S" not in argv
     process.hung = state.take(FaultKind.NEW_HANGS, process.guest)
@@ -210,10 +210,10 @@ def _cross(world: World, state: State, old: Process, new: Process) -> None:
     name = state.guests[old.guest].name
     if old.capabilities[_SAME_ON_BOTH] != new.capabilities[_SAME_ON_BOTH]:
         state.words[name] = "Capability x-ignore-shared is off, but received capability is on"
-        dies(world, state, new, tidily=False)  # which ends the crossing on the old one, too
+        dies(world, state, new, tidily=True)  # which ends the crossing on the old one, too
     elif state.take(FaultKind.LOAD_EXITS_EARLY, old.guest):
         state.words[name] = "load of migration failed: Invalid argument"
-        dies(world, state, new, tidily=False)
+        dies(world, state, new, tidily=True)
     elif state.take(FaultKind.LOAD_HANGS_EARLY, old.guest):
         stands_still(state, old, RunState.FINISH_MIGRATE)
         old.disks, new.hung = False, True
@@ -221,7 +221,7 @@ def _cross(world: World, state: State, old: Process, new: Process) -> None:
         _sends_all(state, old)
         if state.take(FaultKind.LOAD_EXITS_LATE, old.guest):
             state.words[name] = "load of migration failed: Invalid argument"
-            dies(world, state, new, tidily=False)
+            dies(world, state, new, tidily=True)
         elif state.take(FaultKind.LOAD_HANGS_LATE, old.guest):
             new.hung = True
         else:

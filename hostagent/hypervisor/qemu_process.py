@@ -149,7 +149,7 @@ class HostQemu:
 
     def log_pipes(self, process: ProcessId) -> tuple[int, ...]:
         folder = PROC / str(process.pid) / "fd"
-        targets = {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}  # noqa: PTH115
+        targets = {int(entry.name): _target(entry) for entry in folder.iterdir()}
         own_output = {targets.get(1), targets.get(2)}
         found: dict[str, int] = {}
         for fd in sorted(targets):

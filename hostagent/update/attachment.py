@@ -95,4 +95,10 @@ def believed(swap: GuestSwap, process: ProcessId) -> None:
 
 
 def is_unpinned(swap: GuestSwap) -> bool:
-    return not any(Path(pin.link).exists() for pin in swap.notes.pins)
+    ours = (
+        *(pin.link for pin in swap.notes.pins),
+        swap.notes.kept_record,
+        swap.notes.old_record,
+        swap.notes.old_pid_file,
+    )
+    return not any(Path(path).exists() for path in ours)

@@ -74,6 +74,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         taken_over={**{number: number for number in taps}, **logs},
         vhosts=tuple(use.number for use in uses if use.kind is DescriptorKind.VHOST),
         new_record=str(record_path.with_suffix(f".{token}-record")),
+        old_record=str(record_path.with_suffix(f".{token}-old-record")),
         pid_file=str(record_path.with_name(pid_file_name(swap.name))),
         new_pid_file=str(record_path.with_suffix(f".{token}-new")),
         old_pid_file=str(record_path.with_suffix(f".{token}-old")),
@@ -92,8 +93,7 @@ def unpin(swap: GuestSwap) -> None:
         return
     for pin in swap.notes.pins:
         files.unpin(pin)
-    for path in (swap.notes.kept_record, swap.notes.old_pid_file):
-        Path(path).unlink(missing_ok=True)
+    files.discard(swap.notes.kept_record, swap.notes.old_record, swap.notes.old_pid_file)
 
 
 def _guest_as_planned(swap: GuestSwap) -> Guest:
@@ -162,11 +162,6 @@ def stop_new(swap: GuestSwap) -> None:
     if swap.saved is None:
         return
     swap.end_new()
-    for path in (
-        *(entry.temporary for entry in swap.notes.sockets),
-        swap.notes.new_pid_file,
-        swap.notes.new_record,
-    ):
-        Path(path).unlink(missing_ok=True)
+    files.discard(*(entry.temporary for entry in swap.notes.sockets), swap.notes.new_pid_file, swap.notes.new_record)
     if swap.old_is_alive():
         swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)

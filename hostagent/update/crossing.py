@@ -43,11 +43,11 @@ def reconcile(swap: GuestSwap) -> None:
     ours, theirs = old.inventory(), new.inventory()
     agreement.same_guest(swap.name, ours, theirs, CommandLine.parse(swap.notes.argv))
     agreement.same_logs(swap, ours, theirs)
+    swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
     swap.note(capabilities=dict(old.capabilities()), parameters=_settable(old))
     old.set_capabilities(KEEP_RAM)
     old.set_parameters(CROSSING_PARAMETERS)
     new.set_capabilities({**KEEP_RAM, **LOCK_LATE})
-    swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
     swap.ports.qemu.place_threads(swap.notes.old, swap.new_process, agreement.thread_pairs(swap, ours, theirs))
     agreement.same_surroundings(swap)
     prepare_record(swap)
@@ -153,6 +153,9 @@ def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor) -> Move:
     except OutcomeUnknown:
         deadline.check(f"{swap.name}: waiting for its state to cross")
         raise
+    except Failed as error:  # one of them has left
+        doing = f"{swap.name}: waiting for its state to cross"
+        raise Failed(doing, expected="both QEMUs there", found=_with_its_words(swap, str(error))) from error
 
 
 def _with_its_words(swap: GuestSwap, found: str) -> str:

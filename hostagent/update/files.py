@@ -84,16 +84,6 @@ def discard(*paths: str) -> None:
             raise Failed(f"removing {name}", found=error.strerror or str(error)) from error
 
 
-def put_in_place(prepared: Path, path: Path) -> None:
-    """Give a file that is on the disk already its final name; done when it has it."""
-    try:
-        if prepared.exists():
-            os.rename(prepared, path)  # noqa: PTH104
-            _sync_folder(path.parent)
-    except OSError as error:
-        raise Failed(f"writing {path}", found=error.strerror or str(error)) from error
-
-
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

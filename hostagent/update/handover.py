@@ -17,11 +17,11 @@ from hostagent.update.crossing import (
 )
 from hostagent.update.saga import Step
 from hostagent.update.taking_over import (
+    end_old,
     is_proven,
     new_one_runs,
     old_one_is_gone,
     prove,
-    quit_old,
     record_names_new,
     restore_record,
     resume_new,
@@ -39,7 +39,7 @@ SWAP = (
     Step("switch", switch, loaded_and_paused, undo=resume_old),
     Step("record", rewrite_record, record_names_new, undo=restore_record),
     Step("resume", resume_new, new_one_runs, commits=True),
-    Step("retire", quit_old, old_one_is_gone),
+    Step("retire", end_old, old_one_is_gone),
     Step("prove", prove, is_proven),
 )
 ATTACH = (Step("attach", attach, is_attached),)

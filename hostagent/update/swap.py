@@ -102,6 +102,7 @@ class Notes:
     record: str  # path of libvirt's runtime record
     kept_record: str  # our copy of it as it was
     new_record: str  # what the record will be, until it is put in place
+    old_record: str  # a link to it as it was, until there is no way back
     monitor: str  # path of the old one's monitor
     pins: tuple[Pin, ...]
     sockets: tuple[Socket, ...]
@@ -182,6 +183,7 @@ class GuestSwap:
     def new_monitor(self) -> Monitor:
         """The new one's monitor, wherever it listens by now."""
         temporary = self.notes.new_monitor
+        # A new one that died at its start took its name with it: libvirt's is the old one's until that has gone.
         retired = not self.ports.qemu.alive(self.notes.old) and not temporary.exists()
         return self._monitor(Path(self.notes.monitor) if retired else temporary)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from hostagent.errors import HostagentError
@@ -13,12 +12,10 @@ from hostagent.update.crossing import set_back
 from hostagent.update.pause import measured
 from hostagent.update.swap import KILL_SECONDS, GuestSwap
 
-QUIT_SECONDS = 10.0  # a QEMU that was asked to leave flushes its disks; then it is killed
-
 
 def rewrite_record(swap: GuestSwap) -> None:
     notes = swap.notes
-    files.put_in_place(Path(notes.new_record), Path(notes.record))
+    files.swap_in(notes.record, new=notes.new_record, old=notes.old_record)
     files.swap_in(notes.pid_file, new=notes.new_pid_file, old=notes.old_pid_file)
     if swap.deadline is not None:
         swap.deadline.check(f"{swap.name}: before resuming")
@@ -35,9 +32,10 @@ def record_names_new(swap: GuestSwap) -> bool:
 
 
 def restore_record(swap: GuestSwap) -> None:
+    """By renaming: a full disk cannot hold the guest up."""
     swap.end_new()
     notes = swap.notes
-    files.replace(Path(notes.record), files.read_private(Path(notes.kept_record)))
+    files.swap_back(notes.record, new=notes.new_record, old=notes.old_record)
     files.swap_back(notes.pid_file, new=notes.new_pid_file, old=notes.old_pid_file)
 
 
@@ -69,27 +67,24 @@ def new_one_runs(swap: GuestSwap) -> bool:
     return swap.new_is_alive() and swap.new_monitor().run_state() is wanted
 
 
-def quit_old(swap: GuestSwap) -> None:
-    notes = swap.notes
-    if swap.old_is_alive():
-        with suppress(HostagentError):  # one that does not answer is killed
-            swap.old_monitor().quit()
-            swap.ports.qemu.wait_gone(notes.old, QUIT_SECONDS)
+def end_old(swap: GuestSwap) -> None:
     bury_old(swap)
     monitor = swap.new_monitor()
-    set_back(monitor, notes)
+    set_back(monitor, swap.notes)
     monitor.set_capabilities({"events": True})
 
 
 def bury_old(swap: GuestSwap) -> None:
-    """The old one never runs again, and libvirt finds the new one's sockets; needs no answer of either."""
-    notes = swap.notes
+    """The old one never runs again, and libvirt finds the new one's sockets; needs no answer of either.
+
+    It is killed, not asked: one that leaves by itself unlinks the names its sockets were bound to, which are the new
+    one's by then. So libvirt's names are never missing, whenever its daemon comes. It has given up its disks with its
+    state, and has nothing left to write.
+    """
     swap.close_monitors()
-    try:
-        swap.ports.qemu.kill(notes.old, KILL_SECONDS)
-    finally:
-        for entry in notes.sockets:  # only now: a QEMU that leaves unlinks the name its socket was bound to
-            files.give_name(entry.temporary, entry.path)
+    for entry in swap.notes.sockets:
+        files.give_name(entry.temporary, entry.path)
+    swap.ports.qemu.kill(swap.notes.old, KILL_SECONDS)
 
 
 def old_one_is_gone(swap: GuestSwap) -> bool:

@@ -48,7 +48,9 @@ class Snapshot:
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
             namespaces=frozenset(_namespaces(processes)),
             processes=frozenset(
-                f"{process.pid} {process.name()}" for process in processes if process.name().startswith(PROCESSES)
+                f"{process.pid} {process.info['name']}"
+                for process in processes
+                if process.info["name"].startswith(PROCESSES)
             ),
             interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
             sockets=frozenset(_sockets()),
@@ -74,7 +76,7 @@ def _is_others(name: str, bench: str) -> bool:
 
 def _processes(bench: str) -> Iterator[psutil.Process]:
     """Living ones: how soon the machine's init collects a dead one is not up to us."""
-    for process in psutil.process_iter():
+    for process in psutil.process_iter(["name"]):
         with suppress(psutil.NoSuchProcess, OSError):  # it ended meanwhile
             groups = Path(f"/proc/{process.pid}/cgroup").read_text()
             if process.status() != psutil.STATUS_ZOMBIE and not _is_others(groups, bench):

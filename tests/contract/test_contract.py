@@ -394,7 +394,7 @@ def test_a_record_of_a_dead_process_is_cleaned_up_and_the_pin_keeps_the_ram(stag
 
 def test_libvirt_comes_back_to_the_process_that_the_record_names(stage: Stage) -> None:
     member = stage.whole_update()
-    assert (member.outcome, member.reason) == (Outcome.UPDATED, "")
+    assert member.outcome is Outcome.UPDATED, member.reason
     guest = stage.ports.libvirt.guest(stage.world.uuid)
     assert guest is not None
     assert guest.process is not None
@@ -405,7 +405,8 @@ def test_libvirt_comes_back_to_the_process_that_the_record_names(stage: Stage) -
 
 
 def test_an_agent_answers_after_the_update(stage: Stage) -> None:
-    assert stage.whole_update().outcome is Outcome.UPDATED
+    member = stage.whole_update()
+    assert member.outcome is Outcome.UPDATED, member.reason
     with stage.ports.libvirt.agent(stage.world.uuid) as agent:
         assert isinstance(agent.ask("guest-get-time", None, 10.0), int)
 

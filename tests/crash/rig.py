@@ -293,6 +293,7 @@ def _watch_files() -> None:
 def rig(scenario: Scenario) -> Iterator[Rig]:
     """A host with the scenario's guests, gone afterwards."""
     folder = SHARED_MEMORY / f"hostagent-crash-{os.getpid()}"  # the same for every world of a process: see conftest
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     folder.mkdir()
     try:
         host = FakeHost.create(folder / "w", (shapes.OLD, shapes.NEW), shapes.CACHES, shapes.q35())

@@ -67,14 +67,14 @@ def test_killed_for_real_at_every_journal_write() -> None:
     sweep(trials)
 
 
-@pytest.mark.parametrize("scenario", [ALL_RUN, ONE_PAUSED], ids=str)
+@pytest.mark.parametrize(("scenario", "kinds"), [(ALL_RUN, ANYWHERE), (ONE_PAUSED, (JOURNAL,))], ids=str)
 @pytest.mark.parametrize("daemon_comes_early", [False, True], ids=["alone", "daemon early"])
-def test_killed_anywhere(scenario: Scenario, daemon_comes_early: bool) -> None:
+def test_killed_anywhere(scenario: Scenario, kinds: tuple[str, ...], daemon_comes_early: bool) -> None:
     """Around every journal write, before every file operation, after every change of the world."""
 
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            for moment in share.of(host.snapshots(host.update, ANYWHERE)):
+            for moment in share.of(host.snapshots(host.update, kinds)):
                 host.go_back(moment)
                 committed = intended(host)
                 if daemon_comes_early:

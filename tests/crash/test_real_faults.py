@@ -15,7 +15,6 @@ import pytest
 from hostagent.errors import Refused
 from hostagent.update.journal import Outcome
 from tests.bench.guest_spec import GuestSpec
-from tests.bench.proof import Proof
 from tests.crash.real_updater import End, How, Order, When
 from tests.crash.real_world import (
     World,
@@ -30,7 +29,7 @@ from tests.crash.real_world import (
 pytestmark = pytest.mark.skipif("HOSTAGENT_BENCH" not in os.environ, reason="runs inside the bench")
 
 GUEST = GuestSpec(fill_mib=128)
-VICTIM = GuestSpec(name="victim", index=2, memory_mib=256, nic=False)
+VICTIM = GuestSpec(name="victim", index=2, memory_mib=256, machine="pc-q35-7.2", nic=False)
 WRAPPER = Path("/var/lib/hostagent/wrapper")
 UNTIL_PAUSE = ("detach", "reconcile", "switch")
 
@@ -67,9 +66,7 @@ def victim(there: World) -> Iterator[libvirt.virDomain]:
     spec = GuestSpec(**{**VICTIM.__dict__, "emulator": emulator})
     before = there.files
     try:
-        domain = there.host.boot(spec)
-        Proof(domain).wait_booted()
-        yield domain
+        yield there.host.boot(spec)
     finally:
         there.host.remove_guest(spec)
     there.files = before

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from hostagent.hypervisor import descriptors
-from hostagent.update.journal import GuestRecord, UpdateRecord
+from hostagent.update.journal import GuestRecord, Outcome, UpdateRecord
 from tests.bench.lab import Lab
 from tests.bench.peer import Felt
 from tests.bench.proof import ProofReport
@@ -96,13 +96,15 @@ def make(way: str, lab: Lab, pair: tuple[Watched, ...]) -> list[Crossing]:
     before = [view_of(guest) for guest in pair]
     for guest in pair:
         guest.forget_gaps()
-    update = UPDATES[way](lab)
+    update, undone = UPDATES[way](lab), way.startswith("undone")
+    for record in update.guests.values():  # else the next one would not begin where it is meant to
+        assert record.outcome is (Outcome.ROLLED_BACK if undone else Outcome.UPDATED), record.reason
     reports = [guest.proof.report() for guest in pair]
     time.sleep(SETTLE_SECONDS)
     return [
         Crossing(
             guest=guest,
-            undone=way.startswith("undone"),
+            undone=undone,
             record=update.guests[guest.spec.uuid],
             before=before[at],
             after=view_of(guest),

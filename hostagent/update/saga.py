@@ -73,7 +73,11 @@ class Engine:
             try:
                 self.journal.append(subject.update, *finished, begun)
             except HostagentError as error:
-                raise StepFailed(step.name, progress, error) from error
+                if step.undo is not None or step.commits:
+                    raise StepFailed(step.name, progress, error) from error
+                # It decides nothing and is never undone; a full disk must not keep the old QEMU or libvirt's daemon
+                # where they are. A later process finds it done by asking the world.
+                self.tell(subject.key, "journal", str(error))
             finished = ()
             progress = progressed(progress, begun)
             self.tell(subject.key, step.name, "begun")

@@ -63,12 +63,10 @@ class World:
                 process.kill()
         for path in self.lab.config.paths.state.glob("journal.sqlite*"):
             path.unlink()
-        pid = libvirtd_pid()
-        if pid is not None:
+        for process in _libvirtds():
             with suppress(psutil.NoSuchProcess):
-                psutil.Process(pid).kill()
-        wait_for(lambda: libvirtd_pid() is None, "libvirt's daemon to be gone")
-        time.sleep(0.5)
+                process.kill()
+        wait_for(lambda: not _libvirtds(), "libvirt's daemon to be gone")
         self.host.start_libvirtd()
         specs = [guest.spec for guest in self.guests.values()]
         for spec in specs:
@@ -318,7 +316,17 @@ def driver_lock_is_libvirts() -> bool:
 def start_libvirtd_early() -> bool:
     """What an impatient person or a package does; whether it stays up and has its driver."""
     subprocess.run(LIBVIRTD_START, check=False, capture_output=True)
+    wait_for(lambda: libvirtd_pid() is not None or not _libvirtds(), "the daemon to be up or gone")
     return libvirtd_pid() is not None
+
+
+def _libvirtds() -> list[psutil.Process]:
+    """Every living daemon, with or without its driver."""
+    return [
+        process
+        for process in psutil.process_iter(["name", "status"])
+        if process.info["name"] == "libvirtd" and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 @contextmanager

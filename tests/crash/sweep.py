@@ -44,6 +44,7 @@ def sweep(trials: Trials) -> int:
     wrong = [line for report in found for line in report["wrong"]]
     assert done, "nothing was swept"
     assert not wrong, f"{len(wrong)} of {done}:\n" + "\n".join(wrong[:_SHOWN])
+    print(f"{done} trials")
     return done
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import libvirt
@@ -15,14 +16,13 @@ import pytest
 from hostagent.errors import Refused
 from hostagent.update.journal import Outcome
 from tests.bench.guest_spec import GuestSpec
+from tests.bench.proof import Proof
 from tests.crash.real_updater import End, How, Order, When
 from tests.crash.real_world import (
     World,
     driver_lock_is_libvirts,
     everything,
-    libvirtd_pid,
     start_libvirtd_early,
-    wait_for,
     world,
 )
 
@@ -228,9 +228,18 @@ def test_old_qemu_is_killed(there: World, step: str) -> None:
     assert there.last(GUEST.name)[0] is Outcome.UPDATED
 
 
-@pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("end", [at("prepare", when=When.BEFORE), at("start"), at("detach", when=When.BEFORE)], ids=str)
-def test_operator_destroys_it(there: World, end: End, *, again: bool) -> None:
+@pytest.mark.parametrize(
+    ("end", "again", "expected"),
+    [
+        (at("prepare", when=When.BEFORE), False, Outcome.GONE),
+        (at("prepare", when=When.BEFORE), True, Outcome.UPDATED),  # the guest that was named, begun anew
+        (at("start"), False, Outcome.GONE),
+        (at("start"), True, Outcome.GONE),
+        (at("detach", when=When.BEFORE), False, Outcome.GONE),
+    ],
+    ids=str,
+)
+def test_operator_destroys_it(there: World, end: End, *, again: bool, expected: Outcome) -> None:
     to = there.other_tree
     with victim(there) as domain:
         with there.stopped(both(there, end)) as halted:
@@ -238,7 +247,7 @@ def test_operator_destroys_it(there: World, end: End, *, again: bool) -> None:
             if again:
                 domain.create()
         print(end, there.last(VICTIM.name), halted.code)
-        assert there.last(VICTIM.name)[0] is Outcome.GONE
+        assert there.last(VICTIM.name)[0] is expected
         assert bool(there.host.connection.lookupByUUIDString(VICTIM.uuid).isActive()) is again
         nothing_of_ours(there)
     there.check(on=to)
@@ -250,9 +259,13 @@ def test_paused_guest_is_undone(there: World) -> None:
         domain.suspend()
         there.run(both(there, None, budget_seconds=0.001))
         print(there.last(VICTIM.name))
-        state = there.host.connection.lookupByUUIDString(VICTIM.uuid).state()
-        print(state)
-        assert state == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
+        domain = there.host.connection.lookupByUUIDString(VICTIM.uuid)
+        assert domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
+        there.run(both(there, None))
+        print("again", there.last(VICTIM.name))
+        domain = there.host.connection.lookupByUUIDString(VICTIM.uuid)
+        domain.resume()
+        Proof(domain).wait_booted(connected=False)
     there.check()
 
 
@@ -274,6 +287,22 @@ def test_journal_is_full(there: World, step: str) -> None:
     assert driver_lock_is_libvirts()
     there.guest.check()
     there.lab.recover()
+    there.check()
+
+
+@pytest.mark.parametrize("step", ["record", "retire"])
+def test_nobody_can_write_the_journal(there: World, step: str) -> None:
+    """The guard cannot either: the guest runs and libvirt is up all the same, and recovery comes later."""
+    path = there.lab.config.paths.state / "journal.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as journal:
+        with there.stopped(order(there, at(step))) as halted:
+            journal.execute("begin exclusive")
+        print(step, halted.code)
+        assert driver_lock_is_libvirts()
+        there.guest.check()
+        journal.execute("rollback")
+    there.lab.recover()
+    print(step, there.last())
     there.check()
 
 
@@ -318,7 +347,6 @@ def test_early_daemon_is_kept_out(there: World, end: End) -> None:
 def test_early_daemon_when_nobody_keeps_it_out(there: World, step: str) -> None:
     there.cut_off(at(step, How.KILL_GUARD_TOO))
     assert start_libvirtd_early()
-    wait_for(lambda: libvirtd_pid() is not None, "the daemon")
     print(step, there.guest.domain.state())
     there.lab.recover()
     print(step, there.last())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,28 +124,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "held").write_text("a file")
     with pytest.raises(Failed, match="making"):
         files.write_private(tmp_path / "held" / "x" / "web1.xml", b"")
-
-
-def test_put_in_place_any_number_of_times(tmp_path: Path) -> None:
-    prepared, path = tmp_path / "prepared", tmp_path / "web1.xml"
-    path.write_text("old")
-    prepared.write_text("new")
-    files.put_in_place(prepared, path)
-    files.put_in_place(prepared, path)
-    assert (path.read_text(), names(tmp_path)) == ("new", ["web1.xml"])
-
-
-def test_put_in_place_takes_sockets(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "t0-30"))
-        files.put_in_place(tmp_path / "t0-30", tmp_path / "monitor.sock")
-    assert (tmp_path / "monitor.sock").is_socket()
-
-
-def test_put_in_place_where_there_is_no_room(tmp_path: Path) -> None:
-    (tmp_path / "prepared").write_text("new")
-    with pytest.raises(Failed, match="writing"):
-        files.put_in_place(tmp_path / "prepared", tmp_path / "none" / "a")
 
 
 def test_discard_takes_what_a_crash_left_of_writing_too(tmp_path: Path) -> None:

@@ -259,13 +259,13 @@ def test_paused_guest_is_undone(there: World) -> None:
         domain.suspend()
         there.run(both(there, None, budget_seconds=0.001))
         print(there.last(VICTIM.name))
-        domain = there.host.connection.lookupByUUIDString(VICTIM.uuid)
-        assert domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
+        undone = there.host.connection.lookupByUUIDString(VICTIM.uuid)
+        assert undone.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
         there.run(both(there, None))
         print("again", there.last(VICTIM.name))
-        domain = there.host.connection.lookupByUUIDString(VICTIM.uuid)
-        domain.resume()
-        Proof(domain).wait_booted(connected=False)
+        still = there.host.connection.lookupByUUIDString(VICTIM.uuid)
+        still.resume()
+        Proof(still).wait_booted(connected=False)
     there.check()
 
 

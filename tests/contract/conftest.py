@@ -187,7 +187,7 @@ class RealWorld:
             time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bench() -> Iterator[object]:
     if "HOSTAGENT_BENCH" not in os.environ:
         pytest.skip("runs inside the bench")

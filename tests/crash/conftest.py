@@ -10,7 +10,7 @@ from hostagent.command_line import CommandLine
 from hostagent.runtime_record import RuntimeRecord
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def texts_are_read_once() -> Iterator[None]:
     """These readers are pure and their results frozen: remembering them changes nothing but the time."""
     with pytest.MonkeyPatch.context() as patch:

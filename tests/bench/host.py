@@ -1,7 +1,7 @@
 """The host inside the bench: libvirt without systemd, a bridge, memory for guests.
 
 Run in the bench's namespaces only. libvirtd may be stopped and started by others while a Host is open; what
-is left of it, and of every QEMU, is ended with the Host.
+is left of it, and of every QEMU, is ended with the Host; the next one finds no guest.
 """
 
 import os
@@ -30,6 +30,8 @@ QEMU_CONF = f"""\
 memory_backing_dir = "{RAM}"
 security_driver = "none"
 """
+DEFINITIONS = Path("/etc/libvirt/qemu")
+RUNTIME = Path("/run/libvirt/qemu")
 LIBVIRTD_START = ["/usr/sbin/libvirtd", "-d"]
 """Comes back once libvirtd answers; it then runs on its own."""
 LIBVIRTD_PID = Path("/run/libvirtd.pid")
@@ -77,6 +79,8 @@ class Host:
                 process.kill()
         psutil.wait_procs(self.qemu_processes(), STOP_LIMIT)
         _stop(VIRTLOGD_PID)
+        for path in _of_guests():
+            path.unlink(missing_ok=True)
         _run("ip", "link", "delete", BRIDGE)
         _run("umount", "--lazy", str(RAM))
 
@@ -158,6 +162,12 @@ class Host:
         RAM.mkdir(exist_ok=True)
         options = f"size={self._ram},mode=0700,uid={user.pw_uid},gid={user.pw_gid}"
         mount("tmpfs", RAM, "tmpfs", options=options)
+
+
+def _of_guests() -> list[Path]:
+    """What would be a guest for the next libvirtd of this bench."""
+    definitions = [*DEFINITIONS.glob("*.xml"), *(DEFINITIONS / "autostart").glob("*.xml")]
+    return [*definitions, *RUNTIME.glob("*.xml"), *RUNTIME.glob("*.pid"), *GUEST_FILES.glob("guest*")]
 
 
 def _say_nothing(_context: object, _error: object) -> None:

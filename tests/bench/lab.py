@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,10 @@ class Lab:
 
     @classmethod
     def set_up(cls, *, rehearse: bool = False) -> Lab:
-        """Write the configuration and add the second QEMU."""
+        """Write the configuration and add the second QEMU; nothing is known of earlier updates."""
         cls.write_configuration(rehearse=rehearse)
         lab = cls.load()
+        shutil.rmtree(lab.config.paths.state, ignore_errors=True)
         qemu_trees.add(sorted(DEBS.glob("*.deb")), state=lab.config.paths.state)
         return lab
 

@@ -7,7 +7,7 @@ OutcomeUnknown, and the caller asks the world.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -89,6 +89,10 @@ class Monitor(Protocol):
     def set_capabilities(self, wanted: Mapping[str, bool]) -> None: ...
     def parameters(self) -> Mapping[str, object]: ...
     def set_parameters(self, wanted: Mapping[str, object]) -> None: ...
+    def answer_within(self, left: Callable[[], float]) -> None:
+        """From now on wait for an answer for as long as this says (seconds), and hardly longer."""
+        ...
+
     def blocked_reasons(self) -> tuple[str, ...]: ...
     def inventory(self) -> Inventory: ...
     def reconnect_questions(self) -> None:
@@ -131,11 +135,16 @@ class LaunchOrder:
 
 
 class Launch(Protocol):
-    """A process that waits, before it becomes the new QEMU, until its pid is in the journal."""
+    """A process that waits, before it becomes the new QEMU, until its pid is in the journal.
+
+    A context manager: one that was not told to go ends at its exit.
+    """
 
     @property
     def process(self) -> ProcessId: ...
     def go(self) -> None: ...
+    def __enter__(self) -> Launch: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Qemu(Protocol):

@@ -105,7 +105,7 @@ def _reconnect(world: World, state: State, path: Path) -> None:
         state.daemon.waiting.append(str(path))
         return None
     taken_over = "-incoming" in world.argv(listening)
-    if taken_over and state.take(FaultKind.QUESTION_FAILS, guest.uuid):
+    if taken_over and state.take(FaultKind.QUESTION_FAILS_LATE, guest.uuid):
         return _kills(world, state, guest, process)
     listening.client = LIBVIRT
     believed, reason = record.state, record.reason

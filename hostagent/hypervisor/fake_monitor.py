@@ -16,6 +16,7 @@ from hostagent.hypervisor.fake_physics import dies, go_on, stands_still
 from hostagent.hypervisor.fake_world import FaultKind, Process, State, World
 
 ANSWER_SECONDS = 5.0
+LATE_SECONDS = 0.2
 WALL_SECONDS = 1_790_000_000.0  # the wall clock at the world's beginning
 
 
@@ -28,6 +29,7 @@ class FakeMonitor:
     client: str
     since_ns: int
     _channel: int = field(default=-1)
+    _left: Callable[[], float] | None = None
 
     # Descriptors on which a QEMU waits for state: both ends of a crossing are given from the same process.
     _waiting: ClassVar[dict[int, int]] = {}
@@ -62,6 +64,9 @@ class FakeMonitor:
             with self._asked("migrate-set-parameters") as (_, process):
                 process.parameters |= wanted
 
+    def answer_within(self, left: Callable[[], float]) -> None:
+        self._left = left
+
     def blocked_reasons(self) -> tuple[str, ...]:
         with self._asked("query-migrate") as (state, process):
             return ("a device refuses",) if state.take(FaultKind.BLOCKED, process.guest) else ()
@@ -85,7 +90,8 @@ class FakeMonitor:
 
     def reconnect_questions(self) -> None:
         with self._asked("query-machines") as (state, process):
-            if state.take(FaultKind.QUESTION_FAILS, process.guest):
+            late = process.state is not RunState.INMIGRATE
+            if state.take(FaultKind.QUESTION_FAILS_LATE if late else FaultKind.QUESTION_FAILS, process.guest):
                 raise self._refusal("query-machines", "no such command")
 
     # -- moving the state -------------------------------------------------------------------------------------------
@@ -183,6 +189,7 @@ class FakeMonitor:
 
     @contextmanager
     def _asked(self, command: str, *, changes: bool = True) -> Iterator[tuple[State, Process]]:
+        left = ANSWER_SECONDS if self._left is None else self._left()
         with self.world.change() if changes else self.world.look() as state:
             process = state.processes[self.pid]
             if not process.alive or process.client != self.client:
@@ -190,7 +197,8 @@ class FakeMonitor:
                 raise Failed(doing, expected="an open connection", found="EOFError")
             old = "-incoming" not in self.world.argv(process)
             if process.hung or (old and state.take(FaultKind.OLD_SILENT, process.guest)):
-                raise self._no_answer(command, ANSWER_SECONDS, state)
+                seconds = max(LATE_SECONDS, min(ANSWER_SECONDS, left))
+                raise self._no_answer(command, seconds, state)
             yield state, process
 
     def _no_answer(self, command: str, seconds: float, state: State) -> OutcomeUnknown:

@@ -170,15 +170,28 @@ class FakeQemu:
                 self.put_taps(process, settings)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FakeLaunch:
     """A process that waits for `go`, or for its launcher's death."""
 
     world: World
     process: ProcessId
     problem: str
+    _told: bool = False
+
+    def __enter__(self) -> FakeLaunch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._told:
+            return
+        with self.world.change() as state:
+            process = _found(state, self.process)
+            if process is not None:
+                dies(self.world, state, process, tidily=False)
 
     def go(self) -> None:
+        self._told = True
         with self.world.change() as state:
             process = _found(state, self.process)
             if process is None:

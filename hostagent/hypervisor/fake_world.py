@@ -49,6 +49,7 @@ class FaultKind(StrEnum):
     BLOCKED = "QEMU has a reason against a migration"
     DIFFERENT = "the surroundings differ"
     QUESTION_FAILS = "a question that libvirt will ask is refused"
+    QUESTION_FAILS_LATE = "a question that libvirt will ask is refused once the guest is taken over"
     DISK_SLOW = "the images are not flushed in time"
     NO_AGENT = "the guest has no agent"
 

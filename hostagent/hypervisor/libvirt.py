@@ -170,11 +170,16 @@ class LibvirtApi:
 
     def _job(self, domain: libvirt.virDomain, xml: str) -> str:
         def look() -> str:
-            if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-                return "a domain job (migration, save, dump or backup)"
-            for target in (device.detail for device in read_definition(xml).devices if device.element == "disk"):
-                if domain.blockJobInfo(target, 0):
-                    return f"a block job on {target}"
+            try:
+                if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                    return "a domain job (migration, save, dump or backup)"
+                for target in (device.detail for device in read_definition(xml).devices if device.element == "disk"):
+                    if domain.blockJobInfo(target, 0):
+                        return f"a block job on {target}"
+            except libvirt.libvirtError:
+                if domain.isActive():
+                    raise
+                # it ended since it was looked at, and its jobs with it
             return ""
 
         return self._on(domain, "asking for jobs", look)
@@ -276,6 +281,9 @@ class LibvirtApi:
             connection = worker.call(
                 f"connecting to {uri}", lambda: libvirt.open(uri), self._config.libvirt.call_seconds
             )
+            driver = worker.call(f"connecting to {uri}", connection.getType, self._config.libvirt.call_seconds)
+            if driver != "QEMU":
+                raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
             self._connection, self._worker = connection, worker
         return self._connection, self._worker
 

@@ -219,6 +219,7 @@ class Launching:
     def __init__(self, order: LaunchOrder) -> None:
         waits, self._go = os.pipe2(os.O_CLOEXEC)
         self._heard, tells = os.pipe2(os.O_CLOEXEC)
+        self._pipes: tuple[int, ...] = (self._go, self._heard)
         text = json.dumps(
             {
                 "old_pid": order.old.pid,
@@ -253,8 +254,7 @@ class Launching:
                 )
             self._process = surroundings.identify(int(str(said["pid"])))
         except BaseException:
-            os.close(self._go)  # whatever there is by now ends itself
-            os.close(self._heard)
+            self._close()
             raise
         finally:
             with suppress(processes.TimeoutExpired):
@@ -264,14 +264,25 @@ class Launching:
     def process(self) -> ProcessId:
         return self._process
 
+    def __enter__(self) -> Launching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
     def go(self) -> None:
         """Let it execute QEMU; raises Failed when it cannot."""
         os.write(self._go, b"g")
-        os.close(self._go)
         said = self._hear(LAUNCH_SECONDS)  # the pipe closes without a word when QEMU is executed
-        os.close(self._heard)
+        self._close()
         if said:
             raise Failed("starting the new QEMU", expected="the old one's surroundings", found=str(said.get("error")))
+
+    def _close(self) -> None:
+        """One that waits still ends itself when nobody can tell it to go any more."""
+        pipes, self._pipes = self._pipes, ()
+        for pipe in pipes:
+            os.close(pipe)
 
     def _hear(self, seconds: float) -> dict[str, object]:
         """One line of the launcher; nothing when it closed its end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +63,7 @@ class QmpMonitor:
         self._migration = ""
         self._told_to_move = False
         self._patience = ANSWER_SECONDS
+        self._left: Callable[[], float] | None = None
         try:
             self._within(within_seconds, self._connect(), "connecting")
         except BaseException:
@@ -93,6 +94,9 @@ class QmpMonitor:
     def set_parameters(self, wanted: Mapping[str, object]) -> None:
         if wanted:
             self._ask("migrate-set-parameters", **wanted)
+
+    def answer_within(self, left: Callable[[], float]) -> None:
+        self._left = left
 
     def blocked_reasons(self) -> tuple[str, ...]:
         return tuple(str(reason) for reason in _mapping(self._ask("query-migrate")).get("blocked-reasons", ()))
@@ -258,8 +262,9 @@ class QmpMonitor:
         async def ask() -> object:
             return await self._client.execute(command, arguments or None)
 
+        seconds = self._patience if self._left is None else max(LATE_SECONDS, min(self._patience, self._left()))
         try:
-            answer: object = self._within(self._patience, ask(), command)
+            answer: object = self._within(seconds, ask(), command)
         except OutcomeUnknown:
             self._patience = LATE_SECONDS
             raise

@@ -15,7 +15,7 @@ from hostagent.update.swap import GuestSwap, HostSwap, Ports
 def detach(host: HostSwap) -> None:
     """Stop libvirt's daemon and keep it out. QEMU processes stay."""
     ports = host.ports
-    if ports.daemon.is_up():  # after a crash it may be away already: then nobody runs a job, and nobody can be asked
+    if ports.daemon.is_up() and not host.urgent:  # one that is away runs no job
         _no_jobs(ports)
     ports.libvirt.disconnect()
     ports.daemon.stop(ports.config.libvirt.daemon.ready_seconds)
@@ -46,6 +46,9 @@ def attach(host: HostSwap) -> None:
     ports = host.ports
     for swap in host.guests:
         swap.close_monitors()
+    for swap in host.guests:  # one that runs is worth more than the daemon, which can come back at any time
+        if swap.unproven and swap.new_is_alive() and not swap.rehearsal:
+            raise swap.unproven
     ports.lock.release()
     try:
         ports.daemon.start(ports.config.libvirt.daemon.ready_seconds)

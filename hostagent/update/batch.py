@@ -33,6 +33,7 @@ class Member:
     outcome: Outcome | None = None
     reason: str = ""
     reason_kind: str = ""
+    failure: tuple[str, str] = ("", "")  # why it was being undone before a crash, and the kind of that
     closed: bool = False  # its end is in the journal already
 
     @property
@@ -79,6 +80,7 @@ class Batch:
         """Finish or undo what a crash left, guests that stand still first."""
         if any(_needs_monitors(member) for member in self.members):
             # The journal says detached, but the lock may have gone with its holders and the daemon come back.
+            self.host.urgent = True
             self.host_progress = replace(self.host_progress, done=self.host_progress.done - {"detach", "attach"})
             if not self._host_forward(DETACH):
                 self._write_outcomes()  # nothing can be asked of the QEMUs; the members need a person
@@ -89,6 +91,8 @@ class Batch:
                 self._advance(member, SWAP)
             else:
                 self._fell(member, cut_off)
+                if member.outcome is Outcome.ROLLED_BACK and member.failure[0]:
+                    member.reason, member.reason_kind = member.failure
         self._settle()
 
     # -- one guest -------------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def member_of(record: GuestRecord, swap: GuestSwap) -> Member:
     """A member as the journal left it; one that waited for a person is tried again."""
     swap.saved = read_notes(record.notes)
     if record.outcome is None or record.outcome is Outcome.NEEDS_OPERATOR:
-        return Member(swap, record.progress)
+        return Member(swap, record.progress, failure=(record.failure, record.failure_kind))
     return Member(swap, record.progress, record.outcome, record.reason, record.reason_kind, closed=True)
 
 

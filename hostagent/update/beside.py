@@ -111,23 +111,22 @@ def _guest_as_planned(swap: GuestSwap) -> Guest:
 
 def start_new(swap: GuestSwap) -> None:
     notes = swap.notes
-    launch = swap.ports.qemu.launch(
-        LaunchOrder(
-            old=notes.old,
-            argv=notes.argv,
-            listeners={entry.number: (Path(entry.temporary), Path(entry.path)) for entry in notes.sockets},
-            taken_over=notes.taken_over,
-            vhosts=notes.vhosts,
-            pid_file=Path(notes.new_pid_file),
-        )
+    order = LaunchOrder(
+        old=notes.old,
+        argv=notes.argv,
+        listeners={entry.number: (Path(entry.temporary), Path(entry.path)) for entry in notes.sockets},
+        taken_over=notes.taken_over,
+        vhosts=notes.vhosts,
+        pid_file=Path(notes.new_pid_file),
     )
-    swap.note(new=launch.process)
-    with swap.ports.qemu.keeping_taps(notes.old, notes.taps):
-        launch.go()
-        try:
-            monitor = swap.new_monitor()
-        except HostagentError as error:
-            raise _died(swap, error) from error
+    with swap.ports.qemu.launch(order) as launch:
+        swap.note(new=launch.process)
+        with swap.ports.qemu.keeping_taps(notes.old, notes.taps):
+            launch.go()
+            try:
+                monitor = swap.new_monitor()
+            except HostagentError as error:
+                raise _died(swap, error) from error
     state = monitor.run_state()
     if state is not RunState.INMIGRATE:
         raise Failed(
@@ -135,6 +134,7 @@ def start_new(swap: GuestSwap) -> None:
             expected="it to wait for the state",
             found=state,
         )
+    monitor.reconnect_questions()  # after the commit a refusal would make libvirt kill the guest
     monitor.set_capabilities({**KEEP_RAM, **LOCK_LATE})
     swap.close_monitors()
     agreement.same_surroundings(swap)

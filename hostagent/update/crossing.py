@@ -76,7 +76,7 @@ def _same_record(swap: GuestSwap) -> None:
 
 
 def are_reconciled(swap: GuestSwap) -> bool:
-    return all(
+    return Path(swap.notes.new_record).exists() and all(
         monitor.capabilities().get(name) is wanted
         for monitor in (swap.old_monitor(), swap.new_monitor())
         for name, wanted in KEEP_RAM.items()
@@ -129,6 +129,8 @@ def switch(swap: GuestSwap) -> None:
         new.receive_state(receiving.fileno())
         swap.deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
         swap.ports.watcher.pausing(swap.deadline.ends)
+        for monitor in (old, new):
+            monitor.answer_within(swap.deadline.left)
         old.send_state(sending.fileno())
     moved = _moved(swap, swap.deadline, old)
     if moved.status is not MoveStatus.COMPLETED:
@@ -149,7 +151,7 @@ def switch(swap: GuestSwap) -> None:
 
 def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor) -> Move:
     try:
-        return monitor.wait_moved(deadline.left)
+        return monitor.wait_moved(deadline.left())
     except OutcomeUnknown:
         deadline.check(f"{swap.name}: waiting for its state to cross")
         raise

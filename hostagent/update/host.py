@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from hostagent.errors import Failed
+from hostagent.errors import Failed, Refused
 from hostagent.facts import Host
 from hostagent.plan import GuestPlan, Plan
 from hostagent.update.journal import UpdateRecord
@@ -23,6 +23,8 @@ def update_qemu(
 
     Raises Failed when the rehearsal failed: no guest was touched. What happened to each guest is in the record.
     """
+    if not plan.to_update:
+        raise Refused("updating", expected="a guest that can be updated", found="none in the plan", hint="plan again")
     engine = Engine(ports.journal, tell, cancelled)
     if ports.config.update.rehearse:
         rehearse(ports, engine, host, plan, update_id=f"{update_id}-rehearsal")

@@ -188,6 +188,8 @@ class GuestRecord:
     progress: Progress = Progress()
     notes: Json = field(default_factory=dict)  # later notes overlay earlier ones
     measured: Json = field(default_factory=dict)
+    failure: str = ""  # why a step failed, and the kind of that; the first failure is the reason for what followed
+    failure_kind: str = ""
     outcome: Outcome | None = None
     reason: str = ""
     reason_kind: str = ""
@@ -262,6 +264,8 @@ def _guest_applied(record: GuestRecord, row: Row) -> GuestRecord:
                 reason_kind=str(body.get("kind", "")),
                 ended_at=row.at,
             )
+        case Kind.STEP_FAILED if not record.failure:
+            return replace(record, failure=str(body.get("error", "")), failure_kind=str(body.get("kind", "")))
         case _:
             return replace(record, progress=progressed(record.progress, row.entry))
 

@@ -43,14 +43,13 @@ class Deadline:
         """A deadline that begins now."""
         return cls(budget_seconds, monotonic() + budget_seconds, monotonic)
 
-    @property
     def left(self) -> float:
         """Seconds left, never negative."""
         return max(0.0, self.ends - self.monotonic())
 
     def check(self, doing: str) -> None:
         """Raises Failed when the budget is used up: turn back while that is possible."""
-        if self.left == 0.0:
+        if self.left() == 0.0:
             raise Failed(
                 doing,
                 expected=f"to resume the guest within its budget of {self.budget_seconds:g} s",

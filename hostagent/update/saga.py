@@ -85,7 +85,8 @@ class Engine:
                 with _ours(f"step {step.name}"):
                     self._do(step, subject, again=again)
             except HostagentError as error:
-                self._flush(subject, (Entry(Kind.STEP_FAILED, subject.key, step.name, {"error": str(error)}),))
+                why = {"error": str(error), "kind": error.kind}
+                self._flush(subject, (Entry(Kind.STEP_FAILED, subject.key, step.name, why),))
                 raise StepFailed(step.name, progress, error) from error
             finished = (Entry(Kind.STEP_DONE, subject.key, step.name),)
             progress = progressed(progress, finished[0])

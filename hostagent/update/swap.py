@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hostagent.clock import HostClock
 from hostagent.config import Config
-from hostagent.errors import NeedsOperator
+from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.facts import QemuTree
 from hostagent.hypervisor import Daemon, Libvirt, Moment, Monitor, ProcessId, Qemu
 from hostagent.hypervisor.driver_lock import DriverLock
@@ -143,6 +144,9 @@ class GuestSwap:
     deadline: Deadline | None = None
     moved_bytes: int | None = None
     new_record: bytes | None = None
+    proven: bool = False  # asked in this process, and answered
+    unproven: NeedsOperator | None = None  # why libvirt would kill the guest if its daemon came back now
+    _unwritten: dict[str, object] = field(default_factory=dict)
     _monitors: dict[Path, Monitor] = field(default_factory=dict)
 
     @property
@@ -173,8 +177,11 @@ class GuestSwap:
         self.saved = notes
 
     def measured(self, values: Mapping[str, object]) -> None:
-        """Write down what was measured."""
-        self.ports.journal.append(self.update, Entry(Kind.MEASURED, self.uuid, body=values))
+        """Write down what was measured, or have the next figures take it along: it decides nothing."""
+        self._unwritten |= values
+        with suppress(HostagentError):
+            self.ports.journal.append(self.update, Entry(Kind.MEASURED, self.uuid, body=dict(self._unwritten)))
+            self._unwritten.clear()
 
     def old_monitor(self) -> Monitor:
         """The old one's monitor; only while libvirt's daemon is away."""
@@ -253,6 +260,7 @@ class HostSwap:
     ports: Ports
     update: str
     guests: tuple[GuestSwap, ...]
+    urgent: bool = False  # a guest may stand still: another's job is cut off sooner than that it waits
 
     @property
     def key(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hostagent.errors import HostagentError
+from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.hypervisor import Monitor, RunState
 from hostagent.runtime_record import RuntimeRecord
 from hostagent.update import files
@@ -41,6 +41,7 @@ def restore_record(swap: GuestSwap) -> None:
 
 def resume_new(swap: GuestSwap) -> None:
     new = swap.new_monitor()
+    new.answer_within(lambda: KILL_SECONDS)  # there is no way back to hurry for
     if swap.notes.was_running:
         new.resume(KILL_SECONDS)
     swap.ports.watcher.running()
@@ -97,15 +98,25 @@ def old_one_is_gone(swap: GuestSwap) -> bool:
 def prove(swap: GuestSwap) -> None:
     """Ask what libvirt will ask, as a fresh client: an error there makes it kill the guest."""
     swap.close_monitors()
-    monitor = swap.new_monitor()
-    monitor.reconnect_questions()
+    try:
+        swap.new_monitor().reconnect_questions()
+    except HostagentError as error:
+        swap.unproven = NeedsOperator(
+            f"keeping libvirt's daemon away: it would kill {swap.name} as it comes back to it",
+            expected="its QEMU to answer what libvirt will ask",
+            found=str(error),
+            hint=f"the guests run; hostagent recover asks again; {swap.ports.daemon.restart_hint()} gives it up",
+        )
+        raise swap.unproven from error
+    swap.proven, swap.unproven = True, None
     swap.close_monitors()
 
 
 def is_proven(swap: GuestSwap) -> bool:
     record = RuntimeRecord.parse(files.read_private(Path(swap.notes.record)))
     return (
-        record.pid == swap.new_process.pid
+        swap.proven
+        and record.pid == swap.new_process.pid
         and swap.new_is_alive()
         and all(files.is_named(pin) for pin in swap.notes.pins)
     )

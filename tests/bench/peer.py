@@ -19,8 +19,6 @@ TICK_PORT = 7002
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module
 NEIGHBOURS = 100
 """Ticks on either side of a gap that are looked at: one second."""
-CANDIDATES = 20
-"""How many of the longest gaps are looked at for the pause."""
 ROOM = 1 << 20
 """Bytes of arrived datagrams that the kernel keeps for us."""
 
@@ -69,12 +67,11 @@ class _Ticker:
         self.last_ns, self.last_number = at_ns, number
 
     def stood_still_ns(self) -> int:
-        """The largest step in the guest's lag over one of its longest gaps; the longest itself may be mere load.
+        """The largest step in the guest's lag; at which gap is not known, since the longest may be mere load.
 
         The least lag on either side of a gap has the least of the network's and the scheduler's delay in it.
         """
-        longest = sorted(range(len(self.gaps)), key=self.gaps.__getitem__)[-CANDIDATES:]
-        return max((self._step_over(index) for index in longest), default=0)
+        return max((self._step_over(index) for index in range(len(self.gaps))), default=0)
 
     def _step_over(self, index: int) -> int:
         before = self.behind[max(0, index - NEIGHBOURS) : index]

@@ -87,6 +87,13 @@ def test_a_launch_that_is_never_told_to_go_leaves_no_process(stage: Stage) -> No
     assert stage.ports.qemu.wait_gone(ProcessId(int(pid), int(start)), SECONDS)
 
 
+def test_a_launch_that_is_given_up_leaves_no_process(stage: Stage) -> None:
+    stage.prepared()
+    with stage.ports.qemu.launch(order_of(stage)) as launch:
+        assert stage.ports.qemu.alive(launch.process)
+    assert stage.ports.qemu.wait_gone(launch.process, SECONDS)
+
+
 def test_both_map_the_same_ram(stage: Stage) -> None:
     pins = stage.beside().swap.notes.pins
     wanted = {(pin.device, pin.inode) for pin in pins}
@@ -174,6 +181,18 @@ def test_one_that_does_not_answer(stage: Stage) -> None:
     finally:
         with suppress(ProcessLookupError):
             stage.world.thaw(stage.new)
+
+
+def test_one_that_has_no_time_left_to_answer(stage: Stage) -> None:
+    monitor = stage.beside().new_monitor()
+    monitor.answer_within(lambda: 0.3)
+    assert monitor.run_state() is RunState.INMIGRATE
+    stage.world.freeze(stage.new)
+    try:
+        with pytest.raises(OutcomeUnknown, match=r"within 0\.3 s"):
+            monitor.run_state()
+    finally:
+        stage.world.thaw(stage.new)
 
 
 def test_one_that_dies_while_it_is_asked(stage: Stage) -> None:

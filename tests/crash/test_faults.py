@@ -5,7 +5,7 @@ import pytest
 from hostagent.hypervisor.fake import FaultKind
 from hostagent.update.journal import Outcome
 from tests.crash.judge import outcomes, problems, reason
-from tests.crash.rig import Rig, Scenario, rig
+from tests.crash.rig import JOURNAL, Points, Rig, Scenario, journal_full, rig
 
 UPDATED, ROLLED_BACK, LOST = Outcome.UPDATED, Outcome.ROLLED_BACK, Outcome.LOST
 NEEDS_OPERATOR = Outcome.NEEDS_OPERATOR
@@ -14,7 +14,7 @@ K = FaultKind
 SCENARIOS = (Scenario(), Scenario(paused=("web1",)))
 BEFORE_THE_PAUSE = (
     *(K.NEW_EXITS, K.NEW_REFUSES_MACHINE, K.NEW_HANGS),
-    *(K.BLOCKED, K.DIFFERENT, K.OLD_SILENT, K.DISK_SLOW),
+    *(K.BLOCKED, K.DIFFERENT, K.OLD_SILENT, K.DISK_SLOW, K.QUESTION_FAILS),
 )
 TURNS_BACK = (
     *BEFORE_THE_PAUSE,
@@ -140,12 +140,40 @@ def test_daemon_does_not_start_and_one_had_turned_back() -> None:
         assert (web1_and_db1(host), problems(host)) == ((ROLLED_BACK, UPDATED), [])
 
 
-def test_a_question_that_libvirt_will_ask_is_refused_once() -> None:
-    """libvirt would kill the guest as it comes back to it: that must not come to pass."""
+@pytest.mark.parametrize("times", [1, -1], ids=["once", "always"])
+def test_a_question_that_libvirt_will_ask_is_refused_late(times: int) -> None:
+    """libvirt would kill the guest as it comes back to it: it is kept away until the guest is safe."""
     with rig(Scenario()) as host:
-        host.host.fault(K.QUESTION_FAILS, host.uuids["web1"], times=1)
-        host.update()
-        assert host.host.violations() == []
+        host.host.fault(K.QUESTION_FAILS_LATE, host.uuids["web1"], times=times)
+        assert host.update() == ""
+        assert web1_and_db1(host) == (NEEDS_OPERATOR, NEEDS_OPERATOR)
+        assert "hostagent recover" in reason(host, "web1")
+        assert problems(host, daemon_up=False) == []
+        if times < 0:
+            assert host.recover() == ""
+            assert web1_and_db1(host) == (NEEDS_OPERATOR, NEEDS_OPERATOR)
+            assert problems(host, daemon_up=False) == []
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert (web1_and_db1(host), problems(host)) == ((UPDATED, UPDATED), [])
+
+
+def test_journal_fails_at_a_figure() -> None:
+    """A pause that cannot be written down at once is no reason to ask for a person, and is written down later."""
+    with rig(Scenario()) as host:
+        points = Points(only=(JOURNAL,))
+
+        def act() -> None:
+            resumed = any("step-begun:resume" in label for label in points.labels)
+            if resumed and points.labels[-1] == "journal before measured":
+                points.act = lambda: None
+                journal_full()
+
+        points.act = act
+        assert host.update(points) == ""
+        assert (web1_and_db1(host), problems(host)) == ((UPDATED, UPDATED), [])
+        (update,) = host.updates()
+        assert all("pause_seconds" in guest.measured for guest in update.guests.values())
 
 
 def test_both_fail() -> None:

@@ -38,11 +38,11 @@ class Clock:
 def test_the_deadline_counts_down_and_never_below_zero() -> None:
     clock = Clock()
     deadline = Deadline.begin(10.0, clock)
-    assert (deadline.ends, deadline.left) == (60.0, 10.0)
+    assert (deadline.ends, deadline.left()) == (60.0, 10.0)
     clock.now = 59.5
-    assert deadline.left == 0.5
+    assert deadline.left() == 0.5
     clock.now = 1e6
-    assert deadline.left == 0.0
+    assert deadline.left() == 0.0
 
 
 def test_a_budget_used_up_turns_back() -> None:

@@ -1,7 +1,7 @@
 """A throw-away guest of each new shape goes through a whole handover before the first real one does.
 
 It proves the machine type, CPU and devices on the new QEMU, that this libvirt comes back to such a process, and warms
-libvirt's capability cache. What was proven is remembered in the journal, by shape, libvirt and both QEMUs.
+libvirt's capability cache. What was proven is remembered in the journal, by shape, versions and both QEMUs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hostagent import processes
+from hostagent import __version__, processes
 from hostagent.errors import Failed, HostagentError
-from hostagent.facts import Host
+from hostagent.facts import Host, QemuTree
 from hostagent.hypervisor.domain_xml import RehearsalGuest, rehearsal_xml, shape_digest
 from hostagent.plan import GuestPlan, Plan
 from hostagent.update.journal import Outcome, fold
@@ -29,7 +29,8 @@ NAME_PREFIX = "hostagent-rehearsal-"
 
 def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id: str) -> None:
     """Rehearse every shape that was not proven yet; raises Failed when one does not get through."""
-    open_shapes = {shape: xml for shape, xml in _shapes(ports, host, plan).items() if shape not in _proven(ports)}
+    proven = _proven(ports)
+    open_shapes = {shape: xml for shape, xml in _shapes(ports, host, plan).items() if shape not in proven}
     if not open_shapes:
         return
     workdir = Path(ports.config.paths.state) / "rehearsal" / update_id
@@ -92,17 +93,18 @@ def _conjure(ports: Ports, guest: RehearsalGuest) -> None:
 
 def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, str]:
     """What would be proven -> the live XML of a guest that needs it."""
-    return {_digest(ports, host, plan, guest): ports.libvirt.live_xml(guest.uuid) for guest in plan.to_update}
+    seen = [(guest, ports.libvirt.live_xml(guest.uuid)) for guest in plan.to_update]
+    return {_digest(host, plan, guest, xml): xml for guest, xml in seen}
 
 
-def _digest(ports: Ports, host: Host, plan: Plan, guest: GuestPlan) -> str:
-    shape = shape_digest(ports.libvirt.live_xml(guest.uuid))
-    parts = (shape, str(host.libvirt), host.kernel, _tree(guest.before), _tree(plan.to))
+def _digest(host: Host, plan: Plan, guest: GuestPlan, xml: str) -> str:
+    emulators = (_tree(guest.before), _tree(plan.to))
+    parts = (__version__, shape_digest(xml), str(host.libvirt), host.kernel, *emulators)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _tree(tree: object) -> str:
-    return repr(tree)
+def _tree(tree: QemuTree | None) -> str:
+    return f"{tree.emulator} {tree.version} {tree.package}" if tree else ""
 
 
 def _proven(ports: Ports) -> frozenset[str]:

@@ -7,7 +7,6 @@ import time
 from functools import cache
 from pathlib import Path
 
-from hostagent import qemu_trees
 from hostagent.clock import SystemClock
 from hostagent.config import Config
 from hostagent.facts import QemuTree
@@ -16,6 +15,7 @@ from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.trees import qemu_trees
 from hostagent.update.journal import Journal, SqliteJournal
 from hostagent.update.swap import NoWatcher, Ports, Watcher
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from hostagent.checks import guest_blockers, host_blockers
 from hostagent.cli import words
 from hostagent.cli.common import begin
 from hostagent.cli.output import Cell, Column, Part, sentence, table
@@ -13,8 +12,9 @@ from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode
 from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Blocker
-from hostagent.planner import chosen_guests
-from hostagent.qemu_trees import SYSTEM
+from hostagent.planning.checks import guest_blockers, host_blockers
+from hostagent.planning.planner import chosen_guests
+from hostagent.trees.qemu_trees import SYSTEM
 
 _COLUMNS = (
     Column("guest"),

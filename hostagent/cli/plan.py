@@ -16,7 +16,7 @@ from hostagent.config import parse_duration
 from hostagent.errors import ExitCode, UsageError
 from hostagent.facts import Host
 from hostagent.plan import Plan
-from hostagent.planner import choose_tree, plan_qemu
+from hostagent.planning.planner import choose_tree, plan_qemu
 
 BUDGET_LIMIT_SECONDS = 3600.0  # as in the settings
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from hostagent import qemu_trees, wiring
+from hostagent import wiring
 from hostagent.cli.common import Call, begin, change
 from hostagent.cli.inspect import tree_json, tree_words
 from hostagent.cli.output import Column, indented, sentence, table
 from hostagent.cli.verbs import Asked, Verbs, verb
 from hostagent.errors import ExitCode, HostagentError
 from hostagent.facts import QemuTree
+from hostagent.trees import qemu_trees
 
 _PLACES = {
     "add": ("hostagent.cli.qemu:add", "Add a version, from Debian packages or a directory."),

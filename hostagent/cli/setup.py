@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from hostagent import setup_host
 from hostagent.cli.common import Call, begin, change
 from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode, HostagentError, Refused, UsageError
-from hostagent.host_files import HostFiles, SystemMounts
-from hostagent.setup_tasks import Need, Task
+from hostagent.setup import setup_host
+from hostagent.setup.host_files import HostFiles, SystemMounts
+from hostagent.setup.setup_tasks import Need, Task
 
 
 @verb("setup", example="hostagent setup --check")

@@ -14,9 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from hostagent.capability_cache import CapabilityCache
 from hostagent.clock import GuestAgent
 from hostagent.facts import Guest, Host
+from hostagent.libvirt_files.capability_cache import CapabilityCache
 
 
 class RunState(StrEnum):

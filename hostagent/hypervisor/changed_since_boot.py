@@ -7,7 +7,7 @@ the guest and not the list. A state loaded onto the wrong disk still "succeeds",
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
-from hostagent.command_line import BlockNode, CommandLine
+from hostagent.arguments.command_line import BlockNode, CommandLine
 from hostagent.facts import Difference
 from hostagent.hypervisor.live_definition import (
     alias_of,

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hostagent.capability_cache import cache_file_name
 from hostagent.facts import QemuTree
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor import fake_physics as physics
@@ -39,6 +38,7 @@ from hostagent.hypervisor.fake_world import (
     World,
     create,
 )
+from hostagent.libvirt_files.capability_cache import cache_file_name
 
 __all__ = ["FakeClock", "FakeHost", "FaultKind", "GuestShape"]
 

@@ -15,8 +15,8 @@ from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake_physics import dies, libvirt_cleans_up
 from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, View, World
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.locks import OpenFileLock
-from hostagent.runtime_record import RuntimeRecord
 
 _REASONS = {
     RunState.PAUSED: "user",

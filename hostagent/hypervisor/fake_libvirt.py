@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.errors import Failed, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
@@ -17,6 +16,7 @@ from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS
 from hostagent.hypervisor.fake_physics import dies, libvirt_cleans_up
 from hostagent.hypervisor.fake_world import FaultKind, GuestLife, Process, State, World
+from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 
 BOOT_ID = "00000000-0000-4000-8000-000000000001"
 

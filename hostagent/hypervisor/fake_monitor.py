@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hostagent.command_line import CommandLine
+from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, OutcomeUnknown
 from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
 from hostagent.hypervisor.fake_physics import dies, go_on, stands_still

@@ -15,9 +15,8 @@ import libvirt
 import libvirt_qemu
 
 from hostagent import processes
-from hostagent.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.arguments.command_line import CommandLine
 from hostagent.clock import AgentError, AgentFault, GuestAgent
-from hostagent.command_line import CommandLine
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
@@ -25,7 +24,8 @@ from hostagent.hypervisor import qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.surroundings import PROC
-from hostagent.record_shape import pid_file_name
+from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.libvirt_files.record_shape import pid_file_name
 
 T = TypeVar("T")
 

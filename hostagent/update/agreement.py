@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hostagent.capability_cache import CapabilityCache, flags_blocker
-from hostagent.command_line import CommandLine, DescriptorKind, DescriptorUse
+from hostagent.arguments.command_line import CommandLine, DescriptorKind, DescriptorUse
 from hostagent.errors import Failed
 from hostagent.facts import Guest
 from hostagent.hypervisor import Inventory
+from hostagent.libvirt_files.capability_cache import CapabilityCache, flags_blocker
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.plan import Blocker
-from hostagent.runtime_record import RuntimeRecord
 from hostagent.update.swap import GuestSwap
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hostagent.command_line import CommandLine, DescriptorKind
+from hostagent.arguments.command_line import CommandLine, DescriptorKind
 from hostagent.errors import Failed, HostagentError, Refused
 from hostagent.facts import Guest, GuestState
 from hostagent.hypervisor import LaunchOrder, RunState
-from hostagent.record_shape import pid_file_name
-from hostagent.runtime_record import RuntimeRecord
+from hostagent.libvirt_files.record_shape import pid_file_name
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.swap import KEEP_RAM, LOCK_LATE, GuestSwap, Notes, Pin, Socket
 

@@ -9,10 +9,10 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from hostagent.command_line import CommandLine
+from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, NeedsOperator, OutcomeUnknown
 from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, RunState
-from hostagent.runtime_record import RuntimeRecord
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.pause import Deadline, measured
 from hostagent.update.swap import KEEP_RAM, KILL_SECONDS, LOCK_LATE, GuestSwap, Notes

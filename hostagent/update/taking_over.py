@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.hypervisor import Monitor, RunState
-from hostagent.runtime_record import RuntimeRecord
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import files
 from hostagent.update.crossing import set_back
 from hostagent.update.pause import measured

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent import qemu_trees, session, wiring
+from hostagent import session, wiring
 from hostagent.config import Config
 from hostagent.facts import QemuTree
-from hostagent.planner import plan_qemu
+from hostagent.planning.planner import plan_qemu
+from hostagent.trees import qemu_trees
 from hostagent.update import host as host_update
 from hostagent.update.journal import UpdateRecord, fold
 from hostagent.update.saga import Teller

@@ -5,9 +5,9 @@ from functools import cache
 
 import pytest
 
-from hostagent import capability_cache
-from hostagent.command_line import CommandLine
-from hostagent.runtime_record import RuntimeRecord
+from hostagent.arguments.command_line import CommandLine
+from hostagent.libvirt_files import capability_cache
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from hostagent.capability_cache import flags_of_capability_cache
 from hostagent.facts import QemuTree, Version
 from hostagent.hypervisor.fake import GuestShape
+from hostagent.libvirt_files.capability_cache import flags_of_capability_cache
 
 UNIT = Path(__file__).parents[1] / "unit"
 RECORDS, SAMPLES = UNIT / "records", UNIT / "samples"

@@ -10,7 +10,7 @@ import pytest
 
 from hostagent.errors import Failed
 from hostagent.facts import QemuTree
-from hostagent.qemu_trees import EMULATOR
+from hostagent.trees.qemu_trees import EMULATOR
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind
 from tests.bench.guest_spec import GuestSpec

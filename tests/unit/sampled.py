@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hostagent.command_line import CommandLine
+from hostagent.arguments.command_line import CommandLine
 from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.capability_cache import (
+from hostagent.facts import Version
+from hostagent.libvirt_files.capability_cache import (
     CacheNotUnderstood,
     CapabilityCache,
     Machine,
@@ -14,9 +15,8 @@ from hostagent.capability_cache import (
     flags_blocker,
     flags_of_capability_cache,
 )
-from hostagent.facts import Version
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.plan import Blocker, Reason
-from hostagent.runtime_record import RuntimeRecord
 
 RECORDS = Path(__file__).parent / "records"
 DATA = (RECORDS / "capabilities-qemu-7.2.xml").read_bytes()

@@ -7,9 +7,9 @@ import pytest
 import sampled
 from sampled import guest, host
 
-from hostagent import checks, device_checks
 from hostagent.facts import Definition, Device, Difference, Guest, GuestState, QemuProcess, RamBacking, Version
 from hostagent.plan import Blocker, Reason
+from hostagent.planning import checks, device_checks
 
 
 def defined(**changed: Any) -> Guest:

@@ -12,8 +12,8 @@ from hostagent.cli import words
 from hostagent.cli.common import Call, new_update_id
 from hostagent.errors import Refused
 from hostagent.facts import GuestState, QemuProcess
-from hostagent.setup_host import Report
-from hostagent.setup_tasks import Need
+from hostagent.setup.setup_host import Report
+from hostagent.setup.setup_tasks import Need
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
 
@@ -199,14 +199,14 @@ def test_setup_check_changes_nothing_and_tells_by_its_exit_code(
     hostagent: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hostagent.cli.setup._tasks", lambda _: ())
-    monkeypatch.setattr("hostagent.setup_host.check", lambda _: NEEDS)
+    monkeypatch.setattr("hostagent.setup.setup_host.check", lambda _: NEEDS)
     result = hostagent("setup", "--check")
     assert result.exit_code == 3
     assert "mount a tmpfs" in result.stdout
     assert "in the way is: files there" in result.stdout
     assert [need["satisfied"] for need in hostagent.json("setup", "--check", code=3)["needs"]] == [True, False]
     assert not hostagent.state.exists()
-    monkeypatch.setattr("hostagent.setup_host.check", lambda _: NEEDS[:1])
+    monkeypatch.setattr("hostagent.setup.setup_host.check", lambda _: NEEDS[:1])
     for words_ in (("setup", "--check"), ("setup",)):
         result = hostagent(*words_)
         assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "Everything is in place.")
@@ -220,8 +220,8 @@ def test_setup_asks_then_does(hostagent: Caller, monkeypatch: pytest.MonkeyPatch
         return Report(("mount a tmpfs",), restart_libvirtd=True)
 
     monkeypatch.setattr("hostagent.cli.setup._tasks", lambda _: ())
-    monkeypatch.setattr("hostagent.setup_host.check", lambda _: NEEDS)
-    monkeypatch.setattr("hostagent.setup_host.apply", apply)
+    monkeypatch.setattr("hostagent.setup.setup_host.check", lambda _: NEEDS)
+    monkeypatch.setattr("hostagent.setup.setup_host.apply", apply)
     assert (hostagent("setup").exit_code, done) == (2, [])
     result = hostagent("setup", "--yes")
     assert (result.exit_code, done) == (0, ["applied"])
@@ -231,8 +231,8 @@ def test_setup_asks_then_does(hostagent: Caller, monkeypatch: pytest.MonkeyPatch
 
 
 def test_setup_with_guests_it_cannot_ask_about_is_refused(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hostagent.setup_host.wanted_on_this_host", lambda *_: None)
-    monkeypatch.setattr("hostagent.setup_host.tasks", lambda *_: ())
+    monkeypatch.setattr("hostagent.setup.setup_host.wanted_on_this_host", lambda *_: None)
+    monkeypatch.setattr("hostagent.setup.setup_host.tasks", lambda *_: ())
     without_libvirt(hostagent, monkeypatch)
     assert hostagent("setup", "--check").exit_code == 0  # libvirt was never started here
     run = hostagent.config().paths.libvirt_run

@@ -7,7 +7,7 @@ import sampled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostagent.command_line import (
+from hostagent.arguments.command_line import (
     BlockNode,
     CommandLine,
     DescriptorKind,
@@ -15,8 +15,8 @@ from hostagent.command_line import (
     RamBackend,
     blockers,
 )
+from hostagent.arguments.qemu_options import Property, join_list, read_options, split_list
 from hostagent.plan import Reason
-from hostagent.qemu_options import Property, join_list, read_options, split_list
 
 # As libvirt 11.3 writes it for QEMU 10: sizes with units, no format node for raw images, -machine hpet=.
 LIBVIRT_11 = [

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.deb_packages import Package, check, parse
 from hostagent.errors import Refused
+from hostagent.trees.deb_packages import Package, check, parse
 
 NEW = "1:10.0.2+ds-2+deb13u1~bpo12+1"
 

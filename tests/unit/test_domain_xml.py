@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 import pytest
 import sampled
 
-from hostagent.command_line import CommandLine
+from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Refused
 from hostagent.facts import RamBacking
 from hostagent.hypervisor.domain_xml import (

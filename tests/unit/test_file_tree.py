@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hostagent import file_tree
 from hostagent.errors import Refused
+from hostagent.trees import file_tree
 
 
 @pytest.fixture

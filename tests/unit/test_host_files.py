@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hostagent.errors import Failed, Refused
-from hostagent.host_files import Folder, HostFiles, Mount, parse_mountinfo
+from hostagent.setup.host_files import Folder, HostFiles, Mount, parse_mountinfo
 
 CONF = Path("/etc/a.conf")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostagent import marked_block
+from hostagent.setup import marked_block
 
 BODY = 'memory_backing_dir = "/x"\n'
 

@@ -9,7 +9,7 @@ from sampled import TREE, guest, host
 from hostagent.errors import UsageError
 from hostagent.facts import GuestState, QemuTree, Version
 from hostagent.plan import Method, Reason, Technique, Verdict
-from hostagent.planner import choose_tree, facts_digest, plan_qemu
+from hostagent.planning.planner import choose_tree, facts_digest, plan_qemu
 
 NEW = QemuTree("10.0.2+ds-2", Version(10, 0, 2), "1:10.0.2+ds-2", "/var/lib/hostagent/qemu/10.0.2/usr/bin/q")
 

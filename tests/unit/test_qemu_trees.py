@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hostagent import processes, qemu_trees
+from hostagent import processes
 from hostagent.errors import Failed, Refused, UsageError
 from hostagent.facts import QemuTree, Version
+from hostagent.trees import qemu_trees
 
 VERSION = "1:10.0.2+ds-2+deb13u1~bpo12+1"
 NAME = "10.0.2+ds-2+deb13u1~bpo12+1"

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hostagent.errors import Refused
+from hostagent.libvirt_files.runtime_record import MONITOR_PATH_MAX, RecordNotUnderstood, RuntimeRecord
+from hostagent.libvirt_files.xml_spans import Span, escaped, spliced
 from hostagent.plan import Reason
-from hostagent.runtime_record import MONITOR_PATH_MAX, RecordNotUnderstood, RuntimeRecord
-from hostagent.xml_spans import Span, escaped, spliced
 
 RECORDS = Path(__file__).parent / "records"
 REAL = sorted(path.name for path in RECORDS.glob("*.xml") if not path.name.startswith("capabilities"))
@@ -280,7 +280,7 @@ def test_a_splice_gone_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     for right, wrong in ((b"<uuid>4", b"<uuid>5"), (b"<rememberOwner/>", b""), (b"</os>\n", b"</os>\n\n")):
         assert right in record.data
         monkeypatch.setattr(
-            "hostagent.runtime_record.spliced",
+            "hostagent.libvirt_files.runtime_record.spliced",
             lambda data, edits, right=right, wrong=wrong: spliced(data, edits).replace(right, wrong, 1),
         )
         with pytest.raises(RecordNotUnderstood):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from hostagent import setup_host
 from hostagent.config import Config
 from hostagent.errors import Failed, Refused
-from hostagent.host_files import HostFiles, Mount
 from hostagent.hypervisor.qemu_conf import setting
-from hostagent.setup_host import Report, Wanted, apply, check, tasks, tasks_to_undo, undo
-from hostagent.setup_tasks import mount_of, passable, private
+from hostagent.setup import setup_host
+from hostagent.setup.host_files import HostFiles, Mount
+from hostagent.setup.setup_host import Report, Wanted, apply, check, tasks, tasks_to_undo, undo
+from hostagent.setup.setup_tasks import mount_of, passable, private
 
 CONF = b'# libvirt\n#memory_backing_dir = "/dev/shm"\n\nuser = "libvirt-qemu"'
 FSTAB = b"/dev/vda1 / ext4 defaults 0 1\n"

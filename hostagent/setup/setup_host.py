@@ -13,12 +13,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent import marked_block
 from hostagent.config import Config
 from hostagent.errors import Refused
-from hostagent.host_files import HostFiles
 from hostagent.hypervisor.qemu_conf import setting
-from hostagent.setup_tasks import Directory, Line, Mounter, Need, RamMount, Task, TheirRamFolder
+from hostagent.setup import marked_block
+from hostagent.setup.host_files import HostFiles
+from hostagent.setup.setup_tasks import Directory, Line, Mounter, Need, RamMount, Task, TheirRamFolder
 
 RESTART = "restart libvirtd: only as it starts it reads qemu.conf and makes its folder in memory_backing_dir"
 _BUILT_IN_USERS = ("libvirt-qemu", "qemu")  # QEMU_USER of Debian's and of Fedora's build

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hostagent import marked_block
-from hostagent.host_files import HostFiles, Mount
+from hostagent.setup import marked_block
+from hostagent.setup.host_files import HostFiles, Mount
 
 
 @dataclass(frozen=True)

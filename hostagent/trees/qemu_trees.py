@@ -22,10 +22,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hostagent import file_tree, processes
-from hostagent.deb_packages import unpack
+from hostagent import processes
 from hostagent.errors import Failed, HostagentError, Refused, UsageError
 from hostagent.facts import QemuTree, Version
+from hostagent.trees import file_tree
+from hostagent.trees.deb_packages import unpack
 
 SYSTEM = "system"
 EMULATOR = Path("usr/bin/qemu-system-x86_64")

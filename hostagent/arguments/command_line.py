@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from hostagent.known_limits import LIMITS, SHARED_FILE_HINT, Limit
+from hostagent.arguments.known_limits import LIMITS, SHARED_FILE_HINT, Limit
+from hostagent.arguments.qemu_options import KIND, Option, Property, read_options
+from hostagent.arguments.tested_options import TESTED, TESTED_SWITCHES, TESTED_WORDS, Tested
 from hostagent.plan import Blocker, Reason
-from hostagent.qemu_options import KIND, Option, Property, read_options
-from hostagent.tested_options import TESTED, TESTED_SWITCHES, TESTED_WORDS, Tested
 
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _WAITING = ("-incoming", "defer")

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
-from hostagent.checks import guest_blockers, host_blockers
 from hostagent.errors import UsageError
 from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import GuestPlan, Method, Plan, Technique, Verdict
+from hostagent.planning.checks import guest_blockers, host_blockers
 
 
 def plan_qemu(host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float) -> Plan:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hostagent.errors import Refused
-from hostagent.xml_spans import Element, Remark, escaped
+from hostagent.libvirt_files.xml_spans import Element, Remark, escaped
 
 STATES = frozenset({"nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended"})
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)

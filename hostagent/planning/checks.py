@@ -5,11 +5,11 @@ Each looks at facts and gives a Blocker, several, or None; `guest_blockers` and 
 
 from collections.abc import Callable, Iterator, Mapping
 
-from hostagent.command_line import CommandLine, blockers
-from hostagent.device_checks import marked_devices, refused_devices
+from hostagent.arguments.command_line import CommandLine, blockers
+from hostagent.arguments.known_limits import SHARED_FILE_HINT
 from hostagent.facts import Guest, GuestState, Host, RamBacking, Version
-from hostagent.known_limits import SHARED_FILE_HINT
 from hostagent.plan import Blocker, Reason
+from hostagent.planning.device_checks import marked_devices, refused_devices
 
 Found = Blocker | tuple[Blocker, ...] | None
 

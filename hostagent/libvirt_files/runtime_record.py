@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 from hostagent.errors import Refused
-from hostagent.plan import Blocker, Reason
-from hostagent.record_shape import (
+from hostagent.libvirt_files.record_shape import (
     RecordNotUnderstood,
     check_status,
     flags_problem,
@@ -27,7 +26,8 @@ from hostagent.record_shape import (
     one,
     text_of,
 )
-from hostagent.xml_spans import Element, PlainXmlError, Span, differences, escaped, parse_xml, spliced
+from hostagent.libvirt_files.xml_spans import Element, PlainXmlError, Span, differences, escaped, parse_xml, spliced
+from hostagent.plan import Blocker, Reason
 
 __all__ = ["RecordNotUnderstood", "RuntimeRecord"]
 

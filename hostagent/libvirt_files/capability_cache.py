@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from hostagent.errors import Refused
 from hostagent.facts import Version
+from hostagent.libvirt_files.record_shape import flags_problem
+from hostagent.libvirt_files.runtime_record import RuntimeRecord
+from hostagent.libvirt_files.xml_spans import Element, PlainXmlError, parse_xml
 from hostagent.plan import Blocker, Reason
-from hostagent.record_shape import flags_problem
-from hostagent.runtime_record import RuntimeRecord
-from hostagent.xml_spans import Element, PlainXmlError, parse_xml
 
 _ACCELERATOR = {"kvm": "kvm", "qemu": "tcg"}  # libvirt's domain type to its word in the cache
 _SHOWN = 5  # flags named in a refusal

@@ -1,0 +1,1 @@
+"""QEMU's argument list: read, judged against what was tried, and written for the new QEMU."""

@@ -1,0 +1,1 @@
+"""QEMU versions side by side, each in a tree of its own."""

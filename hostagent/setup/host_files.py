@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent import processes
+from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, Refused
 
 _SIZE_LIMIT = 1024 * 1024
@@ -71,7 +72,7 @@ class HostFiles:
                 except BaseException:
                     Path(temporary).unlink(missing_ok=True)
                     raise
-            _fsync_folder(place.parent)
+            fsync(place.parent)
 
     def folder(self, path: Path) -> Folder | None:
         """What is at `path`, None for nothing; Refused when it is no folder, or a link to one."""
@@ -163,11 +164,3 @@ def _words(doing: str) -> Iterator[None]:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):  # O_NOFOLLOW met a link
             raise Refused(doing, expected="no link there", found="one", hint="setup follows no links") from error
         raise Failed(doing, found=error.strerror or str(error)) from error
-
-
-def _fsync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

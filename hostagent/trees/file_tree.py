@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from hostagent.durable import fsync
 from hostagent.errors import Refused
 
 MOST_ENTRIES = 20_000  # a QEMU has some 300; somebody who gave "/" means something else
@@ -63,15 +64,6 @@ def settle(tree: Path) -> None:
             (tree / place).chmod(0o755)  # whatever the umask was
         if not stat.S_ISLNK(mode):
             fsync(tree / place)
-
-
-def fsync(path: Path) -> None:
-    """See a file, or the names in a folder, on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _walk(tree: Path, skip: Collection[Path] = ()) -> Iterator[tuple[Path, int]]:

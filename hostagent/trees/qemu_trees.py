@@ -23,6 +23,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostagent import processes
+from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, Refused, UsageError
 from hostagent.facts import QemuTree, Version
 from hostagent.trees import file_tree
@@ -140,7 +141,7 @@ def _make(doing: str, sources: list[Path], folder: Path, workshop: Path) -> Qemu
     (made / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
     file_tree.settle(made)
     made.rename(final)
-    file_tree.fsync(folder)
+    fsync(folder)
     return _tree_at(final)
 
 

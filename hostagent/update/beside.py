@@ -109,9 +109,9 @@ def _guest_as_planned(swap: GuestSwap) -> Guest:
     return guest
 
 
-def start_new(swap: GuestSwap) -> None:
-    notes = swap.notes
-    order = LaunchOrder(
+def launch_order(notes: Notes) -> LaunchOrder:
+    """How the new QEMU is to be started."""
+    return LaunchOrder(
         old=notes.old,
         argv=notes.argv,
         listeners={entry.number: (Path(entry.temporary), Path(entry.path)) for entry in notes.sockets},
@@ -119,7 +119,11 @@ def start_new(swap: GuestSwap) -> None:
         vhosts=notes.vhosts,
         pid_file=Path(notes.new_pid_file),
     )
-    with swap.ports.qemu.launch(order) as launch:
+
+
+def start_new(swap: GuestSwap) -> None:
+    notes = swap.notes
+    with swap.ports.qemu.launch(launch_order(notes)) as launch:
         swap.note(new=launch.process)
         with swap.ports.qemu.keeping_taps(notes.old, notes.taps):
             launch.go()

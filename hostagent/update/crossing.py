@@ -132,32 +132,25 @@ def switch(swap: GuestSwap) -> None:
         for monitor in (old, new):
             monitor.answer_within(swap.deadline.left)
         old.send_state(sending.fileno())
-    moved = _moved(swap, swap.deadline, old)
-    if moved.status is not MoveStatus.COMPLETED:
-        raise Failed(
-            f"{swap.name}: sending the device state",
-            expected="it to cross",
-            found=_with_its_words(swap, moved.error or str(moved.status)),
-        )
-    arrived = _moved(swap, swap.deadline, new)
-    if arrived.status is not MoveStatus.COMPLETED:
-        raise Failed(
-            f"{swap.name}: loading the device state",
-            expected="the new QEMU to take it",
-            found=_with_its_words(swap, arrived.error or str(arrived.status)),
-        )
-    _ram_was_kept(swap, moved.ram_bytes)
+    sent = _moved(swap, swap.deadline, old, "sending the device state")
+    _moved(swap, swap.deadline, new, "loading the device state")
+    _ram_was_kept(swap, sent.ram_bytes)
 
 
-def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor) -> Move:
+def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor, doing: str) -> Move:
+    """Wait for one side; raises Failed unless its part of the crossing is complete."""
     try:
-        return monitor.wait_moved(deadline.left())
+        move = monitor.wait_moved(deadline.left())
     except OutcomeUnknown:
-        deadline.check(f"{swap.name}: waiting for its state to cross")
+        deadline.check(f"{swap.name}: {doing}")
         raise
     except Failed as error:  # one of them has left
-        doing = f"{swap.name}: waiting for its state to cross"
-        raise Failed(doing, expected="both QEMUs there", found=_with_its_words(swap, str(error))) from error
+        found = _with_its_words(swap, str(error))
+        raise Failed(f"{swap.name}: {doing}", expected="both QEMUs there", found=found) from error
+    if move.status is not MoveStatus.COMPLETED:
+        found = _with_its_words(swap, move.error or str(move.status))
+        raise Failed(f"{swap.name}: {doing}", expected="the new QEMU to take it", found=found)
+    return move
 
 
 def _with_its_words(swap: GuestSwap, found: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from hostagent.durable import fsync
 from hostagent.errors import Failed, Refused
 
 _SIZE_LIMIT = 16 << 20  # libvirt's records are some ten KiB
@@ -63,7 +64,7 @@ def replace(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(fd)
         os.rename(beside, path)  # noqa: PTH104
-        _sync_folder(path.parent)
+        fsync(path.parent)
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
@@ -82,14 +83,6 @@ def discard(*paths: str) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise Failed(f"removing {name}", found=error.strerror or str(error)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 # -- pid files: each QEMU holds its own open, so they are renamed, not rewritten -----------------------------

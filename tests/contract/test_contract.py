@@ -12,7 +12,8 @@ import pytest
 
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import GuestState
-from hostagent.hypervisor import LaunchOrder, MoveStatus, ProcessId, RunState
+from hostagent.hypervisor import MoveStatus, ProcessId, RunState
+from hostagent.update.beside import launch_order
 from hostagent.update.crossing import CROSSING_PARAMETERS, reconcile, switch
 from hostagent.update.files import is_named, is_pinned
 from hostagent.update.journal import Outcome
@@ -34,18 +35,6 @@ def send(stage: Stage) -> None:
     with receiving, sending:
         stage.new_monitor().receive_state(receiving.fileno())
         stage.old_monitor().send_state(sending.fileno())
-
-
-def order_of(stage: Stage) -> LaunchOrder:
-    notes = stage.swap.notes
-    return LaunchOrder(
-        old=notes.old,
-        argv=notes.argv,
-        listeners={entry.number: (Path(entry.temporary), Path(entry.path)) for entry in notes.sockets},
-        taken_over=notes.taken_over,
-        vhosts=notes.vhosts,
-        pid_file=Path(notes.new_pid_file),
-    )
 
 
 # -- processes --------------------------------------------------------------------------------------------------
@@ -77,7 +66,7 @@ def test_a_launch_that_is_never_told_to_go_leaves_no_process(stage: Stage) -> No
     heard, tells = os.pipe()
     child = os.fork()
     if child == 0:
-        process = stage.ports.qemu.launch(order_of(stage)).process
+        process = stage.ports.qemu.launch(launch_order(stage.swap.notes)).process
         os.write(tells, f"{process.pid} {process.start_ticks}".encode())
         os._exit(0)
     os.waitpid(child, 0)
@@ -89,7 +78,7 @@ def test_a_launch_that_is_never_told_to_go_leaves_no_process(stage: Stage) -> No
 
 def test_a_launch_that_is_given_up_leaves_no_process(stage: Stage) -> None:
     stage.prepared()
-    with stage.ports.qemu.launch(order_of(stage)) as launch:
+    with stage.ports.qemu.launch(launch_order(stage.swap.notes)) as launch:
         assert stage.ports.qemu.alive(launch.process)
     assert stage.ports.qemu.wait_gone(launch.process, SECONDS)
 

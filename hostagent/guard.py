@@ -99,7 +99,7 @@ def main() -> None:
     channel.send(b"ok")
     lock = _watch(channel, handle, config)
     if lock is not None:
-        print(f"guard: the updater (pid {updater}) is gone; recovering", file=sys.stderr, flush=True)
+        takeover.say(f"the updater (pid {updater}) is gone; recovering")
         takeover.take_over(config, lock, host_lock_fd)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from hostagent import wiring
 from hostagent.config import Config
@@ -19,8 +20,14 @@ def take_over(config: Config, lock: DriverLock, host_lock_fd: int) -> None:
     journal = wiring.journal_of(config)
     ports = wiring.ports_of(config, journal, lock=lock)
     for update in recover(ports, boot_id=boot_id(), tell=_tell):
-        print(f"guard: update {update.id}: {update.outcome or 'still open'}", file=sys.stderr, flush=True)
+        say(f"update {update.id}: {update.outcome or 'still open'}")
+
+
+def say(words: str) -> None:
+    """A line in the guard's log, if there is room for it."""
+    with suppress(OSError):
+        print(f"guard: {words}", file=sys.stderr, flush=True)
 
 
 def _tell(key: str, step: str, doing: str) -> None:
-    print(f"guard: guest={key or '-'} step={step} {doing}", file=sys.stderr, flush=True)
+    say(f"guest={key or '-'} step={step} {doing}")

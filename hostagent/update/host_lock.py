@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +36,9 @@ class HostLock:
         fd = self.lock.fd
         assert fd is not None  # noqa: S101 - acquire() opened it
         who = {"pid": os.getpid(), "doing": doing, "since": now}
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(who).encode(), 0)
+        with suppress(OSError):  # only words: a full disk keeps nobody from recovering
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(who).encode(), 0)
 
     def held_by(self) -> str:
         """Who has it and since when, "" when nobody does; only looks."""

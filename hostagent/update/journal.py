@@ -19,6 +19,7 @@ from hostagent.errors import Failed, NeedsOperator
 
 Json = Mapping[str, object]
 SCHEMA_VERSION = 1
+BUSY_SECONDS = 1.0  # whoever changes the host holds its lock and writes alone; a guest may stand still meanwhile
 
 
 class Kind(StrEnum):
@@ -93,7 +94,7 @@ class SqliteJournal:
         self._path = path
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._migrate()
@@ -109,6 +110,8 @@ class SqliteJournal:
                 found=f"format {version}",
                 hint="a newer hostagent wrote it; use that one",
             )
+        if version == SCHEMA_VERSION:
+            return  # nothing is written: it must open on a full disk, to resume a guest
         self._db.execute(
             "create table if not exists journal (seq integer primary key autoincrement, at real not null,"
             " boot_id text not null, update_id text not null, kind text not null, guest text not null,"

@@ -69,14 +69,14 @@ class Engine:
                 self._flush(subject, finished)
                 raise StepFailed(step.name, progress, Failed("cancelled", found="a signal asked to stop"))
             begun = Entry(Kind.STEP_BEGUN, subject.key, step.name)
-            again = step.name in progress.begun
+            again = step.name in progress.open
             try:
                 self.journal.append(subject.update, *finished, begun)
             except HostagentError as error:
-                if step.undo is not None or step.commits:
+                if not again and (step.undo is not None or step.commits):
                     raise StepFailed(step.name, progress, error) from error
-                # It decides nothing and is never undone; a full disk must not keep the old QEMU or libvirt's daemon
-                # where they are. A later process finds it done by asking the world.
+                # It is in the journal already, or decides nothing and is never undone: a full disk must not keep a
+                # guest, the old QEMU or libvirt's daemon where they are. A later process asks the world.
                 self.tell(subject.key, "journal", str(error))
             finished = ()
             progress = progressed(progress, begun)
@@ -110,15 +110,17 @@ class Engine:
         """Undo everything that may have begun, newest first.
 
         Stops at the first undo that fails and raises NeedsOperator: what lies before it in the table (the pinned RAM)
-        is then still needed. The journal cannot hold an undo up: a guest is resumed even when its disk is full.
+        is then still needed. The journal cannot hold an undo up: a guest is resumed even when its disk is full, and
+        after one failure nobody waits for it again.
         """
         steps = {step.name: step for step in table}
+        writable = True
         for name in reversed(progress.open):
             step = steps.get(name)
             if step is None or step.undo is None:
                 continue
             self.tell(subject.key, name, "undone")
-            self._flush(subject, (Entry(Kind.UNDO_BEGUN, subject.key, name),))
+            writable = writable and self._flush(subject, (Entry(Kind.UNDO_BEGUN, subject.key, name),))
             try:
                 with _ours(f"undoing step {name}"):
                     step.undo(subject)
@@ -126,14 +128,16 @@ class Engine:
                 raise NeedsOperator(
                     f"undoing step {name}", found=str(error), hint=error.hint or "hostagent recover"
                 ) from error
-            self._flush(subject, (Entry(Kind.UNDO_DONE, subject.key, name),))
+            writable = writable and self._flush(subject, (Entry(Kind.UNDO_DONE, subject.key, name),))
 
-    def _flush(self, subject: Subject, entries: tuple[Entry, ...]) -> None:
-        """Write what nothing depends on: undoing is idempotent, and what is done shows in the world."""
+    def _flush(self, subject: Subject, entries: tuple[Entry, ...]) -> bool:
+        """Write what nothing depends on, if possible: undoing is idempotent, and what is done shows in the world."""
         try:
             self.journal.append(subject.update, *entries)
         except HostagentError as error:
             self.tell(subject.key, "journal", str(error))
+            return False
+        return True
 
 
 @contextmanager

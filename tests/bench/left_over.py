@@ -23,6 +23,8 @@ from tests.bench.launch import NAME_VARIABLE, new_name
 
 PROCESSES = ("qemu", "libvirt", "virt", "tini")
 """Beginnings of the names of processes that only the bench starts."""
+WORDS = ("libvirt", "qemu", "machine", "hostagent")
+"""What the names of sockets and control groups have in them that only the bench makes."""
 CONFIGURATION = (Path("/etc/libvirt"), Path("/etc/fstab"))
 LISTED = (Path("/var/lib/libvirt"), Path("/run/libvirt"), Path("/var/log/libvirt"), Path("/dev/shm"))
 
@@ -94,14 +96,14 @@ def _sockets() -> Iterator[str]:
     """Names of Unix sockets that belong to libvirt or QEMU."""
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         name = line.split(maxsplit=7)[7:]
-        if name and any(word in name[0] for word in ("libvirt", "qemu", "hostagent")):
+        if name and any(word in name[0] for word in WORDS):
             yield name[0]
 
 
 def _cgroups(bench: str) -> Iterator[str]:
     for hierarchy in cgroups.hierarchies():
         for folder, _, _ in os.walk(hierarchy.mounted):
-            if not _is_others(folder, bench):
+            if any(word in folder for word in WORDS) and not _is_others(folder, bench):
                 yield folder
 
 

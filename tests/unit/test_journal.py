@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostagent.errors import Failed, NeedsOperator
+from hostagent.update import journal as journal_module
 from hostagent.update.journal import (
     SCHEMA_VERSION,
     Entry,
@@ -143,6 +144,19 @@ def test_another_writer_in_between(journal: SqliteJournal) -> None:
     other.append("u1", Entry(Kind.NOTED))
     journal.append("u1", Entry(Kind.NOTED))
     assert [row.entry.kind for row in journal.rows()] == [Kind.UPDATE_BEGUN, Kind.NOTED, Kind.NOTED]
+
+
+def test_opens_and_is_read_while_nobody_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever recovers on a full disk must get as far as resuming the guest."""
+    monkeypatch.setattr(journal_module, "BUSY_SECONDS", 0.0)
+    path = tmp_path / "journal.sqlite"
+    SqliteJournal(path, "boot-1", lambda: 1.0).append("u1", Entry(Kind.UPDATE_BEGUN))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin exclusive")
+    journal = SqliteJournal(path, "boot-1", lambda: 1.0)
+    assert [row.update for row in journal.rows()] == ["u1"]
+    with pytest.raises(Failed):
+        journal.append("u1", Entry(Kind.UPDATE_ENDED))
 
 
 def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -25,6 +25,10 @@ class Signals:
     def __init__(self) -> None:
         self.first: int | None = None
         self._before: Mapping[int, Any] = {}
+        self._ours: Mapping[int, Callable[[int, FrameType | None], None]] = {
+            **dict.fromkeys(STOPPING, self._remember),
+            signal.SIGTSTP: _stand_firm,
+        }
 
     def cancelled(self) -> bool:
         """Whether somebody asked to stop."""
@@ -38,8 +42,8 @@ class Signals:
     @contextmanager
     def held(self) -> Iterator[Signals]:
         """Remember signals instead of ending by them; what was ignored (nohup) stays so."""
-        heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._remember) for number in heeded}
+        heeded = [number for number in self._ours if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._ours[number]) for number in heeded}
         try:
             yield self
         finally:
@@ -54,7 +58,7 @@ class Signals:
             yield
         finally:
             for number in self._before:
-                signal.signal(number, self._remember)
+                signal.signal(number, self._ours[number])
 
     def _put_back(self) -> None:
         for number, handler in self._before.items():
@@ -63,3 +67,7 @@ class Signals:
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         if self.first is None:
             self.first = number
+
+
+def _stand_firm(_number: int, _frame: FrameType | None) -> None:
+    """Ctrl-Z while a guest stands still, or libvirt's daemon is away, would leave it so for as long as nobody looks."""

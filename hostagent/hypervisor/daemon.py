@@ -58,17 +58,10 @@ class CommandDaemon:
             os.close(handle)
 
     def start(self, within_seconds: float) -> None:
-        def answers() -> bool:
-            if not self.is_up():
-                # It fails while somebody else's start is under way, even one that the driver lock has doomed.
-                try:
-                    processes.run(list(self.command), within_seconds=within_seconds)
-                except HostagentError:
-                    time.sleep(RETRY_SECONDS)
-                    raise
-            return self.answers()
+        def start_once() -> None:
+            processes.run(list(self.command), within_seconds=within_seconds)
 
-        wait_until(answers, within_seconds, "waiting for libvirt's daemon")
+        _start(start_once, self.is_up, self.answers, within_seconds)
 
     def restart_hint(self) -> str:
         return shlex.join(self.command)
@@ -93,8 +86,13 @@ class SystemdDaemon:
     def start(self, within_seconds: float) -> None:
         # Whoever recovers did not stop them: then what is enabled was active.
         units = self.active or self._units("is-enabled", "enabled", within_seconds) or ("libvirtd.service",)
-        processes.run(["systemctl", "start", *units], within_seconds=within_seconds)
-        wait_until(self.answers, within_seconds, "waiting for libvirt's daemon")
+
+        def start_once() -> None:
+            # Starts that our lock has doomed count against the units' start limit. 1: a unit that is not loaded.
+            processes.run(["systemctl", "reset-failed", *units], within_seconds=within_seconds, accept=(0, 1))
+            processes.run(["systemctl", "start", *units], within_seconds=within_seconds)
+
+        _start(start_once, self.is_up, self.answers, within_seconds)
 
     def _units(self, question: str, wanted: str, within_seconds: float) -> tuple[str, ...]:
         """The units of which systemctl answers a question as wanted; it exits 1, 3 or 4 if one is otherwise."""
@@ -104,6 +102,23 @@ class SystemdDaemon:
 
     def restart_hint(self) -> str:
         return "systemctl start libvirtd.socket libvirtd.service"
+
+
+def _start(
+    start_once: Callable[[], None], is_up: Callable[[], bool], answers: Callable[[], bool], within_seconds: float
+) -> None:
+    """Start it until it answers: one start fails, or does nothing, while another is under way that our lock dooms."""
+
+    def up_and_answers() -> bool:
+        if not is_up():
+            try:
+                start_once()
+            except HostagentError:
+                time.sleep(RETRY_SECONDS)
+                raise
+        return answers()
+
+    wait_until(up_and_answers, within_seconds, "waiting for libvirt's daemon")
 
 
 def wait_until(condition: Callable[[], bool], within_seconds: float, doing: str) -> None:

@@ -75,7 +75,11 @@ def look_at_guest(swap: GuestSwap) -> None:
 
 
 def believed(swap: GuestSwap, process: ProcessId) -> None:
-    """Raises NeedsOperator unless libvirt takes the guest for what it is, run by this process."""
+    """Raises NeedsOperator unless libvirt takes the guest for what it is, run by this process.
+
+    Its owner may have paused or resumed it meanwhile, and it may have stopped by itself; what must not be is a guest
+    that stands still because of us.
+    """
     swap.ports.libvirt.settled(swap.uuid)
     guest = swap.ports.libvirt.guest(swap.uuid)
     wanted = GuestState.RUNNING if swap.notes.was_running else GuestState.PAUSED_BY_OWNER
@@ -88,13 +92,20 @@ def believed(swap: GuestSwap, process: ProcessId) -> None:
             expected=f"pid {process.pid}, id {swap.notes.domain_id}",
             found=f"pid {guest.process.pid}, id {guest.domain_id}",
         )
-    if guest.state is not wanted:
+    if guest.state not in _NOT_OURS and guest.state_reason not in _STOPPED_BY_ITSELF:
         raise NeedsOperator(
             doing,
             expected=wanted,
             found=f"{guest.state} ({guest.state_reason})",
             hint=f"virsh resume {swap.uuid}",
         )
+
+
+_NOT_OURS = {
+    *(GuestState.RUNNING, GuestState.PAUSED_BY_OWNER, GuestState.PM_SUSPENDED),
+    *(GuestState.SHUTTING_DOWN, GuestState.CRASHED),
+}
+_STOPPED_BY_ITSELF = {"I/O error", "watchdog", "crashed"}  # reasons for a pause, as the libvirt border words them
 
 
 def is_unpinned(swap: GuestSwap) -> bool:

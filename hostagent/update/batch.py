@@ -7,18 +7,19 @@ started again and every guest ends in exactly one reported state.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from hostagent.errors import Failed, HostagentError, NeedsOperator
+from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
 from hostagent.update import clocks
 from hostagent.update.attachment import believed
 from hostagent.update.beside import stop_new, unpin
 from hostagent.update.crossing import loaded_and_paused
 from hostagent.update.handover import AFTER, ATTACH, BESIDE, DETACH, SWAP
-from hostagent.update.journal import Entry, GuestRecord, Kind, Outcome, Progress
+from hostagent.update.journal import Entry, GuestRecord, Journal, Kind, Outcome, Progress
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.swap import GuestSwap, HostSwap, read_notes
-from hostagent.update.taking_over import bury_old
+from hostagent.update.taking_over import bury_old, put_settings_right, record_is_ours, went_back
 
 # The pins are undone apart: libvirt's clean-up unlinks RAM files when it fails to come back to a guest.
 PINS, UNDONE_AT_ONCE = BESIDE[:1], (*BESIDE[1:], *SWAP)
@@ -35,6 +36,7 @@ class Member:
     reason_kind: str = ""
     failure: tuple[str, str] = ("", "")  # why it was being undone before a crash, and the kind of that
     closed: bool = False  # its end is in the journal already
+    tried_alone: bool = False  # it was taken forward once with only the new QEMU left
 
     @property
     def active(self) -> bool:
@@ -87,12 +89,14 @@ class Batch:
                 return
         cut_off = Failed("the update", found="it was cut off, and undone by recovery")
         for member in sorted(self._active(), key=_stands_still, reverse=True):
-            if member.committed:
-                self._advance(member, SWAP)
-            else:
+            if not member.committed:
                 self._fell(member, cut_off)
-                if member.outcome is Outcome.ROLLED_BACK and member.failure[0]:
-                    member.reason, member.reason_kind = member.failure
+            elif _try(lambda swap=member.swap: went_back(swap)):  # type: ignore[misc]
+                self._back(member, cut_off)
+            else:
+                self._advance(member, SWAP)
+            if member.outcome is Outcome.ROLLED_BACK and member.failure[0]:
+                member.reason, member.reason_kind = member.failure
         self._settle()
 
     # -- one guest -------------------------------------------------------------------------------------------
@@ -116,10 +120,40 @@ class Batch:
             member.end(Outcome.GONE, "it was ended by somebody else meanwhile; left alone")
         elif not member.progress.open or swap.saved is None or swap.old_is_alive():
             self._back(member, error)
-        elif "switch" in member.progress.begun and _try(lambda: loaded_and_paused(swap)):
-            self._advance(member, SWAP)  # the old one died; the new one has the state, so there is only forward
+        elif "switch" in member.progress.open:
+            self._only_new_left(member, error)
         else:
             self._gone(member, error)
+
+    def _only_new_left(self, member: Member, error: HostagentError) -> None:
+        """The old one died as the state crossed, or after: forward, once, if the new one has the guest."""
+        swap = member.swap
+        try:
+            has_it = record_is_ours(swap) and loaded_and_paused(swap)
+        except OutcomeUnknown as unknown:  # it may be all there is of the guest: nobody may end it
+            self._holds_the_guest(member, unknown)
+            return
+        except HostagentError:
+            has_it = False
+        if not has_it:
+            self._gone(member, error)
+        elif member.tried_alone:
+            self._holds_the_guest(member, error)
+        else:
+            member.tried_alone = True
+            self._advance(member, SWAP)
+
+    def _holds_the_guest(self, member: Member, error: HostagentError) -> None:
+        """The new one is all there is of the guest, and cannot take over now; libvirt would end it."""
+        swap = member.swap
+        swap.unproven = NeedsOperator(
+            f"{swap.name}: going on with the new QEMU, as the old one is gone",
+            expected="it to take over",
+            found=str(error),
+            hint="hostagent recover; until then nobody may start libvirt's daemon",
+        )
+        swap.ports.watcher.running()
+        member.end(Outcome.NEEDS_OPERATOR, swap.unproven)
 
     def _back(self, member: Member, error: HostagentError) -> None:
         try:
@@ -139,7 +173,7 @@ class Batch:
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
             return
-        if "switch" in member.progress.begun:
+        if "switch" in member.progress.open:
             member.end(Outcome.LOST, f"both QEMUs ended while its state crossed ({error})")
         else:
             member.end(Outcome.GONE, "its QEMU was ended by somebody else meanwhile; left alone")
@@ -147,14 +181,19 @@ class Batch:
     def _fell_late(self, member: Member, error: HostagentError) -> None:
         """After the commit the old QEMU must never run again, whatever became of the new one."""
         swap = member.swap
+        with suppress(HostagentError):
+            put_settings_right(swap)
         try:
-            # First of all: libvirt must find the new one's monitor, else `virsh resume` makes a second copy.
+            # libvirt must find the new one's monitor, else `virsh resume` makes a second copy.
             bury_old(swap)
             if swap.new_is_alive():
                 member.end(Outcome.NEEDS_OPERATOR, error)
                 return
             unpin(swap)
-            member.end(Outcome.LOST, f"the new QEMU ended after it had taken the guest over ({error})")
+            if "attach" in self.host_progress.done:
+                member.end(Outcome.GONE, "updated; its QEMU ended once libvirt had it back: virsh domstate --reason")
+            else:
+                member.end(Outcome.LOST, f"the new QEMU ended after it had taken the guest over ({error})")
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
         finally:
@@ -188,14 +227,15 @@ class Batch:
         updated = self._active()
         for member in updated:
             member.end(Outcome.UPDATED)
-        clocks.bring_right([member.swap for member in updated if not member.swap.rehearsal])
+        stood_still = [member for member in self.members if member.outcome is Outcome.ROLLED_BACK and _stood(member)]
+        clocks.bring_right([member.swap for member in (*updated, *stood_still) if not member.swap.rehearsal])
         self._write_outcomes()
 
     def _write_outcomes(self) -> None:
         for member in self.members:
             if member.outcome is not None and not member.closed:
                 body = {"outcome": member.outcome, "reason": member.reason, "kind": member.reason_kind}
-                self.engine.journal.append(self.host.update, Entry(Kind.GUEST_ENDED, member.swap.uuid, body=body))
+                write_end(self.engine.journal, self.host.update, Entry(Kind.GUEST_ENDED, member.swap.uuid, body=body))
 
     def _look_back(self, member: Member) -> None:
         """A guest that runs as before: libvirt must see it so before its pins go."""
@@ -206,7 +246,22 @@ class Batch:
                 believed(member.swap, member.swap.notes.old)
             self.engine.back(PINS, member.swap, member.progress)
         except HostagentError as error:
-            member.end(Outcome.NEEDS_OPERATOR, error)
+            if member.swap.old_is_alive():
+                member.end(Outcome.NEEDS_OPERATOR, error)
+            else:
+                self._gone(member, error)
+
+
+def write_end(journal: Journal, update: str, entry: Entry) -> None:
+    """The last word on a guest or an update; raises NeedsOperator when it cannot be written."""
+    try:
+        journal.append(update, entry)
+    except HostagentError as error:
+        raise NeedsOperator(
+            "writing down how the update ended: every guest is where it belongs, but the journal does not say so",
+            found=str(error),
+            hint="make room on the journal's disk, then: hostagent recover",
+        ) from error
 
 
 def member_of(record: GuestRecord, swap: GuestSwap) -> Member:
@@ -224,6 +279,11 @@ def _needs_monitors(member: Member) -> bool:
 
 def _stands_still(member: Member) -> bool:
     return "switch" in member.progress.open and "retire" not in member.progress.done
+
+
+def _stood(member: Member) -> bool:
+    """Whether it stood still in this update, so that its clock is behind."""
+    return "switch" in member.progress.begun and not member.closed
 
 
 def _try(question: Callable[[], bool]) -> bool:

@@ -89,11 +89,15 @@ def is_pinned(swap: GuestSwap) -> bool:
 
 def unpin(swap: GuestSwap) -> None:
     """Give up what keeps the RAM; only when the guest's own file is certain again."""
-    if swap.saved is None:
-        return
-    for pin in swap.notes.pins:
+    if swap.saved is not None:
+        discard_held(swap.saved)
+
+
+def discard_held(notes: Notes) -> None:
+    """What was kept for a way back."""
+    for pin in notes.pins:
         files.unpin(pin)
-    files.discard(swap.notes.kept_record, swap.notes.old_record, swap.notes.old_pid_file)
+    files.discard(notes.kept_record, notes.old_record, notes.old_pid_file)
 
 
 def _guest_as_planned(swap: GuestSwap) -> Guest:

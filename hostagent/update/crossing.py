@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
-from hostagent.errors import Failed, NeedsOperator, OutcomeUnknown
+from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
 from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, RunState
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
@@ -21,6 +21,9 @@ FLUSH_SECONDS = 10.0  # a disk that takes longer would keep the guest standing s
 LEAVING_SECONDS = 0.3  # the guest may stand still meanwhile
 SETTLE_SECONDS = 5.0  # a failed crossing on the old one ends by itself once the new one is gone
 
+# How a crossing leaves a guest that ran. One that has shut itself down, or stopped for an error, is libvirt's to end.
+OURS_TO_RESUME = {RunState.RUNNING, RunState.PAUSED, RunState.FINISH_MIGRATE, RunState.POSTMIGRATE}
+
 # What the old one needs while the state crosses, so that it does not wait for a better moment: there is next to
 # nothing to send. `downtime-limit` is in ms, `max-bandwidth` in bytes/s.
 CROSSING_PARAMETERS = {"downtime-limit": 2000, "max-bandwidth": 1 << 40}
@@ -28,10 +31,7 @@ CROSSING_PARAMETERS = {"downtime-limit": 2000, "max-bandwidth": 1 << 40}
 
 def reconcile(swap: GuestSwap) -> None:
     old, new = swap.old_monitor(), swap.new_monitor()
-    expected = RunState.RUNNING if swap.notes.was_running else RunState.PAUSED
-    state = old.run_state()
-    if state is not expected:
-        raise Failed(f"{swap.name}: asking the old QEMU", expected=expected, found=state, hint="plan again")
+    _runs_as_noted(swap, old)
     _same_record(swap)
     reasons = old.blocked_reasons()
     if reasons:
@@ -51,6 +51,14 @@ def reconcile(swap: GuestSwap) -> None:
     swap.ports.qemu.place_threads(swap.notes.old, swap.new_process, agreement.thread_pairs(swap, ours, theirs))
     agreement.same_surroundings(swap)
     prepare_record(swap)
+
+
+def _runs_as_noted(swap: GuestSwap, old: Monitor) -> None:
+    """Its owner may have paused or resumed it, or it may have shut itself down, since it was looked at."""
+    expected = RunState.RUNNING if swap.notes.was_running else RunState.PAUSED
+    state = old.run_state()
+    if state is not expected:
+        raise Failed(f"{swap.name}: asking the old QEMU", expected=expected, found=state, hint="plan again")
 
 
 def _settable(monitor: Monitor) -> dict[str, object]:
@@ -127,6 +135,7 @@ def switch(swap: GuestSwap) -> None:
     receiving, sending = socket.socketpair()
     with receiving, sending:
         new.receive_state(receiving.fileno())
+        _runs_as_noted(swap, old)
         swap.deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
         swap.ports.watcher.pausing(swap.deadline.ends)
         for monitor in (old, new):
@@ -197,7 +206,9 @@ def resume_old(swap: GuestSwap) -> None:
     old = swap.old_monitor()
     with suppress(OutcomeUnknown):
         old.wait_moved(SETTLE_SECONDS)  # a crossing that was cut off ends as failed, and QEMU resumes by itself
-    if swap.notes.was_running:
+    with suppress(HostagentError):  # its own undo comes later; a guest that cannot be resumed now has it right too
+        set_back(old, swap.notes)
+    if swap.notes.was_running and old.run_state() in OURS_TO_RESUME:
         swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)  # the new one set them for itself as it loaded
         old.resume(KILL_SECONDS)
     swap.ports.watcher.running()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hostagent.update.batch import Batch, Member
+from hostagent.update.batch import Batch, Member, write_end
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.order import OrderKind, UpdateOrder
 from hostagent.update.saga import Engine
@@ -42,7 +42,7 @@ def end_update(ports: Ports, update_id: str, members: Sequence[Member]) -> Outco
     if worst is not Outcome.NEEDS_OPERATOR:
         reason = next((member.reason for member in members if member.outcome is worst), "")
         body = {"outcome": worst, "reason": reason}
-        ports.journal.append(update_id, Entry(Kind.UPDATE_ENDED, body=body))
+        write_end(ports.journal, update_id, Entry(Kind.UPDATE_ENDED, body=body))
     return worst
 
 

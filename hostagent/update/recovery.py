@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from hostagent.errors import HostagentError
 from hostagent.update.batch import Batch, member_of
+from hostagent.update.beside import discard_held
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.ledger import end_update, swap_of
 from hostagent.update.order import OrderKind, UpdateOrder
-from hostagent.update.rehearsal import dismiss
+from hostagent.update.rehearsal import dismiss, sweep_up
 from hostagent.update.saga import Engine, Teller
-from hostagent.update.swap import HostSwap, Ports
+from hostagent.update.swap import HostSwap, Ports, read_notes
 
 
 def open_updates(ports: Ports) -> tuple[UpdateRecord, ...]:
@@ -24,10 +28,13 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
     found = open_updates(ports)
     engine = Engine(ports.journal, tell, cancelled=lambda: False)
     for update in found:
-        if update.boot_id == boot_id:
-            _recover_update(ports, engine, update)
-        else:
-            _close_after_restart(ports, update)
+        try:
+            if update.boot_id == boot_id:
+                _recover_update(ports, engine, update)
+            else:
+                _close_after_restart(ports, update)
+        except HostagentError as error:  # it stays open; the next one is not to blame
+            tell("", "recover", f"update {update.id}: {error}")
     known = {update.id for update in found}
     return tuple(update for update in fold(ports.journal.rows()) if update.id in known)
 
@@ -56,5 +63,17 @@ def _close_after_restart(ports: Ports, update: UpdateRecord) -> None:
         for uuid, record in update.guests.items()
         if record.outcome is None or record.outcome is Outcome.NEEDS_OPERATOR
     ]
+    with suppress(HostagentError):  # what cannot be read any more keeps nothing open
+        _sweep_after_restart(ports, update)
     body = {"outcome": Outcome.LOST, "reason": reason}
     ports.journal.append(update.id, *ended, Entry(Kind.UPDATE_ENDED, body=body))
+
+
+def _sweep_after_restart(ports: Ports, update: UpdateRecord) -> None:
+    for record in update.guests.values():
+        notes = read_notes(record.notes)
+        if notes is not None:
+            discard_held(notes)
+    order = UpdateOrder.of(update)
+    if order.kind is OrderKind.REHEARSAL:
+        sweep_up(ports, order)

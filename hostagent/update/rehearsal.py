@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hostagent import __version__, processes
-from hostagent.errors import Failed, HostagentError
+from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import Host, QemuTree
 from hostagent.hypervisor.domain_xml import RehearsalGuest, rehearsal_xml, shape_digest
 from hostagent.plan import GuestPlan, Plan
@@ -57,9 +57,16 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
             member.end(Outcome.ROLLED_BACK, error)
     else:
         batch.run()
-    dismiss(ports, order)
-    if end_update(ports, update_id, batch.members) is not Outcome.UPDATED:
+    try:
+        dismiss(ports, order)
+    except HostagentError as error:  # libvirt is not there: recovery does it
+        for member in batch.members:
+            member.end(Outcome.NEEDS_OPERATOR, error)
+    ended = end_update(ports, update_id, batch.members)
+    if ended is not Outcome.UPDATED:
         failed = next(member for member in batch.members if member.outcome is not Outcome.UPDATED)
+        if ended is Outcome.NEEDS_OPERATOR:
+            raise NeedsOperator("rehearsing with a throw-away guest", found=failed.reason, hint="hostagent recover")
         raise Failed(
             f"rehearsing with a throw-away guest on QEMU {plan.to.version}",
             expected="it to get through a whole handover",
@@ -73,6 +80,13 @@ def dismiss(ports: Ports, order: UpdateOrder) -> None:
     for guest in order.guests:
         if guest.name.startswith(NAME_PREFIX):
             ports.libvirt.destroy(guest.uuid)
+    sweep_up(ports, order)
+
+
+def sweep_up(ports: Ports, order: UpdateOrder) -> None:
+    """Remove the files of throw-away guests that are gone."""
+    for guest in order.guests:
+        if guest.name.startswith(NAME_PREFIX):
             ports.qemu.remove_log(guest.name)
     if order.workdir:
         shutil.rmtree(order.workdir, ignore_errors=True)

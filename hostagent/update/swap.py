@@ -190,9 +190,9 @@ class GuestSwap:
     def new_monitor(self) -> Monitor:
         """The new one's monitor, wherever it listens by now."""
         temporary = self.notes.new_monitor
-        # A new one that died at its start took its name with it: libvirt's is the old one's until that has gone.
-        retired = not self.ports.qemu.alive(self.notes.old) and not temporary.exists()
-        return self._monitor(Path(self.notes.monitor) if retired else temporary)
+        # One that died at its start took its name with it: libvirt's is the old one's then, until that has gone.
+        has_libvirts = not temporary.exists() and (self.new_is_alive() or not self.old_is_alive())
+        return self._monitor(Path(self.notes.monitor) if has_libvirts else temporary)
 
     def _monitor(self, path: Path) -> Monitor:
         if path not in self._monitors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from hostagent.errors import HostagentError, NeedsOperator
@@ -32,11 +33,46 @@ def record_names_new(swap: GuestSwap) -> bool:
 
 
 def restore_record(swap: GuestSwap) -> None:
-    """By renaming: a full disk cannot hold the guest up."""
-    swap.end_new()
+    """By renaming: a full disk cannot hold the guest up. And first, in case the new one cannot be ended."""
     notes = swap.notes
+    if Path(notes.old_record).exists() and not record_is_ours(swap):
+        raise NeedsOperator(
+            f"{swap.name}: putting libvirt's record back",
+            expected="the one that names the old or the new QEMU",
+            found="another one or none: the guest was ended, and perhaps started anew, meanwhile",
+            hint=f"if that was meant: kill -9 {notes.old.pid}, then: hostagent recover",
+        )
     files.swap_back(notes.record, new=notes.new_record, old=notes.old_record)
     files.swap_back(notes.pid_file, new=notes.new_pid_file, old=notes.old_pid_file)
+    swap.end_new()
+
+
+def record_is_ours(swap: GuestSwap) -> bool:
+    """Whether libvirt's record is of this life of the guest: nobody ended it, and perhaps started it anew."""
+    ours = {process.pid for process in (swap.notes.old, swap.notes.new) if process}
+    try:
+        return RuntimeRecord.parse(files.read_private(Path(swap.notes.record))).pid in ours
+    except HostagentError:
+        return False
+
+
+def went_back(swap: GuestSwap) -> bool:
+    """Whether the old one is the guest in spite of the intent.
+
+    A disk can fail at the intent and have it all the same: the updater turned back then. Or somebody started libvirt's
+    daemon after everybody had died, and resumed what it showed him.
+    """
+    if not swap.old_is_alive():
+        return False
+    if swap.new_is_alive():
+        if not swap.notes.new_monitor.exists():
+            return False  # it has been given the old one's names already: it runs, or did
+        with suppress(HostagentError):
+            if swap.new_monitor().run_state() is RunState.RUNNING:
+                return False
+    if RuntimeRecord.parse(files.read_private(Path(swap.notes.record))).pid == swap.notes.old.pid:
+        return True
+    return swap.old_monitor().run_state() is RunState.RUNNING
 
 
 def resume_new(swap: GuestSwap) -> None:
@@ -69,7 +105,12 @@ def new_one_runs(swap: GuestSwap) -> bool:
 
 
 def end_old(swap: GuestSwap) -> None:
+    put_settings_right(swap)
     bury_old(swap)
+
+
+def put_settings_right(swap: GuestSwap) -> None:
+    """The new one's, before libvirt has it: with x-ignore-shared on, its next save would lose the RAM."""
     monitor = swap.new_monitor()
     set_back(monitor, swap.notes)
     monitor.set_capabilities({"events": True})
@@ -105,7 +146,8 @@ def prove(swap: GuestSwap) -> None:
             f"keeping libvirt's daemon away: it would kill {swap.name} as it comes back to it",
             expected="its QEMU to answer what libvirt will ask",
             found=str(error),
-            hint=f"the guests run; hostagent recover asks again; {swap.ports.daemon.restart_hint()} gives it up",
+            hint="the guests run, and nobody may start the daemon now; hostagent recover asks again; "
+            f"{swap.ports.daemon.restart_hint()} gives {swap.name} up",
         )
         raise swap.unproven from error
     swap.proven, swap.unproven = True, None

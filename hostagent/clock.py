@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from hostagent.config import ClockPolicy
+from hostagent.plan import ClockPolicy
 
 ENOUGH_SECONDS = 0.005  # behind by less than this (or than twice the bound) is in sync
 REPEAT_SECONDS = 0.010  # after setting, behind by more than this is set again

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hostagent.errors import UsageError
+from hostagent.plan import ClockPolicy
 
 DEFAULT_PATH = Path("/etc/hostagent/hostagent.toml")
 _SIZE_LIMIT = 64 * 1024
@@ -22,14 +23,6 @@ class DaemonControl(StrEnum):
     AUTO = "auto"  # systemd where systemd is init, else command
     SYSTEMD = "systemd"
     COMMAND = "command"
-
-
-class ClockPolicy(StrEnum):
-    """What to do with a guest's clock after its pause."""
-
-    STEP = "step"  # set it forward when it is behind
-    REPORT = "report"  # measure only
-    OFF = "off"
 
 
 def _absolute(path: Path) -> Path:

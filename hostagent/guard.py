@@ -26,6 +26,7 @@ READY_SECONDS = 30.0
 ANSWER_SECONDS = 5.0
 GRACE_SECONDS = 5.0  # past the budget: the updater turns back by itself at the budget, which takes a moment
 _MESSAGE = 65536
+_TALKING = "talking to the guard"
 
 
 class Guard:
@@ -42,7 +43,16 @@ class Guard:
                 stdout=output,
                 stderr=output,
             )
-        self._tell({"config": config.model_dump_json(), "updater": os.getpid()}, within_seconds=READY_SECONDS)
+        # It gets ready while the update prepares; whoever relies on it first waits for its answer to this.
+        self._answers_due = 0
+        myself = os.pidfd_open(os.getpid())
+        try:
+            self._send({"config": config.model_dump_json(), "updater": os.getpid()}, myself)
+        finally:
+            os.close(myself)
+
+    def ready(self) -> None:
+        self._tell({})
 
     def pausing(self, until: float) -> None:
         """Refuses to let a guest stand still that nobody guards."""
@@ -64,26 +74,28 @@ class Guard:
         with suppress(Exception):
             self._process.wait(ANSWER_SECONDS)
 
-    def _tell(
-        self,
-        message: dict[str, object],
-        *,
-        descriptor: int | None = None,
-        within_seconds: float = ANSWER_SECONDS,
-    ) -> None:
-        doing = "talking to the guard"
+    def _tell(self, message: dict[str, object], *, descriptor: int | None = None) -> None:
+        self._send(message, descriptor)
+        while self._answers_due:
+            self._hear(ANSWER_SECONDS if self._answers_due == 1 else READY_SECONDS)
+
+    def _send(self, message: dict[str, object], descriptor: int | None = None) -> None:
+        try:
+            self._channel.settimeout(ANSWER_SECONDS)
+            socket.send_fds(self._channel, [json.dumps(message).encode()], [] if descriptor is None else [descriptor])
+        except OSError as error:
+            raise Failed(_TALKING, expected="it to listen", found=str(error) or type(error).__name__) from error
+        self._answers_due += 1
+
+    def _hear(self, within_seconds: float) -> None:
         try:
             self._channel.settimeout(within_seconds)
-            data = json.dumps(message).encode()
-            if descriptor is None:
-                self._channel.send(data)
-            else:
-                socket.send_fds(self._channel, [data], [descriptor])
             answer = self._channel.recv(_MESSAGE)
         except OSError as error:
-            raise Failed(doing, expected="an answer", found=str(error) or type(error).__name__) from error
+            raise Failed(_TALKING, expected="an answer", found=str(error) or type(error).__name__) from error
         if answer != b"ok":
-            raise Failed(doing, expected="ok", found=answer.decode(errors="replace") or "it has died")
+            raise Failed(_TALKING, expected="ok", found=answer.decode(errors="replace") or "it has died")
+        self._answers_due -= 1
 
 
 def main() -> None:
@@ -91,21 +103,22 @@ def main() -> None:
     channel, host_lock_fd = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever ends the updater ends it alone; then there is work to do
-    message = json.loads(channel.recv(_MESSAGE))
-    config, updater = Config.model_validate_json(message["config"]), int(message["updater"])
+    data, (updater,), _, _ = socket.recv_fds(channel, _MESSAGE, 1)  # a pidfd: good also when it has died meanwhile
+    message = json.loads(data)
+    config = Config.model_validate_json(message["config"])
     from hostagent import takeover  # noqa: PLC0415 - everything is loaded before it is needed in a hurry
 
-    handle = os.pidfd_open(updater)
-    channel.send(b"ok")
-    lock = _watch(channel, handle, config)
+    lock = _watch(channel, updater, config)
     if lock is not None:
-        takeover.say(f"the updater (pid {updater}) is gone; recovering")
+        takeover.say(f"the updater (pid {message['updater']}) is gone; recovering")
         takeover.take_over(config, lock, host_lock_fd)
 
 
 def _watch(channel: socket.socket, updater: int, config: Config) -> DriverLock | None:
     """Until the updater is gone. None: it said goodbye; otherwise the driver lock as far as it is shared."""
     lock = DriverLock(config.paths.libvirt_run / "driver.pid")
+    with suppress(OSError):
+        channel.send(b"ok")
     until: float | None = None
     while True:
         left = None if until is None else max(0.0, until - time.monotonic())

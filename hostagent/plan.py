@@ -6,6 +6,14 @@ from enum import StrEnum
 from hostagent.facts import QemuTree
 
 
+class ClockPolicy(StrEnum):
+    """What to do with a guest's clock after its pause."""
+
+    STEP = "step"  # set it forward when it is behind
+    REPORT = "report"  # measure only
+    OFF = "off"
+
+
 class Method(StrEnum):
     """How a guest is carried through an update."""
 

@@ -15,6 +15,7 @@ from hostagent.update.swap import GuestSwap, HostSwap, Ports
 def detach(host: HostSwap) -> None:
     """Stop libvirt's daemon and keep it out. QEMU processes stay."""
     ports = host.ports
+    ports.watcher.ready()
     if ports.daemon.is_up() and not host.urgent:  # one that is away runs no job
         _no_jobs(ports)
     ports.libvirt.disconnect()

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hostagent.clock import AgentError, Offset, measure
 from hostagent.clock import bring_right as bring_clock_right
-from hostagent.config import ClockPolicy
 from hostagent.errors import HostagentError
+from hostagent.plan import ClockPolicy
 from hostagent.update.swap import GuestSwap
 
 SIDE_BY_SIDE = 16  # each mostly waits for its guest

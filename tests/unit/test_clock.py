@@ -20,7 +20,7 @@ from hostagent.clock import (
     bring_right,
     measure,
 )
-from hostagent.config import ClockPolicy
+from hostagent.plan import ClockPolicy
 
 NS = 1_000_000_000
 MS = 1_000_000

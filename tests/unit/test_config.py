@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hostagent import config
-from hostagent.config import ClockPolicy, Config, DaemonControl, parse_duration
+from hostagent.config import Config, DaemonControl, parse_duration
 from hostagent.errors import UsageError
+from hostagent.plan import ClockPolicy
 
 
 def load(tmp_path: Path, text: str) -> Config:

@@ -16,6 +16,8 @@ PACKAGES := gcc libc6-dev libvirt-dev make mmdebstrap pkg-config python3-dev pyt
 
 BIN := .venv/bin
 ENTER := $(BIN)/python -m tests.bench.enter --
+REAL := $(BIN)/python -m tests.bench.left_over -- $(ENTER) $(BIN)/python -m pytest -s -v --durations=15
+FAULTS := tests/crash/test_real_faults.py tests/crash/test_real_crash.py
 export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: demo test check soak shell bench machine venv rootfs guest clean
@@ -24,8 +26,14 @@ export DEBIAN_FRONTEND := noninteractive
 demo: bench
 	$(ENTER) $(BIN)/python -m tests.bench.demo
 
+# Two benches side by side: most of what happens in one is waiting. A part (PYTEST_ARGS) needs only one.
 test: check bench
-	$(BIN)/python -m tests.bench.left_over -- $(ENTER) $(BIN)/python -m pytest tests --ignore=tests/unit -s --durations=15 $(PYTEST_ARGS)
+ifeq ($(PYTEST_ARGS),)
+	$(BIN)/python -m tests.bench.side_by_side 'faults=$(REAL) $(FAULTS)' \
+	    'guests=$(REAL) tests --ignore=tests/unit $(addprefix --ignore=,$(FAULTS))'
+else
+	$(REAL) tests --ignore=tests/unit $(PYTEST_ARGS)
+endif
 
 check: venv
 	$(BIN)/ruff check

@@ -19,7 +19,7 @@ from hostagent.errors import Failed, NeedsOperator
 
 Json = Mapping[str, object]
 SCHEMA_VERSION = 1
-BUSY_SECONDS = 1.0  # whoever changes the host holds its lock and writes alone; a guest may stand still meanwhile
+BUSY_SECONDS = 0.25  # whoever changes the host holds its lock and writes alone; a guest may stand still meanwhile
 
 
 class Kind(StrEnum):

@@ -1,13 +1,9 @@
-"""An update in a process of its own, as the command line runs it, that dies or stops at a row of its journal.
-
-python -m tests.crash.real_updater '{"to": "system", "end": {"step": "switch", "when": "after", "how": "kill"}}'
-"""
+"""An update in a process of its own, as the command line runs it, that dies or stops at a row of its journal."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -64,6 +60,7 @@ class Order(BaseModel):
     budget_seconds: float = 10.0
     rehearse: bool = False
     start_seconds: float = 30.0
+    ready_seconds: float = 30.0
     emulator: str = ""  # a wrapper of the tree's, to be run in its stead
     end: End | None = None
     at_send: int = 0  # a signal for the new QEMU as the state begins to cross
@@ -122,11 +119,13 @@ def signal_new_at_send(config: Config, number: int) -> None:
     QmpMonitor.send_state = hit_and_send  # type: ignore[method-assign]
 
 
-def main() -> int:
-    order = Order.model_validate_json(sys.argv[1])
+def main(words: str) -> None:
+    order = Order.model_validate_json(words)
     config = Config.load(CONFIG)
     limits = {"rehearse": order.rehearse, "start_seconds": order.start_seconds}
-    config = config.model_copy(update={"update": config.update.model_copy(update=limits)})
+    daemon = config.libvirt.daemon.model_copy(update={"ready_seconds": order.ready_seconds})
+    libvirt = config.libvirt.model_copy(update={"daemon": daemon})
+    config = config.model_copy(update={"update": config.update.model_copy(update=limits), "libvirt": libvirt})
     end = order.end
     if end is not None:
         wiring.journal_of = lambda settings: MortalJournal(wiring.journal_path(settings), end)
@@ -139,8 +138,3 @@ def main() -> int:
     update = lab.update(to, order.guests, budget_seconds=order.budget_seconds)
     for guest in update.guests.values():
         print(f"{guest.name}: {guest.outcome} {guest.reason}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,11 +5,11 @@ For the real host of the bench only: libvirt, QEMU and the guest's own proofs ar
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,9 +25,9 @@ from hostagent.update.journal import Outcome, UpdateRecord
 from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec
 from tests.bench.host import LIBVIRTD_PID, LIBVIRTD_START, RAM, Host
 from tests.bench.lab import Lab
-from tests.bench.paths import PROJECT
 from tests.bench.peer import Peer
 from tests.bench.proof import Proof, ProofReport
+from tests.crash import real_updater
 from tests.crash.real_updater import GUARD, End, How, Order
 
 MILLISECOND = 1_000_000
@@ -103,10 +103,9 @@ class World:
 
     # -- updates ---------------------------------------------------------------------------------------------
 
-    def start_updater(self, order: Order) -> subprocess.Popen[bytes]:
+    def start_updater(self, order: Order) -> Updater:
         """An updater of its own, in the background."""
-        command = [sys.executable, "-m", "tests.crash.real_updater", order.model_dump_json()]
-        return subprocess.Popen(command, cwd=PROJECT)
+        return Updater(order)
 
     def cut_off(self, end: End, *, budget_seconds: float = 10.0, rehearse: bool = False) -> None:
         """An update to the other QEMU whose updater is killed; returns when its guard, if any, is done."""
@@ -122,13 +121,13 @@ class World:
         """An updater that stands still at a row of its journal while the block runs, and ends after it."""
         updater = self.start_updater(order)
         status = Path(f"/proc/{updater.pid}/stat")
-        wait_for(lambda: status.read_text().rpartition(")")[2].split()[0] in "TZ", "the updater to stop")
+        wait_for(lambda: not status.exists() or status.read_text().rpartition(")")[2].split()[0] in "TZ", "it to stop")
         halted = Halted(self, updater)
         try:
-            assert updater.poll() is None, "expected it to stop, found it ended"
+            assert updater.is_alive(), "expected it to stop, found it ended"
             yield halted
         finally:
-            updater.send_signal(signal.SIGCONT)
+            os.kill(updater.pid, signal.SIGCONT)
             halted.code = updater.wait(LIMIT)
             self.wait_unguarded()
 
@@ -140,7 +139,8 @@ class World:
 
     def wait_unguarded(self) -> None:
         """Until no guard is at work."""
-        wait_for(lambda: not guards(), "the guard to be done")
+        _, alive = psutil.wait_procs(guards(), LIMIT)
+        assert not alive, "expected the guard to be done"
 
     def open_updates(self) -> list[UpdateRecord]:
         return [update for update in self.lab.updates() if update.is_open]
@@ -171,12 +171,35 @@ class World:
         return guest.outcome, guest.reason
 
 
+class Updater:
+    """A process that updates as the command line does; forked from one that has everything loaded."""
+
+    def __init__(self, order: Order) -> None:
+        self._process = _FORKS.Process(target=real_updater.main, args=(order.model_dump_json(),))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def wait(self, limit: float) -> int:
+        """Its exit code, negative for a signal."""
+        self._process.join(limit)
+        assert self._process.exitcode is not None, f"expected the updater to end within {limit:g} s"
+        return self._process.exitcode
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.crash.real_updater"])
+
+
 @dataclass
 class Halted:
     """An updater that stands still."""
 
     world: World
-    updater: subprocess.Popen[bytes]
+    updater: Updater
     code: int | None = None
 
     def pids(self, name: str) -> tuple[int, int]:

@@ -163,7 +163,7 @@ def test_budget_turns_back(there: World) -> None:
 def test_old_qemu_hangs(there: World, step: str) -> None:
     """Nothing can be done while it hangs; once it goes on, recovery brings everything in order."""
     before = there.guest.tree()
-    with there.stopped(order(there, at(step), budget_seconds=2.0, start_seconds=3.0)) as halted:
+    with there.stopped(order(there, at(step), budget_seconds=2.0, start_seconds=3.0, ready_seconds=5.0)) as halted:
         old = psutil.Process(halted.pids(GUEST.name)[0])
         old.suspend()
     print(step, there.last(), halted.code)
@@ -207,8 +207,7 @@ def test_new_qemu_dies_after_the_commit(there: World) -> None:
     assert there.last(GUEST.name)[0] is Outcome.UPDATED
 
 
-EXPECTED = {"start": "gone", "detach": "gone", "reconcile": "gone", "switch": "lost", "record": "updated",
-            "resume": "updated", "retire": "updated", "prove": "updated"}  # fmt: skip
+EXPECTED = {"start": "gone", "reconcile": "gone", "switch": "lost", "record": "updated", "retire": "updated"}
 
 
 @pytest.mark.parametrize("step", EXPECTED)
@@ -270,8 +269,13 @@ def test_paused_guest_is_undone(there: World) -> None:
 # -- the updater ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [How.RAISE, How.INTERRUPT])
-@pytest.mark.parametrize("step", ["start", "switch", "record", "resume", "retire"])
+@pytest.mark.parametrize(
+    ("step", "how"),
+    [
+        *(("start", How.RAISE), ("switch", How.INTERRUPT), ("record", How.RAISE)),
+        *(("resume", How.INTERRUPT), ("retire", How.RAISE)),
+    ],
+)
 def test_updater_ends_by_an_error_of_its_own(there: World, step: str, how: How) -> None:
     code = there.run(order(there, at(step, how)))
     print(step, how, code, there.last())
@@ -341,7 +345,7 @@ def test_early_daemon_is_kept_out(there: World, end: End) -> None:
     assert there.last()[0] is Outcome.UPDATED
 
 
-@pytest.mark.parametrize("step", ["reconcile", "switch", "record", "resume", "retire", "prove"])
+@pytest.mark.parametrize("step", ["reconcile", "record", "resume", "retire"])
 def test_early_daemon_when_nobody_keeps_it_out(there: World, step: str) -> None:
     there.cut_off(at(step, How.KILL_GUARD_TOO))
     assert start_libvirtd_early()

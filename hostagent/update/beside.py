@@ -13,6 +13,8 @@ from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.swap import KEEP_RAM, LOCK_LATE, GuestSwap, Notes, Pin, Socket
 
+LEAVING_SECONDS = 2.0  # one that closes its monitor is on its way out
+
 
 def prepare(swap: GuestSwap) -> None:
     guest = _guest_as_planned(swap)
@@ -150,9 +152,10 @@ def start_new(swap: GuestSwap) -> None:
 
 def _died(swap: GuestSwap, error: HostagentError) -> Failed:
     """Why a new QEMU is not there: its own last words, if it left any."""
-    words = swap.ports.qemu.last_words(swap.name)
     doing = f"{swap.name}: starting QEMU {swap.tree.version}"
-    if swap.new_is_alive():
+    gone = swap.ports.qemu.wait_gone(swap.new_process, LEAVING_SECONDS)
+    words = swap.ports.qemu.last_words(swap.name)
+    if not gone:
         return Failed(doing, expected="an answer from its monitor", found=str(error))
     return Failed(
         doing,

@@ -74,6 +74,7 @@ class Verdict(StrEnum):
     UPDATE = "update"
     UP_TO_DATE = "up to date"
     NOT_RUNNING = "not running"
+    MOVED_ON = "moved on since"  # of a way back: somebody brought it elsewhere
     BLOCKED = "blocked"
 
 

@@ -21,6 +21,7 @@ _VERBS = {
     "qemu": ("hostagent.cli.qemu:qemu", "Add QEMU versions beside the system's own, or list them."),
     "plan": ("hostagent.cli.plan:plan", "See what an update would do to each guest; changes nothing."),
     "update": ("hostagent.cli.update:update", "Bring guests onto another version while they run, their RAM kept."),
+    "rollback": ("hostagent.cli.rollback:rollback", "Bring the guests of an update back to where they were."),
     "status": ("hostagent.cli.status:status", "See what became of updates, and whether one is open."),
     "recover": ("hostagent.cli.recover:recover", "Finish or undo what an interrupted update left open."),
     "metrics": ("hostagent.cli.metrics:metrics", "Print all metrics in Prometheus' text format."),

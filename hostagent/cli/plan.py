@@ -55,11 +55,14 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
-    seconds = call.config.update.budget_seconds if wish.budget is None else _budget(wish.budget)
+    seconds = budget_of(call, wish.budget)
     return plan_qemu(host, choose_tree(host.qemu, wish.to), wish.guests or None, budget_seconds=seconds)
 
 
-def _budget(text: str) -> float:
+def budget_of(call: Call, text: str | None) -> float:
+    """What was asked for, or the configuration's; seconds."""
+    if text is None:
+        return call.config.update.budget_seconds
     seconds = parse_duration(text)
     if seconds > BUDGET_LIMIT_SECONDS:
         raise UsageError("reading --budget", expected="at most 1h", found=text)

@@ -14,7 +14,7 @@ from hostagent.planning.checks import guest_blockers, host_blockers
 
 def plan_qemu(host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float) -> Plan:
     """The plan to bring the named guests, or all, onto a QEMU; UsageError for a name nobody has."""
-    chosen = tuple(_guest_plan(guest, to, budget_seconds) for guest in chosen_guests(host, guests))
+    chosen = tuple(guest_plan(guest, to, budget_seconds) for guest in chosen_guests(host, guests))
     return Plan(component="qemu", to=to, guests=chosen, blockers=host_blockers(host))
 
 
@@ -34,7 +34,8 @@ def chosen_guests(host: Host, names: Sequence[str] | None) -> tuple[Guest, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def _guest_plan(guest: Guest, to: QemuTree, budget_seconds: float) -> GuestPlan:
+def guest_plan(guest: Guest, to: QemuTree, budget_seconds: float) -> GuestPlan:
+    """What bringing a guest onto a QEMU would mean for it."""
     verdict, blockers = Verdict.UPDATE, guest_blockers(guest)
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()

@@ -246,7 +246,7 @@ def test_the_guard_stays_when_an_error_breaks_out_of_an_open_update(
         ports.journal.append("u1", Entry(Kind.UPDATE_BEGUN))
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr("hostagent.cli.update.update_qemu", update)
+    monkeypatch.setattr("hostagent.cli.carry.update_qemu", update)
     assert hostagent(*UPDATE, "--yes").exit_code == 70
     assert hostagent.dismissed == []
     assert HostLock.at(wiring.host_lock_path(hostagent.config())).held_by()  # until the guard has taken over
@@ -259,7 +259,7 @@ def test_the_guard_leaves_when_nothing_is_open(
     def update(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("hostagent.cli.update.update_qemu", update)
+    monkeypatch.setattr("hostagent.cli.carry.update_qemu", update)
     assert hostagent(*UPDATE, "--yes").exit_code != 0
     assert hostagent.dismissed == ["dismissed"]
     assert not HostLock.at(wiring.host_lock_path(hostagent.config())).held_by()

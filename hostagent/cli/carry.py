@@ -1,0 +1,122 @@
+"""From plans to what became of them: shown, refused or asked about, carried out. For every verb that updates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from hostagent.cli import plan_view, words
+from hostagent.cli.common import Call, Change, new_update_id
+from hostagent.cli.progress import Progress
+from hostagent.errors import ExitCode, Failed, Refused, UsageError
+from hostagent.facts import Host
+from hostagent.plan import Plan
+from hostagent.update.host import update_qemu
+from hostagent.update.journal import Outcome
+from hostagent.update.report import UpdateReport, report_of
+
+
+def approve(call: Call, work: Change, plans: Sequence[Plan], named: Collection[str], *, yes: bool) -> int | None:
+    """Show the plans; an exit code when nothing is to be done, None to go on.
+
+    Raises UsageError when there is nobody to ask, Refused when the answer is no.
+    """
+    for plan in plans:
+        call.out.say(*plan_view.plan_parts(plan, named))
+    for plan in plans:
+        if refused := plan_view.refusal(plan, named):
+            call.out.error(refused, plan_view.refusal_json(plan, named))
+            return refused.exit_code
+    updated = [guest for plan in plans for guest in plan.to_update]
+    if not updated:
+        call.out.show(_nothing_done(plans), "Nothing to do.")
+        return ExitCode.DONE
+    if not yes:
+        _confirm(call, work, len(updated), max(guest.budget_seconds for guest in updated))
+    work.signals.check()
+    return None
+
+
+def _confirm(call: Call, work: Change, guests: int, longest: float) -> None:
+    if not call.out.can_ask():
+        raise UsageError(
+            "updating", expected="a terminal to ask on, or --yes", found="neither", hint="nothing was touched"
+        )
+    each = "" if guests == 1 else "each "
+    question = f"Update {words.counted(guests, 'guest')}, {each}paused for at most {words.duration(longest)}?"
+    with work.signals.ordinary():
+        if not call.out.ask(question):
+            raise Refused("updating", found="the answer was no; nothing was touched")
+
+
+def carry_out(call: Call, work: Change, host: Host, plan: Plan) -> UpdateReport | int:
+    """One update; an exit code when a signal ended its rehearsal."""
+    names = {guest.uuid: guest.name for guest in plan.to_update}
+    try:
+        with (
+            work.session.guarded() as ports,
+            Progress(call.out, names, stopping=work.signals.cancelled, live=True) as tell,
+        ):
+            record = update_qemu(
+                ports, host, plan, update_id=new_update_id(), tell=tell, cancelled=work.signals.cancelled
+            )
+    except Failed as failed:  # in the rehearsal: no guest was touched
+        if work.signals.first is None:
+            raise
+        call.out.error(failed)
+        return ExitCode.SIGNAL + work.signals.first
+    return report_of(record)
+
+
+def exit_code(reports: Sequence[UpdateReport], signal: int | None) -> int:
+    """What it ends with: the worst that happened to a guest; a signal counts only if it stopped something."""
+    outcomes = {guest.outcome for report in reports for guest in report.guests}
+    if outcomes & {Outcome.NEEDS_OPERATOR, Outcome.LOST, None}:
+        return ExitCode.NEEDS_OPERATOR
+    if outcomes <= {Outcome.UPDATED}:
+        return ExitCode.DONE
+    return ExitCode.FAILED if signal is None else ExitCode.SIGNAL + signal
+
+
+def verdict(report: UpdateReport, plan: Plan) -> str:
+    """What was done, in a sentence or two."""
+    left_out = ", ".join(guest.name for guest in plan.blocked)
+    return _what_was_done(report) + (f" Left out: {left_out}." if left_out else "")
+
+
+def _what_was_done(report: UpdateReport) -> str:
+    updated = sum(guest.outcome is Outcome.UPDATED for guest in report.guests)
+    whole = words.counted(len(report.guests), "guest")
+    to = report.to.version if report.to else "?"
+    if updated == len(report.guests):
+        return f"{whole} updated to QEMU {to}, RAM kept."
+    waiting = [guest.name for guest in report.guests if guest.outcome is Outcome.NEEDS_OPERATOR]
+    if waiting or report.is_open:
+        return f"{updated} of {whole} updated. A person has to see to the rest; then: hostagent recover"
+    back = f" To bring {'it' if updated == 1 else 'them'} back: hostagent rollback {report.id}" if updated else ""
+    return f"{updated} of {whole} updated.{back}"
+
+
+def _nothing_done(plans: Sequence[Plan]) -> dict[str, object]:
+    to = plans[0].to if plans else None
+    return {
+        "id": None,
+        "component": "qemu",
+        "kind": "update",
+        "outcome": "nothing-to-do",
+        "to": {"name": to.name, "version": str(to.version), "package": to.package} if to else None,
+        "guests": [],
+        "skipped": [entry for plan in plans for entry in skipped(plan)],
+    }
+
+
+def skipped(plan: Plan) -> list[dict[str, object]]:
+    """The guests that were left out, for a program."""
+    return [
+        {"name": guest.name, "uuid": guest.uuid, "blockers": plan_view.blockers_json(guest.blockers)}
+        for guest in plan.blocked
+    ]
+
+
+def result(report: UpdateReport, plan: Plan) -> dict[str, object]:
+    """The report of an update, and whom it left out, for a program."""
+    return {**report.to_json(), "skipped": skipped(plan)}

@@ -1,0 +1,96 @@
+"""hostagent rollback: brings the guests of an update back to the QEMU that each came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
+from hostagent.cli.common import Call, Change, begin, change
+from hostagent.cli.output import sentence
+from hostagent.cli.plan import budget_of
+from hostagent.cli.report_view import report_parts
+from hostagent.cli.verbs import Asked, verb
+from hostagent.errors import UsageError
+from hostagent.plan import Plan
+from hostagent.planning.planner import chosen_guests
+from hostagent.planning.way_back import plan_way_back
+from hostagent.session import require_nothing_open
+from hostagent.update.journal import Outcome, UpdateRecord
+from hostagent.update.order import OrderKind, UpdateOrder
+from hostagent.update.report import UpdateReport
+
+Done = list[tuple[UpdateReport, Plan]]
+
+
+@verb("rollback", example="hostagent rollback --guest web1")
+@click.argument("update", required=False, metavar="[UPDATE]")
+@click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated.")
+@click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rollback(asked: Asked, update: str | None, guests: tuple[str, ...], budget: str | None, *, yes: bool) -> int:
+    """Bring guests back to what they ran on before UPDATE, or before the last one, while they run.
+
+    An update by itself, with all that belongs to one. A guest that has been ended or brought elsewhere since stays
+    as it is. UPDATE is an id as `hostagent status --all` shows it, or the beginning of one.
+    """
+    call = begin(asked)
+    with change(call, "rollback") as work:
+        require_nothing_open(work.session)
+        done = _roll_back(call, work, update, guests, budget_of(call, budget), yes=yes)
+    if isinstance(done, int):
+        return done
+    document = {"updates": [result(report, plan) for report, plan in done]}
+    parts = [part for report, plan in done for part in (*report_parts(report), sentence(verdict(report, plan)))]
+    call.out.show(document, *parts)
+    return exit_code([report for report, _ in done], work.signals.first)
+
+
+def _roll_back(
+    call: Call, work: Change, update: str | None, guests: Sequence[str], budget_seconds: float, *, yes: bool
+) -> Done | int:
+    record = chosen_update(call.updates(), update)
+    host = call.host()
+    order = UpdateOrder.of(record)
+    wanted = {guest.uuid for guest in chosen_guests(host, guests or None)}
+    came_from = {
+        guest.uuid: guest.before
+        for guest in order.guests
+        if guest.uuid in wanted and record.guests[guest.uuid].outcome is Outcome.UPDATED
+    }
+    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds)
+    code = approve(call, work, plans, guests, yes=yes)
+    if code is not None:
+        return code
+    done: Done = []
+    for plan in plans:
+        if plan.to_update and not work.signals.cancelled():
+            report = carry_out(call, work, host, plan)
+            if isinstance(report, int):
+                return report
+            done.append((report, plan))
+    return done
+
+
+def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> UpdateRecord:
+    """The update of that id, or the last that brought a guest somewhere; UsageError when there is none."""
+    moved = [
+        update
+        for update in updates
+        if update.order.get("kind") == OrderKind.UPDATE
+        and any(guest.outcome is Outcome.UPDATED for guest in update.guests.values())
+    ]
+    if wanted is None and moved:
+        return moved[-1]
+    found = [update for update in moved if wanted and update.id.startswith(wanted)]
+    exact = [update for update in found if update.id == wanted]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    there = ", ".join(update.id for update in moved[-5:]) or "none in the journal"
+    raise UsageError(
+        "choosing an update to go back from",
+        expected=f"one that brought a guest to another QEMU: {there}",
+        found=f"{len(found)} that begin with {wanted!r}" if wanted else "none",
+        hint="hostagent status --all",
+    )

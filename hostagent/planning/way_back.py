@@ -1,0 +1,70 @@
+"""The way back: for each guest of an update, the QEMU that it came from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hostagent.facts import Guest, Host, QemuTree
+from hostagent.plan import Blocker, GuestPlan, Plan, Reason, Verdict
+from hostagent.planning.checks import host_blockers
+from hostagent.planning.planner import guest_plan
+
+
+def plan_way_back(
+    host: Host, came_from: Mapping[str, QemuTree | None], went_to: QemuTree, *, budget_seconds: float
+) -> tuple[Plan, ...]:
+    """The plans that bring guests back, one for each QEMU that some of them came from.
+
+    came_from: the guests that an update brought to `went_to`, by uuid, and what each ran on before. A guest that is
+    gone is not in a plan; one that somebody has brought elsewhere since stays there.
+    """
+    guests = {guest.uuid: guest for guest in host.guests}
+    plans: dict[QemuTree, list[GuestPlan]] = {}
+    for uuid, before in came_from.items():
+        guest = guests.get(uuid)
+        if guest is None or before is None:
+            continue
+        there = same_build(before, host.qemu)
+        planned = _planned(guest, there, went_to, budget_seconds) if there else _no_way(guest, before, budget_seconds)
+        plans.setdefault(there or before, []).append(planned)
+    blockers = host_blockers(host)
+    return tuple(Plan("qemu", to, tuple(planned), blockers) for to, planned in plans.items())
+
+
+def same_build(wanted: QemuTree, trees: Sequence[QemuTree]) -> QemuTree | None:
+    """The very QEMU, or another tree of the same package: the system's own is replaced by an upgrade."""
+    if wanted in trees:
+        return wanted
+    return next((tree for tree in trees if tree.package and tree.package == wanted.package), None)
+
+
+def _planned(guest: Guest, to: QemuTree, went_to: QemuTree, budget_seconds: float) -> GuestPlan:
+    planned = guest_plan(guest, to, budget_seconds)
+    elsewhere = guest.qemu is not None and guest.qemu != went_to
+    return _staying(planned, Verdict.MOVED_ON) if elsewhere and planned.verdict is Verdict.UPDATE else planned
+
+
+def _no_way(guest: Guest, before: QemuTree, budget_seconds: float) -> GuestPlan:
+    gone = Blocker(
+        Reason.BINARY,
+        expected=f"QEMU {before.version} ({before.package or before.name}) on this host",
+        found="none of that build",
+        hint="hostagent qemu add, with the packages of that version",
+    )
+    planned = guest_plan(guest, before, budget_seconds)
+    if planned.verdict is Verdict.NOT_RUNNING:
+        return planned
+    return _staying(planned, Verdict.BLOCKED, gone)
+
+
+def _staying(planned: GuestPlan, verdict: Verdict, *more: Blocker) -> GuestPlan:
+    return GuestPlan(
+        name=planned.name,
+        uuid=planned.uuid,
+        verdict=verdict,
+        method=None,
+        technique=None,
+        before=planned.before,
+        blockers=(*planned.blockers, *more),
+        budget_seconds=planned.budget_seconds,
+    )

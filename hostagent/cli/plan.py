@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
 from hostagent.cli import plan_view
 from hostagent.cli.common import Call, begin
+from hostagent.cli.output import sentence
 from hostagent.cli.verbs import Asked, verb
 from hostagent.config import parse_duration
-from hostagent.errors import ExitCode, UsageError
+from hostagent.errors import ExitCode, Failed, UsageError
 from hostagent.facts import Host
 from hostagent.plan import Plan
 from hostagent.planning.planner import choose_tree, plan_qemu
+from hostagent.planning.saved_plan import SavedPlan
+from hostagent.update.files import read_private, replace
 
 BUDGET_LIMIT_SECONDS = 3600.0  # as in the settings
 
@@ -25,10 +29,17 @@ BUDGET_LIMIT_SECONDS = 3600.0  # as in the settings
 class Wish:
     """What `plan` and `update` are both asked."""
 
-    component: str
-    to: str
+    component: str | None
+    to: str | None
     guests: tuple[str, ...]  # none named: all
     budget: str | None
+
+    def whole(self) -> tuple[str, str]:
+        """Component and version; UsageError when one is missing."""
+        if self.component is None or self.to is None:
+            missing = "argument 'COMPONENT'" if self.component is None else "option '--to'"
+            raise UsageError("reading the command line", found=f"Missing {missing}.", hint="hostagent plan --help")
+        return self.component, self.to
 
 
 def planning_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -36,15 +47,15 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(function)
     def gather(
-        asked: Asked, *, component: str, to: str, guests: tuple[str, ...], budget: str | None, **more: Any
+        asked: Asked, *, component: str | None, to: str | None, guests: tuple[str, ...], budget: str | None, **more: Any
     ) -> int:
         return function(asked, Wish(component, to, guests, budget), **more)
 
     decorated: Callable[..., int] = gather
     for decorate in reversed(
         (
-            click.argument("component", type=click.Choice(["qemu"])),
-            click.option("--to", required=True, metavar="VERSION", help="Version, or name of a tree (qemu list)."),
+            click.argument("component", required=False, type=click.Choice(["qemu"])),
+            click.option("--to", metavar="VERSION", help="Version, or name of a tree (qemu list)."),
             click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated."),
             click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms."),
         )
@@ -55,8 +66,9 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
+    _, to = wish.whole()
     seconds = budget_of(call, wish.budget)
-    return plan_qemu(host, choose_tree(host.qemu, wish.to), wish.guests or None, budget_seconds=seconds)
+    return plan_qemu(host, choose_tree(host.qemu, to), wish.guests or None, budget_seconds=seconds)
 
 
 def budget_of(call: Call, text: str | None) -> float:
@@ -69,14 +81,30 @@ def budget_of(call: Call, text: str | None) -> float:
     return seconds
 
 
-@verb("plan", example="hostagent plan qemu --to 10.0 --guest web1")
+@verb("plan", example="hostagent plan qemu --to 10.0 --guest web1 --save web1.plan")
 @planning_options
-def plan(asked: Asked, wish: Wish) -> int:
+@click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Keep it for: hostagent update --plan")
+def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
     """See what an update of COMPONENT would do to each guest; changes nothing.
 
-    Ends with exit code 3 when the update would be refused.
+    Ends with exit code 3 when the update would be refused; such a plan is not saved.
     """
+    wish.whole()
     call = begin(asked)
-    made = make_plan(call, call.host(), wish)
-    call.out.show(plan_view.plan_json(made), *plan_view.plan_parts(made, wish.guests))
-    return ExitCode.REFUSED if plan_view.refusal(made, wish.guests) else ExitCode.DONE
+    host = call.host()
+    made = make_plan(call, host, wish)
+    refused = plan_view.refusal(made, wish.guests)
+    parts = plan_view.plan_parts(made, wish.guests)
+    if save is not None and not refused:
+        replace(save, SavedPlan.of(host, made.to, wish.guests, budget_of(call, wish.budget)).written())
+        parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
+    call.out.show(plan_view.plan_json(made), *parts)
+    return ExitCode.REFUSED if refused else ExitCode.DONE
+
+
+def saved_plan(path: Path) -> SavedPlan:
+    """The plan in a file; UsageError when there is none."""
+    try:
+        return SavedPlan.read(str(path), read_private(path))
+    except Failed as error:
+        raise UsageError(f"reading the plan {path}", found=error.found, hint="hostagent plan --save") from error

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
 from hostagent.cli.common import Call, Change, begin, change
 from hostagent.cli.output import sentence
-from hostagent.cli.plan import Wish, make_plan, planning_options
+from hostagent.cli.plan import Wish, make_plan, planning_options, saved_plan
 from hostagent.cli.report_view import report_parts
 from hostagent.cli.verbs import Asked, verb
+from hostagent.errors import Refused, UsageError
+from hostagent.facts import Host
 from hostagent.plan import Plan
+from hostagent.planning.planner import choose_tree, plan_qemu
+from hostagent.planning.saved_plan import SavedPlan
 from hostagent.session import require_nothing_open
 from hostagent.update.report import UpdateReport
 
 
 @verb("update", example="hostagent update qemu --to 10.0 --guest web1 --guest db9 --budget 10s")
 @planning_options
+@click.option("--plan", "saved", metavar="FILE", type=click.Path(path_type=Path), help="Carry out a saved plan.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def update(asked: Asked, wish: Wish, *, yes: bool) -> int:
+def update(asked: Asked, wish: Wish, *, saved: Path | None, yes: bool) -> int:
     """Bring guests onto another version of COMPONENT while they run, their RAM kept.
 
     All guests, unless some are named; those that cannot be updated are left out, and said. Ctrl-C stops it where
-    that is safe: a guest that has not been resumed under the new version goes on as before.
+    that is safe: a guest that has not been resumed under the new version goes on as before. A saved plan is carried
+    out only if the host and its guests are as they were when it was saved.
     """
+    if saved is None:
+        wish.whole()
+    elif wish != Wish(None, None, (), None):
+        raise UsageError("reading the command line", expected="--plan FILE alone, or a wish in words", found="both")
     call = begin(asked)
-    with change(call, f"update {wish.component}") as work:
-        done = _update(call, work, wish, yes=yes)
+    approved = saved_plan(saved) if saved else None
+    with change(call, "update qemu") as work:
+        done = _update(call, work, wish, approved, yes=yes)
     if isinstance(done, int):
         return done
     report, plan = done  # told with the host no longer held
@@ -34,12 +47,33 @@ def update(asked: Asked, wish: Wish, *, yes: bool) -> int:
     return exit_code([report], work.signals.first)
 
 
-def _update(call: Call, work: Change, wish: Wish, *, yes: bool) -> tuple[UpdateReport, Plan] | int:
+def _update(
+    call: Call, work: Change, wish: Wish, approved: SavedPlan | None, *, yes: bool
+) -> tuple[UpdateReport, Plan] | int:
     require_nothing_open(work.session)
     host = call.host()
-    plan = make_plan(call, host, wish)
-    code = approve(call, work, [plan], wish.guests, yes=yes)
+    if approved is not None:
+        _require_the_same(approved, host)
+    plan = make_plan(call, host, wish) if approved is None else _planned_again(approved, host)
+    code = approve(call, work, [plan], approved.guests if approved else wish.guests, yes=yes)
     if code is not None:
         return code
     report = carry_out(call, work, host, plan)
     return report if isinstance(report, int) else (report, plan)
+
+
+def _planned_again(approved: SavedPlan, host: Host) -> Plan:
+    to = choose_tree(host.qemu, approved.to)
+    return plan_qemu(host, to, approved.guests or None, budget_seconds=approved.budget_seconds)
+
+
+def _require_the_same(approved: SavedPlan, host: Host) -> None:
+    """Raises Refused, with what has changed, unless the facts are those that the plan was made from."""
+    changes = approved.changes(host)
+    if changes:
+        raise Refused(
+            "carrying out a saved plan",
+            expected="host and guests as they were when it was saved",
+            found="; ".join(changes),
+            hint="plan again",
+        )

@@ -1,10 +1,6 @@
 """Facts in, plan out: what an update would do to each guest, and every reason why not more. Pure."""
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
-from enum import Enum
 
 from hostagent.errors import UsageError
 from hostagent.facts import Guest, Host, QemuTree
@@ -94,24 +90,3 @@ def _unclear(wanted: str, trees: Sequence[QemuTree], found: str) -> UsageError:
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(sorted(words)) or "none"
-
-
-def facts_digest(host: Host, guests: Sequence[str] | None) -> str:
-    """SHA-256 over what a plan for these guests rests on: it changes when the plan might.
-
-    Left out is what comes and goes by itself: libvirt's clients, and other guests than those named.
-    """
-    seen = dataclasses.replace(host, guests=chosen_guests(host, guests), libvirt_clients=0)
-    text = json.dumps(_plain(seen), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: object) -> object:
-    """Dataclasses as JSON can hold them; sets in order."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, frozenset | set):
-        return sorted(str(item) for item in value)
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value.value if isinstance(value, Enum) else value

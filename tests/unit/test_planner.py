@@ -1,15 +1,12 @@
 """Facts in, plan out."""
 
-import dataclasses
-from typing import Any
-
 import pytest
 from sampled import TREE, guest, host
 
 from hostagent.errors import UsageError
 from hostagent.facts import GuestState, QemuTree, Version
 from hostagent.plan import Method, Reason, Technique, Verdict
-from hostagent.planning.planner import choose_tree, facts_digest, plan_qemu
+from hostagent.planning.planner import choose_tree, plan_qemu
 
 NEW = QemuTree("10.0.2+ds-2", Version(10, 0, 2), "1:10.0.2+ds-2", "/var/lib/hostagent/qemu/10.0.2/usr/bin/q")
 
@@ -146,44 +143,3 @@ def test_no_tree_or_several(trees: tuple[QemuTree, ...], wanted: str, message: s
         choose_tree(trees, wanted)
     assert str(caught.value).startswith(message)
     assert caught.value.hint
-
-
-# -- what a plan rests on
-
-
-def test_the_digest_is_that_of_the_facts() -> None:
-    assert facts_digest(host(), None) == facts_digest(host(), None)
-    assert len(facts_digest(host(), None)) == 64
-    odd = guest(state_reason="\udcff", job="é")  # bytes that are no UTF-8, as surrogateescape reads them
-    assert facts_digest(host(guests=(odd,)), None) != facts_digest(host(), None)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"state": GuestState.PAUSED_BY_OWNER},
-        {"domain_id": 6},
-        {"qemu": NEW},
-        {"job": "a job"},
-        {"ram_files": ()},
-        {"drift": (dataclasses.replace(guest("hot-nic").drift[0]),)},
-        {"process": None},
-        {"definition": guest("tuned").definition},
-    ],
-)
-def test_the_digest_changes_with_a_guest(changed: dict[str, Any]) -> None:
-    assert facts_digest(host(guests=(guest(**changed),)), None) != facts_digest(host(), None)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{"boot_id": "c"}, {"libvirt": Version(11, 3)}, {"qemu": (TREE, NEW)}, {"lock_manager": "lockd"}],
-)
-def test_the_digest_changes_with_the_host(changed: dict[str, Any]) -> None:
-    assert facts_digest(host(**changed), None) != facts_digest(host(), None)
-
-
-def test_the_digest_leaves_out_what_comes_and_goes() -> None:
-    assert facts_digest(host(libvirt_clients=3), None) == facts_digest(host(), None)
-    neighbours = host(guests=(guest(), guest("pc-plain")))
-    assert facts_digest(neighbours, ["q35-rich"]) == facts_digest(host(), ["q35-rich"])

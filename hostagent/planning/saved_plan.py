@@ -1,0 +1,114 @@
+"""A plan in a file, approved now and carried out later, if the facts that it rests on are still the same. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hostagent.errors import UsageError
+from hostagent.facts import Host, QemuTree
+from hostagent.planning.planner import chosen_guests
+
+_NAMED = 8  # of what has changed; more say no more
+
+
+class SavedPlan(BaseModel):
+    """What was asked, and all that was seen as it was approved."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    component: Literal["qemu"] = "qemu"
+    to: str  # the tree's name
+    guests: tuple[str, ...]  # none named: all
+    budget_seconds: float
+    facts: dict[str, object]
+
+    @classmethod
+    def of(cls, host: Host, to: QemuTree, guests: Sequence[str], budget_seconds: float) -> SavedPlan:
+        """What was planned on this host."""
+        return cls(
+            to=to.name, guests=tuple(guests), budget_seconds=budget_seconds, facts=facts_of(host, guests or None)
+        )
+
+    @classmethod
+    def read(cls, name: str, data: bytes) -> SavedPlan:
+        """What is in a file of that name; UsageError when it is no plan of this format."""
+        try:
+            return cls.model_validate(json.loads(data))
+        except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
+            raise UsageError(
+                f"reading the plan {name}",
+                expected="what hostagent plan --save wrote",
+                found=_what_is_wrong(error),
+                hint="save it again",
+            ) from error
+
+    def written(self) -> bytes:
+        """As a file holds it."""
+        return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
+
+    def changes(self, host: Host) -> tuple[str, ...]:
+        """What is not as it was when the plan was saved, each in words; () when it still holds."""
+        known = {guest.name for guest in host.guests}
+        gone = tuple(f"guest {name}: gone" for name in self.guests if name not in known)
+        found = gone or tuple(_differences(self.facts, facts_of(host, self.guests or None), ()))
+        left = len(found) - _NAMED
+        return (*found[:_NAMED], *([f"and {left} more"] if left > 0 else []))
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
+    return "no JSON"
+
+
+def facts_of(host: Host, guests: Sequence[str] | None) -> dict[str, object]:
+    """What a plan for these guests rests on, as JSON can hold it; guests by name.
+
+    Left out is what comes and goes by itself: libvirt's clients, and other guests than those named.
+    """
+    plain = _plain(dataclasses.replace(host, guests=(), libvirt_clients=0))
+    assert isinstance(plain, dict)  # noqa: S101 - a dataclass
+    chosen = {guest.name: _plain(guest) for guest in chosen_guests(host, guests)}
+    # As it will be read back: tuples as lists, keys as text.
+    facts: dict[str, object] = json.loads(json.dumps({**plain, "guests": chosen}))
+    return facts
+
+
+def _plain(value: object) -> object:
+    """Dataclasses as JSON can hold them; sets in order."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, frozenset | set):
+        return sorted(str(item) for item in value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _differences(then: object, now: object, path: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*then, *now)):
+            yield from _differences(then.get(key), now.get(key), (*path, str(key)))
+    elif then != now:
+        yield f"{_place(path)}: {_short(then)} then, {_short(now)} now"
+
+
+def _place(path: tuple[str, ...]) -> str:
+    if path[:1] == ("guests",) and len(path) > 1:
+        return " ".join(["guest", path[1], *path[2:]])
+    return " ".join(["host", *path])
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+    if value is None or value in ("", [], {}):
+        return "none"
+    return text if len(text) <= 60 else f"{text[:57]}..."

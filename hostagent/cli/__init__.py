@@ -23,6 +23,7 @@ _VERBS = {
     "update": ("hostagent.cli.update:update", "Bring guests onto another version while they run, their RAM kept."),
     "rollback": ("hostagent.cli.rollback:rollback", "Bring the guests of an update back to where they were."),
     "status": ("hostagent.cli.status:status", "See what became of updates, and whether one is open."),
+    "history": ("hostagent.cli.history:history", "See every update of this host, or one step by step."),
     "recover": ("hostagent.cli.recover:recover", "Finish or undo what an interrupted update left open."),
     "metrics": ("hostagent.cli.metrics:metrics", "Print all metrics in Prometheus' text format."),
     "setup": ("hostagent.cli.setup:setup", "Give this host what in-place updates need, or take it away again."),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol, TypeVar
 
 from hostagent import wiring
 from hostagent.cli.output import Output, log_to_stderr
@@ -82,3 +83,17 @@ def change(call: Call, doing: str) -> Iterator[Change]:
 def new_update_id() -> str:
     """Readable, sorts by time, never twice the same: 20261122-054501-ab12cd34."""
     return f"{datetime.fromtimestamp(wiring.now(), UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Update = TypeVar("Update", bound=_HasId)
+
+
+def of_id(updates: Sequence[Update], wanted: str) -> list[Update]:
+    """The update of that id, or else those whose ids begin with it."""
+    exact = [update for update in updates if update.id == wanted]
+    return exact or [update for update in updates if update.id.startswith(wanted)]

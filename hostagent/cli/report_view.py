@@ -21,7 +21,7 @@ _COLUMNS = (
     Column("QEMU"),
     Column("outcome"),
 )
-_LOOKS = {
+OUTCOME_LOOKS = {
     Outcome.UPDATED: "good",
     Outcome.ROLLED_BACK: "wait",
     Outcome.GONE: "wait",
@@ -51,8 +51,8 @@ def _headline(update: UpdateReport) -> str:
     to = f" to {update.to.version}" if update.to else ""
     begun = f"{what} {update.id}: {update.component}{to}, begun {words.moment(update.begun)}"
     if update.ended is None:
-        return f"{begun}, {_plainly(update.standing)}"
-    return f"{begun}, {_plainly(update.standing)} after {words.duration(update.ended - update.begun)}"
+        return f"{begun}, {plainly(update.standing)}"
+    return f"{begun}, {plainly(update.standing)} after {words.duration(update.ended - update.begun)}"
 
 
 def _row(guest: GuestReport) -> Sequence[str | Cell]:
@@ -66,7 +66,7 @@ def _row(guest: GuestReport) -> Sequence[str | Cell]:
         words.offset(clock.after),
         words.offset(clock.synced, clock.bound),
         _qemu(guest),
-        Cell(_plainly(guest.outcome or OPEN), _LOOKS[guest.outcome] if guest.outcome else "wait"),
+        Cell(plainly(guest.outcome or OPEN), OUTCOME_LOOKS[guest.outcome] if guest.outcome else "wait"),
     )
 
 
@@ -97,5 +97,6 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
     return found
 
 
-def _plainly(outcome: str) -> str:
+def plainly(outcome: str) -> str:
+    """An outcome as people write it."""
     return outcome.replace("-", " ")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
-from hostagent.cli.common import Call, Change, begin, change
+from hostagent.cli.common import Call, Change, begin, change, of_id
 from hostagent.cli.output import sentence
 from hostagent.cli.plan import budget_of
 from hostagent.cli.report_view import report_parts
@@ -83,10 +83,9 @@ def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> Update
     ]
     if wanted is None and moved:
         return moved[-1]
-    found = [update for update in moved if wanted and update.id.startswith(wanted)]
-    exact = [update for update in found if update.id == wanted]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
+    found = of_id(moved, wanted) if wanted else []
+    if len(found) == 1:
+        return found[0]
     there = ", ".join(update.id for update in moved[-5:]) or "none in the journal"
     raise UsageError(
         "choosing an update to go back from",

@@ -78,6 +78,10 @@ class QemuTree:
     package: str  # the distribution's full version string, or "" when unknown
     emulator: str  # path of qemu-system-x86_64
 
+    def is_build_of(self, other: Self) -> bool:
+        """Whether both are the same build, wherever it lies."""
+        return self == other or bool(self.package and self.package == other.package)
+
 
 @dataclass(frozen=True)
 class QemuProcess:

@@ -9,10 +9,12 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
+
+import psutil
 
 from hostagent.errors import Failed
 
@@ -104,6 +106,13 @@ def start(
         pass_fds=pass_fds,
         new_session=new_session,
     )
+
+
+def executables() -> Iterator[tuple[int, str]]:
+    """Every process that runs a file: its pid, and the file's path."""
+    for process in psutil.process_iter(["exe"]):
+        if process.info["exe"]:
+            yield process.pid, process.info["exe"]
 
 
 def _spawn(

@@ -6,10 +6,12 @@ from collections.abc import Collection, Sequence
 
 from hostagent.cli import plan_view, words
 from hostagent.cli.common import Call, Change, new_update_id
+from hostagent.cli.output import sentence
 from hostagent.cli.progress import Progress
-from hostagent.errors import ExitCode, Failed, Refused, UsageError
+from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
 from hostagent.facts import Host
 from hostagent.plan import Plan
+from hostagent.trees import qemu_trees
 from hostagent.update.host import update_qemu
 from hostagent.update.journal import Outcome
 from hostagent.update.report import UpdateReport, report_of
@@ -51,6 +53,7 @@ def _confirm(call: Call, work: Change, guests: int, longest: float) -> None:
 def carry_out(call: Call, work: Change, host: Host, plan: Plan) -> UpdateReport | int:
     """One update; an exit code when a signal ended its rehearsal."""
     names = {guest.uuid: guest.name for guest in plan.to_update}
+    _keep_the_way_back(call, plan)
     try:
         with (
             work.session.guarded() as ports,
@@ -65,6 +68,15 @@ def carry_out(call: Call, work: Change, host: Host, plan: Plan) -> UpdateReport 
         call.out.error(failed)
         return ExitCode.SIGNAL + work.signals.first
     return report_of(record)
+
+
+def _keep_the_way_back(call: Call, plan: Plan) -> None:
+    """The system's own QEMU is gone with its next upgrade; guests that leave it may have to come back."""
+    if any(guest.before and guest.before.name == qemu_trees.SYSTEM for guest in plan.to_update):
+        try:
+            qemu_trees.keep(call.config.paths.state, call.config.paths.system_emulator)
+        except HostagentError as error:
+            call.out.say(sentence(f"The system's own QEMU is not kept for a way back: {error}", "wait"))
 
 
 def exit_code(reports: Sequence[UpdateReport], signal: int | None) -> int:

@@ -20,6 +20,7 @@ from hostagent.facts import Host
 from hostagent.plan import Plan
 from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
+from hostagent.trees.qemu_trees import SYSTEM
 from hostagent.update.files import read_private, replace
 
 BUDGET_LIMIT_SECONDS = 3600.0  # as in the settings
@@ -34,12 +35,12 @@ class Wish:
     guests: tuple[str, ...]  # none named: all
     budget: str | None
 
-    def whole(self) -> tuple[str, str]:
-        """Component and version; UsageError when one is missing."""
-        if self.component is None or self.to is None:
-            missing = "argument 'COMPONENT'" if self.component is None else "option '--to'"
-            raise UsageError("reading the command line", found=f"Missing {missing}.", hint="hostagent plan --help")
-        return self.component, self.to
+    def require_component(self) -> None:
+        """Raises UsageError when nobody said what is to be updated."""
+        if self.component is None:
+            raise UsageError(
+                "reading the command line", found="Missing argument 'COMPONENT'.", hint="hostagent plan --help"
+            )
 
 
 def planning_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -55,7 +56,7 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
     for decorate in reversed(
         (
             click.argument("component", required=False, type=click.Choice(["qemu"])),
-            click.option("--to", metavar="VERSION", help="Version, or name of a tree (qemu list)."),
+            click.option("--to", metavar="VERSION", help="Version, or name of a tree; the system's own if not given."),
             click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated."),
             click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms."),
         )
@@ -66,9 +67,8 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
-    _, to = wish.whole()
     seconds = budget_of(call, wish.budget)
-    return plan_qemu(host, choose_tree(host.qemu, to), wish.guests or None, budget_seconds=seconds)
+    return plan_qemu(host, choose_tree(host.qemu, wish.to or SYSTEM), wish.guests or None, budget_seconds=seconds)
 
 
 def budget_of(call: Call, text: str | None) -> float:
@@ -89,7 +89,7 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
 
     Ends with exit code 3 when the update would be refused; such a plan is not saved.
     """
-    wish.whole()
+    wish.require_component()
     call = begin(asked)
     host = call.host()
     made = make_plan(call, host, wish)

@@ -12,13 +12,16 @@ from hostagent.cli.common import Call, begin, change
 from hostagent.cli.inspect import tree_json, tree_words
 from hostagent.cli.output import Column, indented, sentence, table
 from hostagent.cli.verbs import Asked, Verbs, verb
-from hostagent.errors import ExitCode, HostagentError
-from hostagent.facts import QemuTree
+from hostagent.errors import ExitCode, HostagentError, Refused
+from hostagent.facts import Guest, QemuTree
+from hostagent.session import require_nothing_open
 from hostagent.trees import qemu_trees
 
 _PLACES = {
     "add": ("hostagent.cli.qemu:add", "Add a version, from Debian packages or a directory."),
+    "keep": ("hostagent.cli.qemu:keep", "Keep the system's own as it is now, beside what replaces it."),
     "list": ("hostagent.cli.qemu:list_trees", "List the versions there are."),
+    "remove": ("hostagent.cli.qemu:remove", "Remove a version that no guest uses."),
 }
 
 
@@ -40,6 +43,40 @@ def add(asked: Asked, sources: tuple[Path, ...]) -> int:
     next_step = f"See what it would do: hostagent plan qemu --to {tree.name}"
     call.out.show(tree_json(tree), sentence(f"QEMU {tree_words(tree)}, is ready."), sentence(next_step))
     return ExitCode.DONE
+
+
+@verb("keep", example="hostagent qemu keep")
+def keep(asked: Asked) -> int:
+    """Keep the system's own QEMU as it is installed now: before an upgrade, so that there is a way back.
+
+    An update keeps it by itself. Nothing is done when it is kept already.
+    """
+    call = begin(asked)
+    with change(call, "qemu keep") as work, work.signals.ordinary():
+        tree = qemu_trees.keep(call.config.paths.state, call.config.paths.system_emulator)
+    call.out.show(tree_json(tree), sentence(f"QEMU {tree_words(tree)}, is kept."))
+    return ExitCode.DONE
+
+
+@verb("remove", example="hostagent qemu remove 10.0.2+ds-2")
+@click.argument("name", metavar="NAME")
+def remove(asked: Asked, name: str) -> int:
+    """Remove a QEMU of `hostagent qemu list`; refused while a guest runs, or is defined to run, on it."""
+    call = begin(asked)
+    with change(call, "qemu remove") as work:
+        require_nothing_open(work.session)
+        tree = next((tree for tree in wiring.trees_of(call.config) if tree.name == name), None)
+        users = [guest.name for guest in call.host().guests if tree and tree_is_used(guest, tree)]
+        if users:
+            raise Refused(f"removing QEMU {name}", expected="no guest that uses it", found=", ".join(users))
+        qemu_trees.remove(name, state=call.config.paths.state)
+    call.out.show({"removed": name}, sentence(f"QEMU {name} is removed."))
+    return ExitCode.DONE
+
+
+def tree_is_used(guest: Guest, tree: QemuTree) -> bool:
+    """Whether a guest runs on a QEMU, or would be started on it."""
+    return guest.qemu == tree or guest.definition.emulator == tree.emulator
 
 
 @verb("list", example="hostagent qemu list")

@@ -26,6 +26,7 @@ from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.surroundings import PROC
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.record_shape import pid_file_name
+from hostagent.trees.qemu_trees import banner, tree_of
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ class LibvirtApi:
         self._trees = trees
         self._worker: Worker | None = None
         self._connection: libvirt.virConnect | None = None
+        self._builds: dict[int, tuple[int, str]] = {}  # pid -> its start, and the package it was started from
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
 
     # -- facts -----------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ class LibvirtApi:
             autostart=autostart,
             definition=definition,
             process=process,
-            qemu=_tree_of(process, trees),
+            qemu=self._tree_of(process, trees),
             ram_files=_ram_files(line) if line else (),
             drift=changed_since_boot(xml, line) if line else (),
             job=self._job(domain, xml) if state.active else "",
@@ -167,6 +169,17 @@ class LibvirtApi:
         if uuid not in argv:
             return None
         return QemuProcess(pid, started, exe.removesuffix(" (deleted)"), exe.endswith(" (deleted)"), argv)
+
+    def _tree_of(self, process: QemuProcess | None, trees: tuple[QemuTree, ...]) -> QemuTree | None:
+        """The tree that it runs from; for a binary that an upgrade has deleted, a tree of the same build."""
+        if process is None:
+            return None
+        if not process.exe_deleted:
+            return tree_of(process.exe, trees)
+        known = self._builds.get(process.pid)
+        if known is None or known[0] != process.start_ticks:
+            known = self._builds[process.pid] = (process.start_ticks, _build_of(process))
+        return next((tree for tree in trees if known[1] and tree.package == known[1]), None)
 
     def _job(self, domain: libvirt.virDomain, xml: str) -> str:
         def look() -> str:
@@ -369,13 +382,16 @@ def _is_broken(error: Any) -> bool:
     } and (error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE})
 
 
-def _tree_of(process: QemuProcess | None, trees: tuple[QemuTree, ...]) -> QemuTree | None:
-    if process is None or process.exe_deleted:
-        return None
-    for tree in trees:
-        if os.path.realpath(tree.emulator) == process.exe:
-            return tree
-    return None
+def _build_of(process: QemuProcess) -> str:
+    """The package of a QEMU whose file is gone: the kernel still has it, and it can be asked. "" when it cannot."""
+    exe = PROC / str(process.pid) / "exe"
+    try:
+        seen = exe.stat()
+        if seen.st_uid != 0 or seen.st_mode & 0o022:
+            return ""  # a program that others could write is not run as root
+        return banner(exe)[1]
+    except (OSError, HostagentError):
+        return ""
 
 
 def _ram_files(line: CommandLine) -> tuple[RamFile, ...]:

@@ -47,9 +47,10 @@ class RehearsalGuest:
     disks: tuple[PlaceholderDisk, ...]
 
 
-def rehearsal_xml(live_xml: str, name: str, uuid: str, workdir: str) -> RehearsalGuest:
+def rehearsal_xml(live_xml: str, name: str, uuid: str, workdir: str, emulator: str = "") -> RehearsalGuest:
     """A transient guest of the same shape as the live one, with every file of its own below workdir.
 
+    emulator: what it is started on, where the live one's path holds another build by now.
     The folder must be reachable for the QEMU user, and take O_DIRECT if a disk of the guest asks for it.
     """
     root = parse(live_xml)
@@ -63,7 +64,10 @@ def rehearsal_xml(live_xml: str, name: str, uuid: str, workdir: str) -> Rehearsa
         for vcpu in root.iterfind(tag):
             vcpu.attrib.pop("cpuset", None)
     _plain_start(root)
-    disks = tuple(_reshape_devices(_child(root, "devices"), PurePosixPath(workdir)))
+    devices = _child(root, "devices")
+    if emulator:
+        _set(devices, "emulator", emulator)
+    disks = tuple(_reshape_devices(devices, PurePosixPath(workdir)))
     return RehearsalGuest(ElementTree.tostring(root, encoding="unicode"), disks)
 
 

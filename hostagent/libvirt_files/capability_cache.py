@@ -93,20 +93,22 @@ def flags_blocker(
     before: CapabilityCache,
     after: CapabilityCache,
     capability_filters: Sequence[str],
+    replaced: bool = False,
 ) -> Blocker | None:
     """Why the flags of ``after`` may not be recorded for this guest as they are, or None.
 
     ``before`` is the cache of the binary that runs the guest: that libvirt recorded just that shows that it
-    would record just ``after`` for the new one. ``capability_filters`` is what qemu.conf says.
+    would record just ``after`` for the new one. ``capability_filters`` is what qemu.conf says. ``replaced``: another
+    build lies where that binary was, and ``before`` is of the same build elsewhere.
     """
+    if not replaced and before.emulator != record.emulator:
+        return Blocker(Reason.BINARY, f"capabilities of {record.emulator}", f"those of {before.emulator}")
     return next(_flags_blockers(record, before, after, capability_filters), None)
 
 
 def _flags_blockers(
     record: RuntimeRecord, before: CapabilityCache, after: CapabilityCache, filters: Sequence[str]
 ) -> Iterator[Blocker]:
-    if before.emulator != record.emulator:
-        yield Blocker(Reason.BINARY, f"capabilities of {record.emulator}", f"those of {before.emulator}")
     if (before.libvirt, before.libvirt_ctime) != (after.libvirt, after.libvirt_ctime):
         found = f"libvirt {before.libvirt} and {after.libvirt}, or two builds of one"
         hint = f"virsh domcapabilities --emulatorbin {after.emulator}"

@@ -68,7 +68,7 @@ def binary(guest: Guest) -> Found:
         Reason.BINARY,
         "a QEMU that is installed on the host",
         f"{guest.process.exe}{deleted}",
-        f"keep the version it runs as a tree on the host, or {_RESTART}",
+        f"add the packages of the version that it runs (hostagent qemu add), or {_RESTART}",
     )
 
 

@@ -35,7 +35,7 @@ def guest_plan(guest: Guest, to: QemuTree, budget_seconds: float) -> GuestPlan:
     verdict, blockers = Verdict.UPDATE, guest_blockers(guest)
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()
-    elif guest.qemu == to:
+    elif guest.qemu is not None and guest.qemu.is_build_of(to):
         verdict, blockers = Verdict.UP_TO_DATE, ()
     elif blockers:
         verdict = Verdict.BLOCKED
@@ -58,12 +58,21 @@ def choose_tree(trees: Sequence[QemuTree], wanted: str) -> QemuTree:
     UsageError that names what there is when none or several fit.
     """
     for fits in (_has_name, _has_version, _has_version_prefix):
-        found = [tree for tree in trees if fits(tree, wanted)]
+        found = _each_build_once([tree for tree in trees if fits(tree, wanted)])
         if len(found) == 1:
             return found[0]
         if found:
             raise _unclear(wanted, found, f"{wanted!r}, which is {len(found)} of them")
     raise _unclear(wanted, trees, repr(wanted))
+
+
+def _each_build_once(trees: Sequence[QemuTree]) -> list[QemuTree]:
+    """The system's own comes first, before a tree that was kept of it."""
+    found: list[QemuTree] = []
+    for tree in trees:
+        if not any(tree.is_build_of(other) for other in found):
+            found.append(tree)
+    return found
 
 
 def _has_name(tree: QemuTree, wanted: str) -> bool:

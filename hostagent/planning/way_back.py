@@ -35,12 +35,12 @@ def same_build(wanted: QemuTree, trees: Sequence[QemuTree]) -> QemuTree | None:
     """The very QEMU, or another tree of the same package: the system's own is replaced by an upgrade."""
     if wanted in trees:
         return wanted
-    return next((tree for tree in trees if tree.package and tree.package == wanted.package), None)
+    return next((tree for tree in trees if tree.is_build_of(wanted)), None)
 
 
 def _planned(guest: Guest, to: QemuTree, went_to: QemuTree, budget_seconds: float) -> GuestPlan:
     planned = guest_plan(guest, to, budget_seconds)
-    elsewhere = guest.qemu is not None and guest.qemu != went_to
+    elsewhere = guest.qemu is not None and not guest.qemu.is_build_of(went_to)
     return _staying(planned, Verdict.MOVED_ON) if elsewhere and planned.verdict is Verdict.UPDATE else planned
 
 

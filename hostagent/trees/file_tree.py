@@ -42,6 +42,18 @@ def copy(doing: str, source: Path, target: Path, *, skip: Collection[Path] = ())
             raise Refused(doing, expected=f"{place} to be a file, folder or link", found="something else")
 
 
+def take(doing: str, path: Path, made: Path) -> None:
+    """Copy one file or link, which is not followed; Refused when it is neither."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        made.symlink_to(path.readlink())
+    elif stat.S_ISREG(mode):
+        _copy_file(path, made, 0o755 if mode & 0o111 else 0o644)
+    else:
+        raise Refused(doing, expected=f"{path} to be a file or a link", found="something else")
+
+
 def digest(tree: Path) -> str:
     """SHA-256 over names, kinds and contents: the same for the same tree, whatever its times and owners."""
     whole = hashlib.sha256()

@@ -47,6 +47,7 @@ _NOT_COPIED = {
     *(Path("usr/share") / name for name in ("doc", "man", "lintian")),
     *(_BUNDLE, Path(RECORD)),  # made anew here
 }
+_DOCUMENTATION = ("/usr/share/doc", "/usr/share/man", "/usr/share/lintian")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,127}")
 _PROBE_SECONDS = 30.0
 _ROOT = Path("/")
@@ -85,11 +86,50 @@ def add(sources: Sequence[Path], *, state: Path) -> QemuTree:
         raise Failed(doing, found=f"{error.filename or ''}: {error.strerror or error}") from error
 
 
+def keep(state: Path, system_emulator: Path) -> QemuTree:
+    """A tree of the system's own QEMU as it is installed now, so that there is a way back once it has been upgraded.
+
+    Made of the files of its package and of the others from the same source. Raises Refused where dpkg does not know
+    the emulator.
+    """
+    doing = f"keeping {system_emulator}"
+    _, package = banner(system_emulator)
+    for tree in list_trees(state, Path("/none")) if package else ():
+        if tree.package == package:
+            return tree
+    files = _files_of_source(doing, system_emulator)
+    try:
+        with _workshop(state) as folder:
+            gathered = folder / "installed"
+            for path in files:
+                file_tree.take(doing, path, gathered / path.relative_to(_ROOT))
+            return _make(doing, [gathered], _trees_folder(state), folder)
+    except OSError as error:
+        raise Failed(doing, found=f"{error.filename or ''}: {error.strerror or error}") from error
+
+
+def remove(name: str, *, state: Path) -> None:
+    """Take a tree away; that nobody runs or is defined to run on it, the caller knows.
+
+    Raises UsageError when there is no such tree, Refused when a process runs from it.
+    """
+    tree = _trees_folder(state) / name
+    if name == SYSTEM or _NAME.fullmatch(name) is None or not (tree / RECORD).is_file():
+        there = ", ".join(path.parent.name for path in sorted(_trees_folder(state).glob(f"*/{RECORD}"))) or "none"
+        hint = "the system's own is apt's to remove" if name == SYSTEM else "hostagent qemu list"
+        raise UsageError(f"removing QEMU {name!r}", expected=f"one of {there}", found=repr(name), hint=hint)
+    running = [str(pid) for pid, exe in processes.executables() if Path(exe).is_relative_to(tree.resolve())]
+    if running:
+        raise Refused(f"removing QEMU {name}", expected="no process of it", found=f"pid {', '.join(running)}")
+    with _workshop(state) as folder:
+        tree.rename(folder / "removed")
+
+
 def list_trees(state: Path, system_emulator: Path) -> tuple[QemuTree, ...]:
     """Every QEMU on this host, the system's own first if there is one; runs the system's once to ask it."""
     trees = []
     if system_emulator.is_file():
-        version, package = _banner(system_emulator)
+        version, package = banner(system_emulator)
         trees.append(QemuTree(SYSTEM, version, package or _installed_package(system_emulator), str(system_emulator)))
     folder = _trees_folder(state)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -111,6 +151,25 @@ def tree_of(exe: str, trees: Sequence[QemuTree]) -> QemuTree | None:
 
 def _trees_folder(state: Path) -> Path:
     return state / "qemu"
+
+
+def _files_of_source(doing: str, emulator: Path) -> list[Path]:
+    """The installed files, outside of documentation, of all packages built from the emulator's source."""
+
+    def ask(*words: str) -> list[str]:
+        return processes.run(["dpkg-query", *words], within_seconds=_PROBE_SECONDS).stdout.splitlines()
+
+    try:
+        owner = ask("-S", str(emulator))[0].split(": ")[0]
+        (source,) = ask("-W", "-f=${source:Package} ${source:Version}\\n", owner)
+        known = ask("-W", "-f=${source:Package} ${source:Version}\\t${binary:Package}\\t${db:Status-Abbrev}\\n")
+        rows = [line.split("\t") for line in known]
+        packages = [name for of, name, status in rows if of == source and status.startswith("ii")]
+        listed = ask("-L", *packages)
+    except (HostagentError, IndexError, ValueError) as error:
+        raise Refused(doing, expected="files of an installed Debian package", found=str(error)) from error
+    paths = [Path(line) for line in listed if line.startswith("/usr/") and not line.startswith(_DOCUMENTATION)]
+    return [path for path in dict.fromkeys(paths) if path.is_symlink() or path.is_file()]
 
 
 def _make(doing: str, sources: list[Path], folder: Path, workshop: Path) -> QemuTree:
@@ -177,7 +236,7 @@ def _link_surroundings(tree: Path) -> None:
 
 def _probe(doing: str, emulator: Path) -> tuple[Version, str]:
     """Run the new QEMU: it starts, finds its firmware in its tree, and its modules are of its own build."""
-    version, package = _banner(emulator)
+    version, package = banner(emulator)
     said = processes.run([str(emulator), "-L", "help"], within_seconds=_PROBE_SECONDS).stdout
     folders = [Path(line) for line in said.splitlines()]
     if strange := [str(path) for path in folders if not path.is_relative_to(emulator.parent)]:
@@ -199,8 +258,8 @@ def _probe(doing: str, emulator: Path) -> tuple[Version, str]:
     return version, package
 
 
-def _banner(emulator: Path) -> tuple[Version, str]:
-    """Version, and the package's where the build names it: ``version 7.2.22 (Debian 1:7.2+dfsg-7)``."""
+def banner(emulator: Path) -> tuple[Version, str]:
+    """Run it once: version, and the package's where the build names it: ``version 7.2.22 (Debian 1:7.2+dfsg-7)``."""
     said = processes.run([str(emulator), "--version"], within_seconds=_PROBE_SECONDS).stdout
     found = re.match(r"QEMU emulator version (\d+\.\d+\.\d+)(?: \(Debian ([0-9A-Za-z.+~:-]+)\))?", said)
     if found is None:

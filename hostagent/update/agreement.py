@@ -21,8 +21,15 @@ def flags(swap: GuestSwap, guest: Guest, record: RuntimeRecord) -> tuple[str, ..
     def cache_of(emulator: str) -> CapabilityCache:
         return libvirt.capability_cache(emulator, definition.virtualisation, definition.machine)
 
-    before, after = cache_of(definition.emulator), cache_of(swap.tree.emulator)
-    blocker = flags_blocker(record, before=before, after=after, capability_filters=libvirt.capability_filters())
+    replaced = guest.process is not None and guest.process.exe_deleted and guest.qemu is not None
+    runs = guest.qemu.emulator if replaced and guest.qemu else definition.emulator  # a tree of the build that is gone
+    blocker = flags_blocker(
+        record,
+        before=cache_of(runs),
+        after=(after := cache_of(swap.tree.emulator)),
+        capability_filters=libvirt.capability_filters(),
+        replaced=replaced,
+    )
     if blocker is not None:
         raise Failed(
             f"{swap.name}: reading libvirt's capability cache",

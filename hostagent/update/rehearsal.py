@@ -30,7 +30,7 @@ NAME_PREFIX = "hostagent-rehearsal-"
 def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id: str) -> None:
     """Rehearse every shape that was not proven yet; raises Failed when one does not get through."""
     proven = _proven(ports)
-    open_shapes = {shape: xml for shape, xml in _shapes(ports, host, plan).items() if shape not in proven}
+    open_shapes = {digest: shape for digest, shape in _shapes(ports, host, plan).items() if digest not in proven}
     if not open_shapes:
         return
     workdir = Path(ports.config.paths.state) / "rehearsal" / update_id
@@ -49,9 +49,9 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
     )
     batch = begin(ports, engine, update_id, order)
     try:
-        for guest, xml in zip(guests, open_shapes.values(), strict=True):
+        for guest, (xml, emulator) in zip(guests, open_shapes.values(), strict=True):
             engine.tell(guest.uuid, "rehearse", "begun")
-            _conjure(ports, rehearsal_xml(xml, guest.name, guest.uuid, str(workdir / guest.name)))
+            _conjure(ports, rehearsal_xml(xml, guest.name, guest.uuid, str(workdir / guest.name), emulator))
     except HostagentError as error:
         for member in batch.members:
             member.end(Outcome.ROLLED_BACK, error)
@@ -105,10 +105,12 @@ def _conjure(ports: Ports, guest: RehearsalGuest) -> None:
     ports.libvirt.start_transient(guest.xml)
 
 
-def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, str]:
-    """What would be proven -> the live XML of a guest that needs it."""
+def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, tuple[str, str]]:
+    """What would be proven -> the live XML of a guest that needs it, and the emulator that it runs on."""
     seen = [(guest, ports.libvirt.live_xml(guest.uuid)) for guest in plan.to_update]
-    return {_digest(host, plan, guest, xml): xml for guest, xml in seen}
+    return {
+        _digest(host, plan, guest, xml): (xml, guest.before.emulator if guest.before else "") for guest, xml in seen
+    }
 
 
 def _digest(host: Host, plan: Plan, guest: GuestPlan, xml: str) -> str:

@@ -1,5 +1,6 @@
 """The verbs that look (inspect, status, metrics, qemu list) and the rest that is small."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hostagent.cli import words
 from hostagent.cli.common import Call, new_update_id
 from hostagent.errors import Refused
-from hostagent.facts import GuestState, QemuProcess
+from hostagent.facts import Guest, GuestState, QemuProcess
 from hostagent.setup.setup_host import Report
 from hostagent.setup.setup_tasks import Need
 from hostagent.update.journal import Outcome
@@ -187,6 +188,18 @@ def test_qemu_add_of_nothing_that_is_there(hostagent: Caller, tmp_path: Path) ->
     result = hostagent("qemu", "add", str(tmp_path / "none.deb"))
     assert result.exit_code == 2
     assert "no such file" in result.stderr
+
+
+DEFINED = replace(shut_off("old"), definition=replace(sampled.guest().definition, emulator=NEW.emulator))
+
+
+@pytest.mark.parametrize("user", [guest("web1", qemu=NEW), DEFINED], ids=["runs", "is defined"])
+def test_qemu_remove_refuses_what_a_guest_uses(hostagent: Caller, monkeypatch: pytest.MonkeyPatch, user: Guest) -> None:
+    monkeypatch.setattr("hostagent.wiring.trees_of", lambda _: (OLD, NEW))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(user, guest("db9")))
+    result = hostagent("qemu", "remove", NEW.name)
+    assert result.exit_code == 3
+    assert f"found {user.name}" in result.stderr
 
 
 NEEDS = (

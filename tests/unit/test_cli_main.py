@@ -57,7 +57,7 @@ def test_nothing_asked_is_help(words: list[str]) -> None:
     [
         (["frobnicate"], "No such command"),
         (["status", "--frobnicate"], "No such option"),
-        (["plan", "qemu"], "Missing option '--to'"),
+        (["plan", "--to", "10.0"], "Missing argument 'COMPONENT'"),
         (["plan", "kernel", "--to", "1"], "is not 'qemu'"),
         (["setup", "--check", "--undo"], "both --check and --undo"),
         (["--config", "/nonexistent", "status"], "no such file"),

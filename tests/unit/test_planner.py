@@ -1,5 +1,7 @@
 """Facts in, plan out."""
 
+import dataclasses
+
 import pytest
 from sampled import TREE, guest, host
 
@@ -143,3 +145,16 @@ def test_no_tree_or_several(trees: tuple[QemuTree, ...], wanted: str, message: s
         choose_tree(trees, wanted)
     assert str(caught.value).startswith(message)
     assert caught.value.hint
+
+
+KEPT = dataclasses.replace(TREE, name="7.2+dfsg-7", emulator="/var/lib/hostagent/qemu/7.2+dfsg-7/usr/bin/qemu")
+
+
+def test_a_kept_tree_of_the_same_build_is_not_another_version() -> None:
+    assert choose_tree((TREE, NEW, KEPT), "7.2") is TREE
+    assert choose_tree((TREE, NEW, KEPT), KEPT.name) is KEPT
+
+
+def test_a_guest_on_a_kept_tree_of_that_build_is_up_to_date() -> None:
+    plan = plan_qemu(host(qemu=(TREE, KEPT), guests=(guest(qemu=KEPT),)), TREE, None, budget_seconds=1.0)
+    assert [planned.verdict for planned in plan.guests] == [Verdict.UP_TO_DATE]

@@ -289,6 +289,45 @@ def test_which_tree_an_executable_is_of(tmp_path: Path) -> None:
     assert qemu_trees.tree_of("/usr/bin/other", (system, other)) is None
 
 
+# -- kept and removed; keeping for real is in tests/guests/test_upgrade.py
+
+
+def test_an_emulator_that_dpkg_does_not_know_is_not_kept(state: Path, tmp_path: Path) -> None:
+    system = fill(tmp_path / "root", emulator("QEMU emulator version 9.1.0")) / qemu_trees.EMULATOR
+    with pytest.raises(Refused, match="installed Debian package"):
+        qemu_trees.keep(state, system)
+
+
+def test_what_is_kept_already_is_not_kept_again(state: Path, debs: list[Path], tmp_path: Path) -> None:
+    added = qemu_trees.add(debs, state=state)
+    assert qemu_trees.keep(state, fill(tmp_path / "root", emulator()) / qemu_trees.EMULATOR) == added
+
+
+def test_a_tree_is_removed(state: Path, debs: list[Path]) -> None:
+    qemu_trees.add(debs, state=state)
+    qemu_trees.remove(NAME, state=state)
+    assert qemu_trees.list_trees(state, Path("/nonexistent")) == ()
+    assert [path.name for path in (state / "qemu").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["system", "nothing", "../qemu", "", ".lock"])
+def test_what_cannot_be_removed(state: Path, debs: list[Path], name: str) -> None:
+    qemu_trees.add(debs, state=state)
+    with pytest.raises(UsageError):
+        qemu_trees.remove(name, state=state)
+    assert (state / "qemu" / NAME / qemu_trees.EMULATOR).exists()
+
+
+def test_a_tree_that_a_process_runs_from_is_not_removed(
+    state: Path, debs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = qemu_trees.add(debs, state=state)
+    monkeypatch.setattr(processes, "executables", lambda: iter([(7, "/usr/bin/other"), (8, tree.emulator)]))
+    with pytest.raises(Refused, match="pid 8"):
+        qemu_trees.remove(NAME, state=state)
+    assert Path(tree.emulator).exists()
+
+
 def hostile(tmp_path: Path, name: str, entries: list[tuple[str, str, bytes]]) -> Path:
     """A .deb that dpkg-deb would not build: (path, link target or "", content) in this order."""
 

@@ -128,7 +128,7 @@ def test_a_refused_plan_is_not_saved(hostagent: Caller, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("update", "--yes"), ("update", "qemu", "--yes"), ("plan", "--to", "10.0"), ("update", "qemu", "--plan", "PLAN")],
+    [("update", "--yes"), ("plan", "--to", "10.0"), ("update", "qemu", "--plan", "PLAN")],
 )
 def test_words_that_are_missing_or_too_many(hostagent: Caller, tmp_path: Path, words: tuple[str, ...]) -> None:
     path = tmp_path / "all.plan"

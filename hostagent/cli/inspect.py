@@ -95,7 +95,8 @@ def _qemu(guest: Guest) -> str | Cell:
     if process is None:
         return words.NONE
     if guest.qemu is not None:
-        return str(guest.qemu.version)
+        version = str(guest.qemu.version)
+        return Cell(f"{version}, replaced since", "wait") if process.exe_deleted else version
     return Cell("binary deleted" if process.exe_deleted else "not known", "bad")
 
 

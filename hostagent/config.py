@@ -89,6 +89,7 @@ class PathSettings(_Table):
     libvirt_cache: AbsolutePath = Path("/var/cache/libvirt/qemu")
     qemu_conf: AbsolutePath = Path("/etc/libvirt/qemu.conf")
     system_emulator: AbsolutePath = Path("/usr/bin/qemu-system-x86_64")
+    apt_sources: AbsolutePath = Path("/etc/hostagent/qemu.list")  # for `qemu fetch`; the system's own if there is none
 
 
 class SetupSettings(_Table):

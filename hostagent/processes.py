@@ -51,6 +51,7 @@ def run(
     within_seconds: float,
     input: bytes | None = None,
     env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
     accept: Collection[int] = (0,),
 ) -> Completed:
     """Run a program to its end and return what it said.
@@ -68,6 +69,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=env,
+            cwd=cwd,
             new_session=True,  # Ctrl-C at the terminal is for us alone; a late program dies with its children
         )
     try:

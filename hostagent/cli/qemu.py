@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 
 import click
@@ -15,10 +16,11 @@ from hostagent.cli.verbs import Asked, Verbs, verb
 from hostagent.errors import ExitCode, HostagentError, Refused
 from hostagent.facts import Guest, QemuTree
 from hostagent.session import require_nothing_open
-from hostagent.trees import qemu_trees
+from hostagent.trees import apt_packages, qemu_trees
 
 _PLACES = {
     "add": ("hostagent.cli.qemu:add", "Add a version, from Debian packages or a directory."),
+    "fetch": ("hostagent.cli.qemu:fetch", "Add a version from apt's sources, without installing it."),
     "keep": ("hostagent.cli.qemu:keep", "Keep the system's own as it is now, beside what replaces it."),
     "list": ("hostagent.cli.qemu:list_trees", "List the versions there are."),
     "remove": ("hostagent.cli.qemu:remove", "Remove a version that no guest uses."),
@@ -40,6 +42,28 @@ def add(asked: Asked, sources: tuple[Path, ...]) -> int:
     call = begin(asked)
     with change(call, "qemu add") as work, work.signals.ordinary():
         tree = qemu_trees.add(sources, state=call.config.paths.state)
+    next_step = f"See what it would do: hostagent plan qemu --to {tree.name}"
+    call.out.show(tree_json(tree), sentence(f"QEMU {tree_words(tree)}, is ready."), sentence(next_step))
+    return ExitCode.DONE
+
+
+@verb("fetch", example="hostagent qemu fetch 10.0")
+@click.argument("version", metavar="VERSION")
+def fetch(asked: Asked, version: str) -> int:
+    """Add the newest QEMU whose version begins with VERSION, from apt's sources; nothing is installed.
+
+    Looks in the sources list that `apt_sources` in the configuration names, if there is such a file
+    (/etc/hostagent/qemu.list), else in the system's own.
+    """
+    call = begin(asked)
+    state = call.config.paths.state
+    with (
+        change(call, "qemu fetch") as work,
+        work.signals.ordinary(),
+        tempfile.TemporaryDirectory(prefix=".fetching-", dir=state) as folder,
+    ):
+        packages = apt_packages.download(version, sources=call.config.paths.apt_sources, folder=Path(folder))
+        tree = qemu_trees.add(packages, state=state)
     next_step = f"See what it would do: hostagent plan qemu --to {tree.name}"
     call.out.show(tree_json(tree), sentence(f"QEMU {tree_words(tree)}, is ready."), sentence(next_step))
     return ExitCode.DONE

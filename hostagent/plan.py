@@ -51,6 +51,7 @@ class Reason(StrEnum):
     SECURITY_LABEL = "security-label"
     PROCESS = "process"
     BINARY = "binary"
+    BUDGET = "budget"
     HOST = "host"
 
 
@@ -79,6 +80,15 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """How long a guest will probably stand still, and what that rests on."""
+
+    pause_seconds: float
+    measured: int  # earlier pauses on this host; 0: a first estimate
+    of_itself: bool  # whether those were the guest's own
+
+
+@dataclass(frozen=True)
 class GuestPlan:
     """What will be done to one guest."""
 
@@ -90,6 +100,7 @@ class GuestPlan:
     before: QemuTree | None
     blockers: tuple[Blocker, ...]
     budget_seconds: float
+    predicted: Prediction | None = None  # of a guest that would be updated
 
 
 @dataclass(frozen=True)

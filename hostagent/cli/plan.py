@@ -22,6 +22,7 @@ from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
 from hostagent.trees.qemu_trees import SYSTEM
 from hostagent.update.files import read_private, replace
+from hostagent.update.report import pauses_of
 
 BUDGET_LIMIT_SECONDS = 3600.0  # as in the settings
 
@@ -68,7 +69,8 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
     seconds = budget_of(call, wish.budget)
-    return plan_qemu(host, choose_tree(host.qemu, wish.to or SYSTEM), wish.guests or None, budget_seconds=seconds)
+    to = choose_tree(host.qemu, wish.to or SYSTEM)
+    return plan_qemu(host, to, wish.guests or None, budget_seconds=seconds, pauses=pauses_of(call.updates()))
 
 
 def budget_of(call: Call, text: str | None) -> float:

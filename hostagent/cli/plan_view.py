@@ -7,9 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 from hostagent.cli import words
 from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
 from hostagent.errors import Refused
-from hostagent.plan import Blocker, GuestPlan, Plan, Verdict
+from hostagent.plan import Blocker, GuestPlan, Plan, Prediction, Verdict
 
-_COLUMNS = (Column("guest"), Column("QEMU now"), Column("then"), Column("what happens"), Column("budget", figures=True))
+_COLUMNS = (
+    *(Column("guest"), Column("QEMU now"), Column("then"), Column("what happens")),
+    *(Column("pause", figures=True), Column("budget", figures=True)),
+)
 
 
 def plan_parts(plan: Plan, named: Collection[str]) -> list[Part]:
@@ -43,12 +46,21 @@ def _row(guest: GuestPlan, plan: Plan) -> Sequence[str | Cell]:
     match guest.verdict:
         case Verdict.UPDATE:
             how = Cell(f"{guest.method} by {guest.technique}, RAM kept", "good")
-            return guest.name, now, str(plan.to.version), how, words.duration(guest.budget_seconds)
+            budget = words.duration(guest.budget_seconds)
+            return guest.name, now, str(plan.to.version), how, _pause(guest.predicted), budget
         case Verdict.BLOCKED:
             why = f"blocked: {words.counted(len(guest.blockers), 'reason')} below"
-            return guest.name, now, now, Cell(why, "bad"), ""
+            return guest.name, now, now, Cell(why, "bad"), "", ""
         case verdict:
-            return guest.name, now, now, Cell(f"nothing: {verdict}", "dim"), ""
+            return guest.name, now, now, Cell(f"nothing: {verdict}", "dim"), "", ""
+
+
+def _pause(predicted: Prediction | None) -> str | Cell:
+    """One that was never measured here is not a figure to build upon."""
+    if predicted is None:
+        return words.NONE
+    figure = f"about {words.duration(predicted.pause_seconds)}"
+    return figure if predicted.measured else Cell(figure, "dim")
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
@@ -72,6 +84,12 @@ def _guest_json(guest: GuestPlan, plan: Plan) -> dict[str, object]:
         "technique": guest.technique,
         "qemu": {"before": before, "after": str(plan.to.version) if updates else before},
         "budget_seconds": guest.budget_seconds,
+        "predicted": guest.predicted
+        and {
+            "pause_seconds": guest.predicted.pause_seconds,
+            "measured": guest.predicted.measured,
+            "of_itself": guest.predicted.of_itself,
+        },
         "blockers": blockers_json(guest.blockers),
     }
 

@@ -19,7 +19,7 @@ from hostagent.planning.way_back import plan_way_back
 from hostagent.session import require_nothing_open
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind, UpdateOrder
-from hostagent.update.report import UpdateReport
+from hostagent.update.report import UpdateReport, pauses_of
 
 Done = list[tuple[UpdateReport, Plan]]
 
@@ -59,7 +59,8 @@ def _roll_back(
         for guest in order.guests
         if guest.uuid in wanted and record.guests[guest.uuid].outcome is Outcome.UPDATED
     }
-    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds)
+    pauses = pauses_of(call.updates())
+    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, pauses=pauses)
     code = approve(call, work, plans, guests, yes=yes)
     if code is not None:
         return code

@@ -18,7 +18,7 @@ from hostagent.plan import Plan
 from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
 from hostagent.session import require_nothing_open
-from hostagent.update.report import UpdateReport
+from hostagent.update.report import UpdateReport, pauses_of
 
 
 @verb("update", example="hostagent update qemu --to 10.0 --guest web1 --guest db9 --budget 10s")
@@ -54,7 +54,7 @@ def _update(
     host = call.host()
     if approved is not None:
         _require_the_same(approved, host)
-    plan = make_plan(call, host, wish) if approved is None else _planned_again(approved, host)
+    plan = make_plan(call, host, wish) if approved is None else _planned_again(call, approved, host)
     code = approve(call, work, [plan], approved.guests if approved else wish.guests, yes=yes)
     if code is not None:
         return code
@@ -62,9 +62,9 @@ def _update(
     return report if isinstance(report, int) else (report, plan)
 
 
-def _planned_again(approved: SavedPlan, host: Host) -> Plan:
-    to = choose_tree(host.qemu, approved.to)
-    return plan_qemu(host, to, approved.guests or None, budget_seconds=approved.budget_seconds)
+def _planned_again(call: Call, approved: SavedPlan, host: Host) -> Plan:
+    to, pauses = choose_tree(host.qemu, approved.to), pauses_of(call.updates())
+    return plan_qemu(host, to, approved.guests or None, budget_seconds=approved.budget_seconds, pauses=pauses)
 
 
 def _require_the_same(approved: SavedPlan, host: Host) -> None:

@@ -68,7 +68,7 @@ def binary(guest: Guest) -> Found:
         Reason.BINARY,
         "a QEMU that is installed on the host",
         f"{guest.process.exe}{deleted}",
-        f"add the packages of the version that it runs (hostagent qemu add), or {_RESTART}",
+        f"add the packages of the version that it runs (hostagent qemu fetch or add), or {_RESTART}",
     )
 
 

@@ -6,11 +6,18 @@ from hostagent.errors import UsageError
 from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import GuestPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.checks import guest_blockers, host_blockers
+from hostagent.planning.prediction import Pauses, over_budget, predict
 
 
-def plan_qemu(host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float) -> Plan:
-    """The plan to bring the named guests, or all, onto a QEMU; UsageError for a name nobody has."""
-    chosen = tuple(guest_plan(guest, to, budget_seconds) for guest in chosen_guests(host, guests))
+def plan_qemu(
+    host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float, pauses: Pauses | None = None
+) -> Plan:
+    """The plan to bring the named guests, or all, onto a QEMU; UsageError for a name nobody has.
+
+    pauses: those measured on this host; given, each guest's next one is predicted, and none begun with that would
+    be over budget.
+    """
+    chosen = tuple(guest_plan(guest, to, budget_seconds, pauses) for guest in chosen_guests(host, guests))
     return Plan(component="qemu", to=to, guests=chosen, blockers=host_blockers(host))
 
 
@@ -30,14 +37,17 @@ def chosen_guests(host: Host, names: Sequence[str] | None) -> tuple[Guest, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def guest_plan(guest: Guest, to: QemuTree, budget_seconds: float) -> GuestPlan:
+def guest_plan(guest: Guest, to: QemuTree, budget_seconds: float, pauses: Pauses | None = None) -> GuestPlan:
     """What bringing a guest onto a QEMU would mean for it."""
     verdict, blockers = Verdict.UPDATE, guest_blockers(guest)
+    predicted = predict(guest.uuid, pauses) if pauses is not None else None
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()
     elif guest.qemu is not None and guest.qemu.is_build_of(to):
         verdict, blockers = Verdict.UP_TO_DATE, ()
-    elif blockers:
+    elif not blockers and predicted and (too_long := over_budget(predicted, budget_seconds)):
+        blockers = (too_long,)
+    if blockers:
         verdict = Verdict.BLOCKED
     updates = verdict is Verdict.UPDATE
     return GuestPlan(
@@ -49,6 +59,7 @@ def guest_plan(guest: Guest, to: QemuTree, budget_seconds: float) -> GuestPlan:
         before=guest.qemu,
         blockers=blockers,
         budget_seconds=budget_seconds,
+        predicted=predicted if updates else None,
     )
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hostagent.facts import Guest, Host, QemuTree
+from hostagent.facts import Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Plan, Reason, Verdict
 from hostagent.planning.checks import host_blockers
 from hostagent.planning.planner import guest_plan
+from hostagent.planning.prediction import Pauses
 
 
 def plan_way_back(
-    host: Host, came_from: Mapping[str, QemuTree | None], went_to: QemuTree, *, budget_seconds: float
+    host: Host,
+    came_from: Mapping[str, QemuTree | None],
+    went_to: QemuTree,
+    *,
+    budget_seconds: float,
+    pauses: Pauses | None = None,
 ) -> tuple[Plan, ...]:
     """The plans that bring guests back, one for each QEMU that some of them came from.
 
@@ -25,7 +31,8 @@ def plan_way_back(
         if guest is None or before is None:
             continue
         there = same_build(before, host.qemu)
-        planned = _planned(guest, there, went_to, budget_seconds) if there else _no_way(guest, before, budget_seconds)
+        planned = guest_plan(guest, there or before, budget_seconds, pauses)
+        planned = _unless_elsewhere(planned, went_to) if there else _no_way(planned, before)
         plans.setdefault(there or before, []).append(planned)
     blockers = host_blockers(host)
     return tuple(Plan("qemu", to, tuple(planned), blockers) for to, planned in plans.items())
@@ -38,23 +45,19 @@ def same_build(wanted: QemuTree, trees: Sequence[QemuTree]) -> QemuTree | None:
     return next((tree for tree in trees if tree.is_build_of(wanted)), None)
 
 
-def _planned(guest: Guest, to: QemuTree, went_to: QemuTree, budget_seconds: float) -> GuestPlan:
-    planned = guest_plan(guest, to, budget_seconds)
-    elsewhere = guest.qemu is not None and not guest.qemu.is_build_of(went_to)
+def _unless_elsewhere(planned: GuestPlan, went_to: QemuTree) -> GuestPlan:
+    elsewhere = planned.before is not None and not planned.before.is_build_of(went_to)
     return _staying(planned, Verdict.MOVED_ON) if elsewhere and planned.verdict is Verdict.UPDATE else planned
 
 
-def _no_way(guest: Guest, before: QemuTree, budget_seconds: float) -> GuestPlan:
+def _no_way(planned: GuestPlan, before: QemuTree) -> GuestPlan:
     gone = Blocker(
         Reason.BINARY,
         expected=f"QEMU {before.version} ({before.package or before.name}) on this host",
         found="none of that build",
-        hint="hostagent qemu add, with the packages of that version",
+        hint="hostagent qemu fetch, or qemu add with the packages of that version",
     )
-    planned = guest_plan(guest, before, budget_seconds)
-    if planned.verdict is Verdict.NOT_RUNNING:
-        return planned
-    return _staying(planned, Verdict.BLOCKED, gone)
+    return planned if planned.verdict is Verdict.NOT_RUNNING else _staying(planned, Verdict.BLOCKED, gone)
 
 
 def _staying(planned: GuestPlan, verdict: Verdict, *more: Blocker) -> GuestPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -149,6 +149,18 @@ def report_of(update: UpdateRecord) -> UpdateReport:
         to=order.to if order else None,
         guests=tuple(_guest(record, order, phases.get(uuid, {})) for uuid, record in update.guests.items()),
     )
+
+
+def pauses_of(updates: Sequence[UpdateRecord]) -> dict[str, list[float]]:
+    """Every pause of guests that were updated, by uuid, oldest first; seconds."""
+    found: dict[str, list[float]] = {}
+    for update in updates:
+        if update.order.get("kind") == OrderKind.UPDATE:
+            for record in update.guests.values():
+                pause = _number(record.measured, "pause_seconds")
+                if record.outcome is Outcome.UPDATED and pause is not None:
+                    found.setdefault(record.uuid, []).append(pause)
+    return found
 
 
 def timestamp(at: float) -> str:

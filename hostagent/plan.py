@@ -111,6 +111,7 @@ class Plan:
     to: QemuTree
     guests: tuple[GuestPlan, ...]
     blockers: tuple[Blocker, ...]  # of the host: they stop every guest
+    undoes: str = ""  # the update that it brings guests back from
 
     @property
     def to_update(self) -> tuple[GuestPlan, ...]:

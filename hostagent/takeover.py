@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from hostagent import wiring
 from hostagent.config import Config
@@ -26,7 +27,7 @@ def take_over(config: Config, lock: DriverLock, host_lock_fd: int) -> None:
 def say(words: str) -> None:
     """A line in the guard's log, if there is room for it."""
     with suppress(OSError):
-        print(f"guard: {words}", file=sys.stderr, flush=True)
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC guard: {words}", file=sys.stderr, flush=True)
 
 
 def _tell(key: str, step: str, doing: str) -> None:

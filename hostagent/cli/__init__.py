@@ -108,5 +108,5 @@ def main() -> None:
     """Update the host under running libvirt guests, with their memory kept.
 
     Exit codes: 0 done, or nothing to do; 2 usage or configuration; 3 refused, nothing was touched; 4 failed and
-    rolled back; 5 a person has to act; 128+n ended by signal n.
+    rolled back; 5 a person has to act; 70 a fault of hostagent's own; 128+n ended by signal n.
     """

@@ -30,7 +30,9 @@ def approve(call: Call, work: Change, plans: Sequence[Plan], named: Collection[s
             return refused.exit_code
     updated = [guest for plan in plans for guest in plan.to_update]
     if not updated:
-        call.out.show(_nothing_done(plans), "Nothing to do.")
+        blocked = ", ".join(guest.name for plan in plans for guest in plan.blocked)
+        left = f" Cannot be updated: {blocked}." if blocked else ""
+        call.out.show(_nothing_done(plans), sentence(f"Nothing to do.{left}"))
         return ExitCode.DONE
     if not yes:
         _confirm(call, work, len(updated), max(guest.budget_seconds for guest in updated))

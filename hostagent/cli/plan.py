@@ -36,11 +36,11 @@ class Wish:
     guests: tuple[str, ...]  # none named: all
     budget: str | None
 
-    def require_component(self) -> None:
+    def require_component(self, verb: str) -> None:
         """Raises UsageError when nobody said what is to be updated."""
         if self.component is None:
             raise UsageError(
-                "reading the command line", found="Missing argument 'COMPONENT'.", hint="hostagent plan --help"
+                "reading the command line", found="Missing argument 'COMPONENT'.", hint=f"hostagent {verb} --help"
             )
 
 
@@ -56,7 +56,7 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
     decorated: Callable[..., int] = gather
     for decorate in reversed(
         (
-            click.argument("component", required=False, type=click.Choice(["qemu"])),
+            click.argument("component", required=False, metavar="COMPONENT", type=click.Choice(["qemu"])),
             click.option("--to", metavar="VERSION", help="Version, or name of a tree; the system's own if not given."),
             click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated."),
             click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms."),
@@ -69,7 +69,7 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
     seconds = budget_of(call, wish.budget)
-    to = choose_tree(host.qemu, wish.to or SYSTEM)
+    to = choose_tree(host.qemu, SYSTEM if wish.to is None else wish.to)
     return plan_qemu(host, to, wish.guests or None, budget_seconds=seconds, pauses=pauses_of(call.updates()))
 
 
@@ -91,13 +91,15 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
 
     Ends with exit code 3 when the update would be refused; such a plan is not saved.
     """
-    wish.require_component()
+    wish.require_component("plan")
     call = begin(asked)
     host = call.host()
     made = make_plan(call, host, wish)
     refused = plan_view.refusal(made, wish.guests)
     parts = plan_view.plan_parts(made, wish.guests)
     if save is not None and not refused:
+        if not save.absolute().parent.is_dir():
+            raise UsageError(f"saving the plan {save}", expected="a folder that is there", found=f"no {save.parent}")
         replace(save, SavedPlan.of(host, made.to, wish.guests, budget_of(call, wish.budget)).written())
         parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
     call.out.show(plan_view.plan_json(made), *parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from hostagent.cli.output import Column, indented, sentence, table
 from hostagent.cli.verbs import Asked, Verbs, verb
 from hostagent.errors import ExitCode, HostagentError, Refused
 from hostagent.facts import Guest, QemuTree
+from hostagent.planning.planner import choose_tree
 from hostagent.session import require_nothing_open
 from hostagent.trees import apt_packages, qemu_trees
 
@@ -89,18 +91,21 @@ def remove(asked: Asked, name: str) -> int:
     call = begin(asked)
     with change(call, "qemu remove") as work:
         require_nothing_open(work.session)
-        tree = next((tree for tree in wiring.trees_of(call.config) if tree.name == name), None)
-        users = [guest.name for guest in call.host().guests if tree and tree_is_used(guest, tree)]
-        if users:
-            raise Refused(f"removing QEMU {name}", expected="no guest that uses it", found=", ".join(users))
-        qemu_trees.remove(name, state=call.config.paths.state)
-    call.out.show({"removed": name}, sentence(f"QEMU {name} is removed."))
+        tree = choose_tree(wiring.trees_of(call.config), name)
+        if tree.name != qemu_trees.SYSTEM:  # that is apt's to remove, as `remove` says
+            _require_unused(tree, call.host().guests)
+        qemu_trees.remove(tree.name, state=call.config.paths.state)
+    call.out.show({"removed": tree.name}, sentence(f"QEMU {tree.name} is removed."))
     return ExitCode.DONE
 
 
-def tree_is_used(guest: Guest, tree: QemuTree) -> bool:
-    """Whether a guest runs on a QEMU, or would be started on it."""
-    return guest.qemu == tree or guest.definition.emulator == tree.emulator
+def _require_unused(tree: QemuTree, guests: Sequence[Guest]) -> None:
+    run = [f"{guest.name} runs on it" for guest in guests if guest.qemu == tree]
+    defined = [f"{guest.name} is defined to" for guest in guests if guest.definition.emulator == tree.emulator]
+    if run or defined:
+        hint = "bring them to another one first: hostagent update; virsh edit"
+        found = "; ".join([*run, *defined])
+        raise Refused(f"removing QEMU {tree.name}", expected="no guest that runs on it", found=found, hint=hint)
 
 
 @verb("list", example="hostagent qemu list")

@@ -49,7 +49,8 @@ def report_parts(update: UpdateReport) -> list[Part]:
 def _headline(update: UpdateReport) -> str:
     what = "rehearsal" if update.kind is OrderKind.REHEARSAL else "update"
     to = f" to {update.to.version}" if update.to else ""
-    begun = f"{what} {update.id}: {update.component}{to}, begun {words.moment(update.begun)}"
+    back = f" back from {update.undoes}" if update.undoes else ""
+    begun = f"{what} {update.id}: {update.component}{to}{back}, begun {words.moment(update.begun)}"
     if update.ended is None:
         return f"{begun}, {plainly(update.standing)}"
     return f"{begun}, {plainly(update.standing)} after {words.duration(update.ended - update.begun)}"
@@ -84,7 +85,12 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
     """What the table has no room for."""
     found: list[tuple[str, str]] = []
     if guest.reason:
-        found.append((guest.reason, "bad" if guest.outcome in {Outcome.LOST, Outcome.NEEDS_OPERATOR} else ""))
+        found.append(
+            (
+                guest.reason.removeprefix(f"{guest.name}: "),
+                "bad" if guest.outcome in {Outcome.LOST, Outcome.NEEDS_OPERATOR} else "",
+            )
+        )
     if guest.clock_outcome == "uncorrected":
         found.append((f"its clock was left as it is ({guest.clock_reason or 'no reason given'})", ""))
     if guest.pause_source == "monotonic":

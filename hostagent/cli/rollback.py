@@ -60,7 +60,7 @@ def _roll_back(
         if guest.uuid in wanted and record.guests[guest.uuid].outcome is Outcome.UPDATED
     }
     pauses = pauses_of(call.updates())
-    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, pauses=pauses)
+    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, undoes=record.id, pauses=pauses)
     code = approve(call, work, plans, guests, yes=yes)
     if code is not None:
         return code
@@ -83,7 +83,7 @@ def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> Update
         and any(guest.outcome is Outcome.UPDATED for guest in update.guests.values())
     ]
     if wanted is None and moved:
-        return moved[-1]
+        return _not_a_way_back(moved[-1])
     found = of_id(moved, wanted) if wanted else []
     if len(found) == 1:
         return found[0]
@@ -94,3 +94,16 @@ def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> Update
         found=f"{len(found)} that begin with {wanted!r}" if wanted else "none",
         hint="hostagent status --all",
     )
+
+
+def _not_a_way_back(last: UpdateRecord) -> UpdateRecord:
+    """Said twice, `rollback` must not bring guests forward again."""
+    undoes = last.order.get("undoes")
+    if undoes:
+        raise UsageError(
+            "choosing an update to go back from",
+            expected="the last update not to be a rollback",
+            found=f"{last.id}, which went back from {undoes}",
+            hint=f"to undo that one: hostagent rollback {last.id}",
+        )
+    return last

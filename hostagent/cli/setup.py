@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -41,7 +42,11 @@ def setup(asked: Asked, only_check: bool, undo: bool, yes: bool) -> int:
     _confirm(call, "Make these changes?", yes=yes)
     with change(call, "setup"):
         report = setup_host.apply(_tasks(call))
-    return _told(call, report, setup_host.check(_tasks(call)))
+    after = setup_host.check(_tasks(call))
+    if not report.done:  # taking the host to oneself has made hostagent's own directory
+        satisfied = {need.name for need in after if need.satisfied}
+        report = replace(report, done=tuple(need.change for need in missing if need.name in satisfied))
+    return _told(call, report, after)
 
 
 def _undo(call: Call, *, yes: bool) -> int:

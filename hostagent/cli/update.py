@@ -33,7 +33,7 @@ def update(asked: Asked, wish: Wish, *, saved: Path | None, yes: bool) -> int:
     out only if the host and its guests are as they were when it was saved.
     """
     if saved is None:
-        wish.require_component()
+        wish.require_component("update")
     elif wish != Wish(None, None, (), None):
         raise UsageError("reading the command line", expected="--plan FILE alone, or a wish in words", found="both")
     call = begin(asked)

@@ -98,7 +98,12 @@ def _differences(then: object, now: object, path: tuple[str, ...]) -> Iterator[s
         for key in dict.fromkeys((*then, *now)):
             yield from _differences(then.get(key), now.get(key), (*path, str(key)))
     elif then != now:
-        yield f"{_place(path)}: {_short(then)} then, {_short(now)} now"
+        if then is None or now is None:
+            yield f"{_place(path)}: {'there now, not then' if then is None else 'gone'}"
+        elif isinstance(then, list | dict) or isinstance(now, list | dict):  # nobody reads those
+            yield f"{_place(path)}: changed"
+        else:
+            yield f"{_place(path)}: {_short(then)} then, {_short(now)} now"
 
 
 def _place(path: tuple[str, ...]) -> str:
@@ -108,7 +113,7 @@ def _place(path: tuple[str, ...]) -> str:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
-    if value is None or value in ("", [], {}):
+    text = str(value)
+    if value is None or not text:
         return "none"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -17,6 +17,7 @@ def plan_way_back(
     went_to: QemuTree,
     *,
     budget_seconds: float,
+    undoes: str = "",
     pauses: Pauses | None = None,
 ) -> tuple[Plan, ...]:
     """The plans that bring guests back, one for each QEMU that some of them came from.
@@ -35,7 +36,7 @@ def plan_way_back(
         planned = _unless_elsewhere(planned, went_to) if there else _no_way(planned, before)
         plans.setdefault(there or before, []).append(planned)
     blockers = host_blockers(host)
-    return tuple(Plan("qemu", to, tuple(planned), blockers) for to, planned in plans.items())
+    return tuple(Plan("qemu", to, tuple(planned), blockers, undoes) for to, planned in plans.items())
 
 
 def same_build(wanted: QemuTree, trees: Sequence[QemuTree]) -> QemuTree | None:

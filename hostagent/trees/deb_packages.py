@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent import processes
-from hostagent.errors import Refused
+from hostagent.errors import Failed, Refused, UsageError
 
 EMULATOR_PACKAGE = "qemu-system-x86"
 # Source packages whose binaries hold nothing but firmware, and may have a version of their own.
@@ -43,9 +43,12 @@ def unpack(doing: str, paths: Sequence[Path], workshop: Path) -> tuple[Path, ...
 
 
 def read(path: Path) -> Package:
-    """The control fields of a .deb; Failed when it is none."""
+    """The control fields of a .deb; UsageError when it is none."""
     wanted = ("Package", "Version", "Source", "Depends")
-    said = processes.run(["dpkg-deb", "-f", str(path.absolute()), *wanted], within_seconds=_READ_SECONDS).stdout
+    try:
+        said = processes.run(["dpkg-deb", "-f", str(path.absolute()), *wanted], within_seconds=_READ_SECONDS).stdout
+    except Failed as error:
+        raise UsageError(f"reading {path}", expected="a Debian package", found=error.found) from error
     return parse(path, said)
 
 

@@ -34,6 +34,7 @@ def update_qemu(
         kind=OrderKind.UPDATE,
         component=plan.component,
         to=plan.to,
+        undoes=plan.undoes,
         budget_seconds=max(guest.budget_seconds for guest in plan.to_update),
         guests=tuple(_ordered(guest) for guest in plan.to_update),
         pid=os.getpid(),

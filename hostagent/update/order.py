@@ -43,6 +43,7 @@ class UpdateOrder(BaseModel):
     budget_seconds: float
     guests: tuple[OrderedGuest, ...]
     pid: int
+    undoes: str = ""  # the update that this one brings guests back from
     rehearsed: tuple[str, ...] = ()  # of a rehearsal: what it proves, see rehearsal.py
     workdir: str = ""  # of a rehearsal: its guests' files
 

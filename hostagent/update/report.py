@@ -102,6 +102,7 @@ class UpdateReport:
     ended: float | None
     to: QemuTree | None
     guests: tuple[GuestReport, ...]
+    undoes: str = ""  # the update that this one brought guests back from
 
     @property
     def is_open(self) -> bool:
@@ -122,6 +123,7 @@ class UpdateReport:
             "id": self.id,
             "component": self.component,
             "kind": self.kind,
+            "undoes": self.undoes or None,
             "outcome": self.standing,
             "reason": self.reason,
             "begun": timestamp(self.begun),
@@ -148,6 +150,7 @@ def report_of(update: UpdateRecord) -> UpdateReport:
         ended=update.ended_at,
         to=order.to if order else None,
         guests=tuple(_guest(record, order, phases.get(uuid, {})) for uuid, record in update.guests.items()),
+        undoes=order.undoes if order else "",
     )
 
 

@@ -42,10 +42,12 @@ class Writer:
         for entry in entries:
             self.rows.append(Row(len(self.rows) + 1, self.now, "boot", update, entry))
 
-    def begin(self, update: str, *names: str, kind: OrderKind = OrderKind.UPDATE, to: QemuTree = NEW) -> None:
+    def begin(
+        self, update: str, *names: str, kind: OrderKind = OrderKind.UPDATE, to: QemuTree = NEW, undoes: str = ""
+    ) -> None:
         """An update of guests of these names; their uuids are "uuid of NAME"."""
         guests = tuple(OrderedGuest(uuid=f"uuid of {name}", name=name, before=OLD) for name in names)
-        order = UpdateOrder(kind=kind, to=to, budget_seconds=10.0, guests=guests, pid=1)
+        order = UpdateOrder(kind=kind, to=to, budget_seconds=10.0, guests=guests, pid=1, undoes=undoes)
         begun = [Entry(Kind.GUEST_BEGUN, guest.uuid, body={"name": guest.name}) for guest in guests]
         self.append(update, Entry(Kind.UPDATE_BEGUN, body=order.body()), *begun)
 

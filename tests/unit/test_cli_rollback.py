@@ -73,3 +73,18 @@ def test_an_update_that_went_well_for_some_says_how_to_go_back(moved: Caller) ->
     moved.updates_by(half)
     result = moved("update", "qemu", "--to", "7.2", "--yes")
     assert "1 of 2 guests updated. To bring it back: hostagent rollback 2" in result.stdout
+
+
+def test_said_twice_it_does_not_go_forward_again(moved: Caller) -> None:
+    def and_back(writer: Writer) -> None:
+        earlier(writer)
+        writer.begin("20261104-4", "cache", to=OLD, undoes="20261102-2")
+        writer.end_guest("20261104-4", "cache", Outcome.UPDATED)
+        writer.end("20261104-4", Outcome.UPDATED)
+
+    moved.write(and_back)
+    result = moved("rollback", "--yes")
+    assert (result.exit_code, went_back(moved)) == (2, [])
+    assert "20261104-4, which went back from 20261102-2" in result.stderr
+    assert "to undo that one: hostagent rollback 20261104-4" in result.stderr
+    assert moved.json("history", "20261104")["updates"][0]["undoes"] == "20261102-2"

@@ -209,7 +209,7 @@ def test_nothing_given_or_not_there_is_a_usage_error(state: Path, tmp_path: Path
 
 def test_a_file_that_is_no_package(state: Path, tmp_path: Path) -> None:
     (tmp_path / "x.deb").write_text("hello")
-    with pytest.raises(Failed, match="dpkg-deb"):
+    with pytest.raises(UsageError, match="dpkg-deb"):
         qemu_trees.add([tmp_path / "x.deb"], state=state)
     assert left_behind(state) == []
 

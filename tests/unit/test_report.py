@@ -28,6 +28,7 @@ def test_the_json_of_an_updated_guest_is_exactly_this() -> None:
         "id": "u1",
         "component": "qemu",
         "kind": "update",
+        "undoes": None,
         "outcome": "updated",
         "reason": "",
         "begun": timestamp(BEGIN + 0.01),

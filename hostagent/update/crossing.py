@@ -212,7 +212,7 @@ def resume_old(swap: GuestSwap) -> None:
         swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)  # the new one set them for itself as it loaded
         old.resume(KILL_SECONDS)
     swap.ports.watcher.running()
-    _note_undone_pause(swap, stopped, old.resumed_at())
+    _note_undone_pause(swap, stopped or old.stopped_at(), old.resumed_at())
 
 
 def _note_undone_pause(swap: GuestSwap, stopped: Moment | None, resumed: Moment | None) -> None:

@@ -207,7 +207,11 @@ class GuestSwap:
     def stopped_at(self) -> Moment | None:
         """When the old one stopped, if that was heard here."""
         monitor = self._monitors.get(Path(self.notes.monitor))
-        return monitor.stopped_at() if monitor else None
+        if monitor is None:
+            return None
+        with suppress(HostagentError):
+            monitor.run_state()  # with the answer comes what it has said since it was last asked
+        return monitor.stopped_at()
 
     def close_monitors(self) -> None:
         """Let go of both: a second client would make libvirt wait for ever."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +18,12 @@ from hostagent.arguments.command_line import CommandLine
 from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
-from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
+from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
 from hostagent.hypervisor import qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
-from hostagent.hypervisor.surroundings import PROC
+from hostagent.hypervisor.guest_process import Builds, process_of, ram_files
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
-from hostagent.libvirt_files.record_shape import pid_file_name
-from hostagent.trees.qemu_trees import banner, tree_of
 
 T = TypeVar("T")
 
@@ -68,7 +65,7 @@ class LibvirtApi:
         self._trees = trees
         self._worker: Worker | None = None
         self._connection: libvirt.virConnect | None = None
-        self._builds: dict[int, tuple[int, str]] = {}  # pid -> its start, and the package it was started from
+        self._builds = Builds()
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
 
     # -- facts -----------------------------------------------------------------------------------------------
@@ -136,7 +133,7 @@ class LibvirtApi:
         if state is GuestState.PAUSED_OTHERWISE and why == libvirt.VIR_DOMAIN_PAUSED_USER:
             state = GuestState.PAUSED_BY_OWNER
         definition = read_definition(xml)
-        process = self._process(name, uuid) if state.active else None
+        process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
         line = CommandLine.parse(process.argv) if process else None
         return Guest(
             name=name,
@@ -148,38 +145,14 @@ class LibvirtApi:
             autostart=autostart,
             definition=definition,
             process=process,
-            qemu=self._tree_of(process, trees),
-            ram_files=_ram_files(line) if line else (),
+            qemu=self._builds.tree_of(process, trees),
+            ram_files=ram_files(line) if line else (),
             drift=changed_since_boot(xml, line) if line else (),
             job=self._job(domain, xml) if state.active else "",
             security_label=surroundings.security_label(process.pid) if process else "",
             snapshots=self._on(domain, "counting its snapshots", lambda: int(domain.snapshotNum())),
             checkpoints=self._on(domain, "counting its checkpoints", lambda: len(domain.listAllCheckpoints())),
         )
-
-    def _process(self, name: str, uuid: str) -> QemuProcess | None:
-        """The guest's QEMU: what libvirt's pid file names, if that process says it is this guest."""
-        try:
-            pid = int((self._config.paths.libvirt_run / pid_file_name(name)).read_text())
-            started = surroundings.start_ticks(pid)
-            argv = tuple((PROC / str(pid) / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1])
-            exe = os.readlink(PROC / str(pid) / "exe")  # noqa: PTH115
-        except (OSError, ValueError):
-            return None
-        if uuid not in argv:
-            return None
-        return QemuProcess(pid, started, exe.removesuffix(" (deleted)"), exe.endswith(" (deleted)"), argv)
-
-    def _tree_of(self, process: QemuProcess | None, trees: tuple[QemuTree, ...]) -> QemuTree | None:
-        """The tree that it runs from; for a binary that an upgrade has deleted, a tree of the same build."""
-        if process is None:
-            return None
-        if not process.exe_deleted:
-            return tree_of(process.exe, trees)
-        known = self._builds.get(process.pid)
-        if known is None or known[0] != process.start_ticks:
-            known = self._builds[process.pid] = (process.start_ticks, _build_of(process))
-        return next((tree for tree in trees if known[1] and tree.package == known[1]), None)
 
     def _job(self, domain: libvirt.virDomain, xml: str) -> str:
         def look() -> str:
@@ -380,29 +353,6 @@ def _is_broken(error: Any) -> bool:
         libvirt.VIR_ERR_SYSTEM_ERROR,
         libvirt.VIR_ERR_INVALID_CONN,
     } and (error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE})
-
-
-def _build_of(process: QemuProcess) -> str:
-    """The package of a QEMU whose file is gone: the kernel still has it, and it can be asked. "" when it cannot."""
-    exe = PROC / str(process.pid) / "exe"
-    try:
-        seen = exe.stat()
-        if seen.st_uid != 0 or seen.st_mode & 0o022:
-            return ""  # a program that others could write is not run as root
-        return banner(exe)[1]
-    except (OSError, HostagentError):
-        return ""
-
-
-def _ram_files(line: CommandLine) -> tuple[RamFile, ...]:
-    found = []
-    for backend in line.ram_backends():
-        try:
-            seen = os.lstat(backend.path)
-        except OSError:
-            continue  # a check refuses a guest whose RAM file has no name any more
-        found.append(RamFile(backend.id, backend.path, seen.st_dev, seen.st_ino, backend.size))
-    return tuple(found)
 
 
 def boot_id() -> str:

@@ -1,0 +1,72 @@
+"""A guest's QEMU as the kernel shows it: which process it is, what that was started from, which files hold its RAM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostagent.arguments.command_line import CommandLine
+from hostagent.errors import HostagentError
+from hostagent.facts import QemuProcess, QemuTree, RamFile
+from hostagent.hypervisor import surroundings
+from hostagent.hypervisor.surroundings import PROC
+from hostagent.libvirt_files.record_shape import pid_file_name
+from hostagent.trees.qemu_trees import banner, tree_of
+
+
+def process_of(libvirt_run: Path, name: str, uuid: str) -> QemuProcess | None:
+    """The guest's QEMU: what libvirt's pid file names, if that process says it is this guest."""
+    try:
+        pid = int((libvirt_run / pid_file_name(name)).read_text())
+        started = surroundings.start_ticks(pid)
+        argv = tuple((PROC / str(pid) / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1])
+        exe = os.readlink(PROC / str(pid) / "exe")  # noqa: PTH115
+    except (OSError, ValueError):
+        return None
+    if uuid not in argv:
+        return None
+    return QemuProcess(pid, started, exe.removesuffix(" (deleted)"), exe.endswith(" (deleted)"), argv)
+
+
+def ram_files(line: CommandLine) -> tuple[RamFile, ...]:
+    """The files that hold its RAM, as far as they have a name."""
+    found = []
+    for backend in line.ram_backends():
+        try:
+            seen = os.lstat(backend.path)
+        except OSError:
+            continue  # a check refuses a guest whose RAM file has no name any more
+        found.append(RamFile(backend.id, backend.path, seen.st_dev, seen.st_ino, backend.size))
+    return tuple(found)
+
+
+@dataclass
+class Builds:
+    """The builds of QEMUs whose files are gone; each process is asked once."""
+
+    _known: dict[QemuProcess, str] = field(default_factory=dict)
+
+    def tree_of(self, process: QemuProcess | None, trees: Sequence[QemuTree]) -> QemuTree | None:
+        """The tree that it runs from; for a binary that an upgrade has deleted, a tree of the same build."""
+        if process is None:
+            return None
+        if not process.exe_deleted:
+            return tree_of(process.exe, trees)
+        if process not in self._known:
+            self._known[process] = _build_of(process)
+        build = self._known[process]
+        return next((tree for tree in trees if build and tree.package == build), None)
+
+
+def _build_of(process: QemuProcess) -> str:
+    """The package of a QEMU whose file is gone: the kernel still has it, and it can be asked. "" when it cannot."""
+    exe = PROC / str(process.pid) / "exe"
+    try:
+        seen = exe.stat()
+        if seen.st_uid != 0 or seen.st_mode & 0o022:
+            return ""  # a program that others could write is not run as root
+        return banner(exe)[1]
+    except (OSError, HostagentError):
+        return ""

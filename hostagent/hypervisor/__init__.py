@@ -192,8 +192,8 @@ class Qemu(Protocol):
         ...
 
     def same_file(self, one: ProcessId, fd: int, other: ProcessId, other_fd: int) -> bool: ...
-    def last_words(self, guest: str) -> str:
-        """What a new QEMU of that guest wrote before it left; "" if nothing."""
+    def last_words(self, guest: str, within_seconds: float = 0.0) -> str:
+        """What a new QEMU of that guest wrote before it left; "" if nothing. virtlogd may write it a moment later."""
         ...
 
     def remove_log(self, guest: str) -> None:

@@ -142,7 +142,7 @@ class FakeQemu:
                 return False
             return fd in here.pipes and here.pipes[fd] == there.pipes.get(other_fd)
 
-    def last_words(self, guest: str) -> str:
+    def last_words(self, guest: str, within_seconds: float = 0.0) -> str:
         with self.world.look() as state:
             return state.words.get(guest, "")
 

@@ -87,18 +87,12 @@ class HostQemu:
     def monitor(self, path: Path, within_seconds: float) -> QmpMonitor:
         return QmpMonitor(path, within_seconds)
 
-    def last_words(self, guest: str) -> str:
-        """What QEMU itself said in libvirt's log of the guest since the launch, on one line."""
-        log = self._guest_logs / f"{guest}.log"
-        try:
-            with log.open("rb") as file:
-                file.seek(max(self._log_ends.get(guest, 0), log.stat().st_size - _LAST_WORDS))
-                text = file.read(_LAST_WORDS).decode(errors="replace")
-        except OSError:
-            return ""
-        said = re.findall(r"qemu[-\w]*: (.+)", text)
-        printable = ("".join(c if c.isprintable() else "?" for c in line.strip()) for line in said)
-        return "; ".join(line for line in dict.fromkeys(printable) if not line.startswith("terminating on signal"))
+    def last_words(self, guest: str, within_seconds: float = 0.0) -> str:
+        log, start = self._guest_logs / f"{guest}.log", self._log_ends.get(guest, 0)
+        ends = time.monotonic() + within_seconds
+        while not (words := _said_since(log, start)) and time.monotonic() < ends:
+            time.sleep(0.05)
+        return words
 
     def flush(self, process: ProcessId, files: tuple[str, ...], within_seconds: float) -> None:
         wanted = {path for path in files if path.startswith("/")}
@@ -332,3 +326,16 @@ def _only_written(pid: int, fd: int) -> bool:
         return False
     flags = next(line.split()[1] for line in text.splitlines() if line.startswith("flags:"))
     return int(flags, 8) & os.O_ACCMODE == os.O_WRONLY
+
+
+def _said_since(log: Path, start: int) -> str:
+    """What QEMU itself said in libvirt's log of the guest since the launch, on one line."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, log.stat().st_size - _LAST_WORDS))
+            text = file.read(_LAST_WORDS).decode(errors="replace")
+    except OSError:
+        return ""
+    said = re.findall(r"qemu[-\w]*: (.+)", text)
+    printable = ("".join(c if c.isprintable() else "?" for c in line.strip()) for line in said)
+    return "; ".join(line for line in dict.fromkeys(printable) if not line.startswith("terminating on signal"))

@@ -154,7 +154,7 @@ def _died(swap: GuestSwap, error: HostagentError) -> Failed:
     """Why a new QEMU is not there: its own last words, if it left any."""
     doing = f"{swap.name}: starting QEMU {swap.tree.version}"
     gone = swap.ports.qemu.wait_gone(swap.new_process, LEAVING_SECONDS)
-    words = swap.ports.qemu.last_words(swap.name)
+    words = swap.ports.qemu.last_words(swap.name, LEAVING_SECONDS if gone else 0.0)
     if not gone:
         return Failed(doing, expected="an answer from its monitor", found=str(error))
     return Failed(

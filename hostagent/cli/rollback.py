@@ -50,7 +50,8 @@ def rollback(asked: Asked, update: str | None, guests: tuple[str, ...], budget: 
 def _roll_back(
     call: Call, work: Change, update: str | None, guests: Sequence[str], budget_seconds: float, *, yes: bool
 ) -> Done | int:
-    record = chosen_update(call.updates(), update)
+    updates = call.updates()
+    record = chosen_update(updates, update)
     host = call.host()
     order = UpdateOrder.of(record)
     wanted = {guest.uuid for guest in chosen_guests(host, guests or None)}
@@ -59,7 +60,7 @@ def _roll_back(
         for guest in order.guests
         if guest.uuid in wanted and record.guests[guest.uuid].outcome is Outcome.UPDATED
     }
-    pauses = pauses_of(call.updates())
+    pauses = pauses_of(updates)
     plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, undoes=record.id, pauses=pauses)
     code = approve(call, work, plans, guests, yes=yes)
     if code is not None:

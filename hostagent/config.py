@@ -110,6 +110,9 @@ class UpdateSettings(_Table):
 
     budget_seconds: Seconds = 30.0  # longest pause a guest may see
     start_seconds: Seconds = 30.0  # a new QEMU must answer within
+    copy_seconds: Seconds = 900.0  # RAM that is copied must have crossed once within; the guest runs
+    converge_seconds: Seconds = 10.0  # and the rest of it, with libvirt's daemon away; the guest still runs
+    adopt_definition: YesOrNo = True  # a guest whose RAM was copied into a file starts with such RAM from then on
     rehearse: YesOrNo = True
 
 

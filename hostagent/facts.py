@@ -70,6 +70,15 @@ class RamFile:
 
 
 @dataclass(frozen=True)
+class RamRoom:
+    """What is left for further RAM files, bytes."""
+
+    filesystem: str  # of libvirt's memory_backing_dir: "tmpfs"
+    unpromised: int  # its size without that of the RAM files there: guests may not have touched all of theirs yet
+    available: int  # of the host's memory (MemAvailable of proc(5))
+
+
+@dataclass(frozen=True)
 class QemuTree:
     """One QEMU version on the host: the system's own, or a tree of its own beside it."""
 
@@ -150,6 +159,7 @@ class Guest:
     security_label: str = ""  # of the process, when one is enforced
     snapshots: int = 0
     checkpoints: int = 0
+    memory_room: int | None = None  # bytes that its cgroups let it use beyond what it does; None: no limit
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,7 @@ class Host:
     guests: tuple[Guest, ...]
     lock_manager: str  # "" when none: libvirt's lock_manager setting
     memory_backing_dir: str
+    ram_room: RamRoom | None = None  # None: there is no such directory
     reconnect_hook: bool = False  # a libvirt qemu hook script exists: it runs at every reconnect
     machined: Version | None = None  # systemd-machined's version when it registers guests
     libvirt_clients: int = 0

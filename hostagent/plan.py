@@ -17,7 +17,8 @@ class ClockPolicy(StrEnum):
 class Method(StrEnum):
     """How a guest is carried through an update."""
 
-    IN_PLACE = "in-place"
+    IN_PLACE = "in-place"  # the RAM stays where it is
+    IN_PLACE_COPY = "in-place-copy"  # copied within the host while the guest runs, once: it is in a file from then on
 
 
 class Technique(StrEnum):
@@ -31,10 +32,10 @@ class Reason(StrEnum):
 
     STATE = "state"
     RAM_ORDINARY = "ram-ordinary"
-    RAM_MEMFD = "ram-memfd"
     RAM_NOT_SHARED = "ram-not-shared"
     RAM_DISCARD = "ram-discard"
     RAM_FILE = "ram-file"
+    RAM_ROOM = "ram-room"
     SPICE = "spice"
     GRAPHICS = "graphics"
     PASSTHROUGH = "passthrough"
@@ -86,6 +87,7 @@ class Prediction:
     pause_seconds: float
     measured: int  # earlier pauses on this host; 0: a first estimate
     of_itself: bool  # whether those were the guest's own
+    copy_seconds: float | None = None  # how long its RAM is copied for beforehand, while it runs; None: not at all
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class GuestPlan:
     blockers: tuple[Blocker, ...]
     budget_seconds: float
     predicted: Prediction | None = None  # of a guest that would be updated
+    copied_bytes: int = 0  # of RAM; 0 when it is kept
 
 
 @dataclass(frozen=True)

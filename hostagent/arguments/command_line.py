@@ -3,6 +3,7 @@
 Source of the shapes: libvirt, src/qemu/qemu_command.c. Nothing here starts or opens anything.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from hostagent.arguments.qemu_options import KIND, Option, Property, read_option
 from hostagent.arguments.tested_options import TESTED, TESTED_SWITCHES, TESTED_WORDS, Tested
 from hostagent.plan import Blocker, Reason
 
+_NAMELESS = ("memory-backend-ram", "memory-backend-memfd")
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _WAITING = ("-incoming", "defer")
 # libvirt 9.0 writes these; QEMU 10.0 knows them no more ("invalid option", tried). In 7.2 they do nothing
@@ -49,6 +51,30 @@ class RamBackend:
     id: str
     path: str
     size: int
+
+
+@dataclass(frozen=True)
+class NamelessRam:
+    """A memory backend that no other process can map: ordinary RAM, or a memfd."""
+
+    id: str
+    size: int
+
+    def in_file(self, path: str) -> Option:
+        """The same RAM in a shared file, as libvirt 9.0 and 11.3 write it (qemuBuildMemoryBackendProps).
+
+        The block has the same name in the migration stream: the backend's id alone, by x-use-canonical-path=off.
+        """
+        properties = {
+            "qom-type": "memory-backend-file",
+            "id": self.id,
+            "mem-path": path,
+            "share": True,
+            "x-use-canonical-path-for-ramblock-id": False,
+            "size": self.size,
+        }
+        (option,) = read_options(("-object", json.dumps(properties, separators=(",", ":"), ensure_ascii=False)))
+        return option
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,11 @@ class CommandLine:
             for item in self.named("object", "memory-backend-file")
         )
 
+    def nameless_ram(self) -> NamelessRam | None:
+        """The guest's RAM, if it has to be copied to be kept; None when it is in files."""
+        found = [item for item in self.named("object") if item.kind in _NAMELESS]
+        return NamelessRam(found[0].get("id"), int(found[0].get("size", "0"))) if found else None
+
     def descriptors(self) -> tuple[DescriptorUse, ...]:
         """Every reference to an inherited file descriptor, in order."""
         return tuple(use for option in self.options for use in _descriptors(option))
@@ -152,12 +183,16 @@ class CommandLine:
             for item in self.named("blockdev")
         )
 
-    def handed_over(self, binary: str) -> "CommandLine":
+    def handed_over(self, binary: str, ram_file: str = "") -> "CommandLine":
         """The new QEMU's list: it waits for the state and stays paused (-S); else as it was, word for word.
 
-        But for switches that QEMU 9 took away: their -machine property means the same to every version.
+        But for switches that QEMU 9 took away: their -machine property means the same to every version. And for RAM
+        that has no name, which is in `ram_file` from now on.
         """
         kept = [_RENAMED.get(item.name, item) for item in self.options if item.name != "incoming"]
+        ram = self.nameless_ram()
+        if ram is not None:
+            kept = [ram.in_file(ram_file) if item.kind in _NAMELESS else item for item in kept]
         stop = Option("S", ("-S",))
         where = kept.index(stop) if stop in kept else len(kept)
         rest = [item for item in kept if item.name != "S"]
@@ -194,6 +229,10 @@ def _ram_without_backend(command_line: CommandLine) -> Iterator[Blocker]:
     """Plain -m: RAM of QEMU's own, which nobody else can map."""
     backend = command_line._first("machine").get("memory-backend")
     backends = {item.get("id") for item in command_line.named("object") if "memory-backend" in item.kind}
+    if len(backends) > 1 and any(item.kind in _NAMELESS for item in command_line.named("object")):
+        yield Blocker(
+            Reason.RAM_ORDINARY, "RAM in one piece", f"{len(backends)} memory backends, one of them without a file"
+        )
     if not backends or (backend and backend not in backends):
         yield Blocker(
             Reason.RAM_ORDINARY,

@@ -74,8 +74,6 @@ LIMITS: tuple[Limit, ...] = (
         "a network interface with a tap",
         "connections inside slirp and passt end with their QEMU: use a bridge or a libvirt network",
     ),
-    Limit("object", "memory-backend-memfd", Reason.RAM_MEMFD, "RAM in a shared file", SHARED_FILE_HINT),
-    Limit("object", "memory-backend-ram", Reason.RAM_ORDINARY, "RAM in a shared file", SHARED_FILE_HINT),
     Limit(
         "object",
         "memory-backend-file",

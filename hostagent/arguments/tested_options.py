@@ -135,6 +135,11 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
                 "x-use-canonical-path-for-ramblock-id": SWITCH,
             }
         ),
+        # RAM that has no name is copied into a file that has one.
+        "memory-backend-ram": Tested({"id": NAME, "size": NUMBER, "share": OFF}),
+        "memory-backend-memfd": Tested(
+            {"id": NAME, "size": NUMBER, "share": SWITCH, "x-use-canonical-path-for-ramblock-id": OFF}
+        ),
         "iothread": Tested({"id": NAME}),
         "rng-random": Tested({"id": NAME, "filename": exactly("/dev/urandom", "/dev/random")}),
     },

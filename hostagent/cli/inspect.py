@@ -12,8 +12,9 @@ from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode
 from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Blocker
-from hostagent.planning.checks import guest_blockers, host_blockers
-from hostagent.planning.planner import chosen_guests
+from hostagent.planning.checks import host_blockers
+from hostagent.planning.copy_checks import ram_to_copy
+from hostagent.planning.planner import chosen_guests, in_place_blockers
 from hostagent.trees.qemu_trees import SYSTEM
 
 _COLUMNS = (
@@ -32,7 +33,7 @@ def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
     """See the host and its guests, and for each why it cannot be updated in place, if so."""
     call = begin(asked)
     host = call.host()
-    seen = [(guest, guest_blockers(guest)) for guest in chosen_guests(host, guests or None)]
+    seen = [(guest, in_place_blockers(host, guest)) for guest in chosen_guests(host, guests or None)]
     against = host_blockers(host)
     parts = [*_host_parts(host, against), *_guest_parts(seen, against)]
     document = {**_host_json(host, against), "guests": [_guest_json(guest, found) for guest, found in seen]}
@@ -87,7 +88,9 @@ def _can(guest: Guest, found: tuple[Blocker, ...], against: tuple[Blocker, ...])
         return Cell("not running", "dim")
     if found:
         return Cell(f"no: {words.counted(len(found), 'reason')} below", "bad")
-    return Cell("no: see the host", "bad") if against else Cell("yes", "good")
+    if against:
+        return Cell("no: see the host", "bad")
+    return Cell("yes, RAM copied" if ram_to_copy(guest) else "yes", "good")
 
 
 def _qemu(guest: Guest) -> str | Cell:
@@ -143,5 +146,9 @@ def _guest_json(guest: Guest, found: tuple[Blocker, ...]) -> dict[str, object]:
         "vcpus": guest.definition.vcpus,
         "qemu": running,
         "ram": {"bytes": guest.definition.memory, "backing": guest.definition.ram},
-        "in_place": {"possible": guest.state.active and not found, "blockers": blockers_json(found)},
+        "in_place": {
+            "possible": guest.state.active and not found,
+            "copies_ram": ram_to_copy(guest) is not None,
+            "blockers": blockers_json(found),
+        },
     }

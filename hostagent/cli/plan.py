@@ -22,7 +22,7 @@ from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
 from hostagent.trees.qemu_trees import SYSTEM
 from hostagent.update.files import read_private, replace
-from hostagent.update.report import pauses_of
+from hostagent.update.report import past_of
 
 BUDGET_LIMIT_SECONDS = 3600.0  # as in the settings
 
@@ -70,7 +70,7 @@ def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
     seconds = budget_of(call, wish.budget)
     to = choose_tree(host.qemu, SYSTEM if wish.to is None else wish.to)
-    return plan_qemu(host, to, wish.guests or None, budget_seconds=seconds, pauses=pauses_of(call.updates()))
+    return plan_qemu(host, to, wish.guests or None, budget_seconds=seconds, past=past_of(call.updates()))
 
 
 def budget_of(call: Call, text: str | None) -> float:

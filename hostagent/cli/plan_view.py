@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from hostagent.cli import words
 from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
 from hostagent.errors import Refused
-from hostagent.plan import Blocker, GuestPlan, Plan, Prediction, Verdict
+from hostagent.plan import Blocker, GuestPlan, Method, Plan, Prediction, Verdict
 
 _COLUMNS = (
     *(Column("guest"), Column("QEMU now"), Column("then"), Column("what happens")),
@@ -45,7 +45,7 @@ def _row(guest: GuestPlan, plan: Plan) -> Sequence[str | Cell]:
     now = str(guest.before.version) if guest.before else words.NONE
     match guest.verdict:
         case Verdict.UPDATE:
-            how = Cell(f"{guest.method} by {guest.technique}, RAM kept", "good")
+            how = Cell(f"{guest.method} by {guest.technique}, {_ram(guest)}", "good")
             budget = words.duration(guest.budget_seconds)
             return guest.name, now, str(plan.to.version), how, _pause(guest.predicted), budget
         case Verdict.BLOCKED:
@@ -53,6 +53,14 @@ def _row(guest: GuestPlan, plan: Plan) -> Sequence[str | Cell]:
             return guest.name, now, now, Cell(why, "bad"), "", ""
         case verdict:
             return guest.name, now, now, Cell(f"nothing: {verdict}", "dim"), "", ""
+
+
+def _ram(guest: GuestPlan) -> str:
+    """What becomes of its RAM."""
+    if guest.method is not Method.IN_PLACE_COPY:
+        return "RAM kept"
+    seconds = guest.predicted.copy_seconds if guest.predicted else None
+    return "RAM copied while it runs" + (f" for about {words.duration(seconds)}" if seconds else "")
 
 
 def _pause(predicted: Prediction | None) -> str | Cell:
@@ -89,7 +97,9 @@ def _guest_json(guest: GuestPlan, plan: Plan) -> dict[str, object]:
             "pause_seconds": guest.predicted.pause_seconds,
             "measured": guest.predicted.measured,
             "of_itself": guest.predicted.of_itself,
+            "copy_seconds": guest.predicted.copy_seconds,
         },
+        "copied_bytes": guest.copied_bytes,
         "blockers": blockers_json(guest.blockers),
     }
 

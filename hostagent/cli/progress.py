@@ -30,6 +30,7 @@ _WORDS = {
     "rehearse": "starting a throw-away guest",
     "prepare": "noting its state, pinning its RAM",
     "start": "starting the new QEMU beside the old one",
+    "copy": "copying its RAM into a file; it runs on",
     "detach": "taking libvirt's daemon away; guests run on",
     "reconcile": "comparing the old QEMU and the new one",
     "switch": "paused: device state crosses",

@@ -19,7 +19,7 @@ from hostagent.planning.way_back import plan_way_back
 from hostagent.session import require_nothing_open
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind, UpdateOrder
-from hostagent.update.report import UpdateReport, pauses_of
+from hostagent.update.report import UpdateReport, past_of
 
 Done = list[tuple[UpdateReport, Plan]]
 
@@ -60,8 +60,8 @@ def _roll_back(
         for guest in order.guests
         if guest.uuid in wanted and record.guests[guest.uuid].outcome is Outcome.UPDATED
     }
-    pauses = pauses_of(updates)
-    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, undoes=record.id, pauses=pauses)
+    past = past_of(updates)
+    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, undoes=record.id, past=past)
     code = approve(call, work, plans, guests, yes=yes)
     if code is not None:
         return code

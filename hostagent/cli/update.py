@@ -18,7 +18,7 @@ from hostagent.plan import Plan
 from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
 from hostagent.session import require_nothing_open
-from hostagent.update.report import UpdateReport, pauses_of
+from hostagent.update.report import UpdateReport, past_of
 
 
 @verb("update", example="hostagent update qemu --to 10.0 --guest web1 --guest db9 --budget 10s")
@@ -63,8 +63,8 @@ def _update(
 
 
 def _planned_again(call: Call, approved: SavedPlan, host: Host) -> Plan:
-    to, pauses = choose_tree(host.qemu, approved.to), pauses_of(call.updates())
-    return plan_qemu(host, to, approved.guests or None, budget_seconds=approved.budget_seconds, pauses=pauses)
+    to, past = choose_tree(host.qemu, approved.to), past_of(call.updates())
+    return plan_qemu(host, to, approved.guests or None, budget_seconds=approved.budget_seconds, past=past)
 
 
 def _require_the_same(approved: SavedPlan, host: Host) -> None:

@@ -47,6 +47,8 @@ class Move:
     status: MoveStatus
     ram_bytes: int = 0  # bytes of RAM that crossed; far below the RAM's size when it was kept
     error: str = ""
+    ram_left: int | None = None  # bytes of RAM that are yet to cross in this pass; None before the first has begun
+    ram_total: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,27 +83,71 @@ class Inventory:
     fdsets: Mapping[int, int]  # fdset number -> descriptor in that process
 
 
-class Monitor(Protocol):
-    """The one connection to a QEMU's monitor. While it is open nobody else gets an answer there."""
+class Sender(Protocol):
+    """What can be asked of a QEMU that sends its state, also by way of libvirt, while that has its monitor."""
 
     def run_state(self) -> RunState: ...
     def capabilities(self) -> Mapping[str, bool]: ...
     def set_capabilities(self, wanted: Mapping[str, bool]) -> None: ...
     def parameters(self) -> Mapping[str, object]: ...
     def set_parameters(self, wanted: Mapping[str, object]) -> None: ...
+    def blocked_reasons(self) -> tuple[str, ...]: ...
+    def send_state(self, channel: int) -> None: ...
+    def move(self) -> Move: ...
+    def wait_begun(self, within_seconds: float) -> None:
+        """Wait until the crossing is set up: QEMU knows from then on what the guest writes. Failed when it is not."""
+        ...
+
+    def wait_sent(self, within_seconds: float) -> Move:
+        """Wait until all of the RAM has crossed once, or the crossing has ended, or that long."""
+        ...
+
+    def halt(self) -> None:
+        """Have the guest stand still."""
+        ...
+
+    def go_on(self) -> None:
+        """Have it run again."""
+        ...
+
+    def put_ballast(self, *, bitmap: bool) -> None:
+        """Add an empty block node that no guest sees; with a bitmap on it a copy does not end by itself.
+
+        QEMU stops the guest for the rest of a copy when less is left than it can send within `downtime-limit`. Of a
+        bitmap nothing is sent before that (migration/block-dirty-bitmap.c): at a limit of 0 the moment never comes.
+        """
+        ...
+
+    def drop_ballast(self) -> None:
+        """Take it away again; done when there is none."""
+        ...
+
+    def watch_dirtying(self) -> None:
+        """Begin to measure how fast the guest writes to its RAM; it takes a second."""
+        ...
+
+    def dirtying(self) -> float | None:
+        """What was measured, bytes per second; None when it has not been measured yet."""
+        ...
+
+
+class Monitor(Sender, Protocol):
+    """The one connection to a QEMU's monitor. While it is open nobody else gets an answer there."""
+
     def answer_within(self, left: Callable[[], float]) -> None:
         """From now on wait for an answer for as long as this says (seconds), and hardly longer."""
         ...
 
-    def blocked_reasons(self) -> tuple[str, ...]: ...
     def inventory(self) -> Inventory: ...
     def reconnect_questions(self) -> None:
         """Ask everything that libvirt asks when its daemon comes back; raises Failed on the first refusal."""
         ...
 
     def receive_state(self, channel: int) -> None: ...
-    def send_state(self, channel: int) -> None: ...
-    def move(self) -> Move: ...
+    def wait_stopped(self, within_seconds: float) -> bool:
+        """Wait until the guest stands still for the last of its state; whether it did."""
+        ...
+
     def wait_moved(self, within_seconds: float) -> Move:
         """Wait until the crossing has ended on this side; OutcomeUnknown when it has not in time."""
         ...
@@ -152,6 +198,10 @@ class Qemu(Protocol):
 
     def identify(self, pid: int) -> ProcessId: ...
     def alive(self, process: ProcessId) -> bool: ...
+    def owner(self, process: ProcessId) -> tuple[int, int]:
+        """User and group that it runs as."""
+        ...
+
     def launch(self, order: LaunchOrder) -> Launch: ...
     def kill(self, process: ProcessId, within_seconds: float) -> None:
         """End it by SIGKILL and see it gone; done when it is gone already."""
@@ -170,8 +220,8 @@ class Qemu(Protocol):
         """Give each new thread (value) the cgroup, affinity, policy and priority of its old one (key)."""
         ...
 
-    def differences(self, old: ProcessId, new: ProcessId) -> tuple[str, ...]:
-        """Where the surroundings differ beyond the explained list."""
+    def differences(self, old: ProcessId, new: ProcessId, *, opened: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Where the surroundings differ beyond the explained list; `opened` are files that only the new one has."""
         ...
 
     def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:
@@ -228,12 +278,24 @@ class Libvirt(Protocol):
         ...
 
     def live_xml(self, uuid: str) -> str: ...
+    def sender(self, uuid: str) -> AbstractContextManager[Sender]:
+        """The guest's QEMU by way of libvirt, which has its monitor while the daemon is up."""
+        ...
+
+    def adopt_definition(self, uuid: str) -> bool:
+        """Have the guest's RAM in shared files from its next boot on; whether that changed its definition."""
+        ...
+
     def capability_cache(self, emulator: str, virtualisation: str, machine: str) -> CapabilityCache:
         """libvirt's own cache on that emulator, warmed first."""
         ...
 
     def capability_filters(self) -> tuple[str, ...]:
         """The setting of that name in qemu.conf."""
+        ...
+
+    def memory_backing_dir(self) -> str:
+        """Where libvirt puts RAM files, from qemu.conf."""
         ...
 
     def agent(self, uuid: str) -> AbstractContextManager[GuestAgent]: ...

@@ -113,7 +113,11 @@ def _reconnect(world: World, state: State, path: Path) -> None:
         believed, reason = "running", "unpaused"
     elif listening.state is not RunState.RUNNING and believed == "running":
         believed, reason = "paused", _REASONS.get(listening.state, "unknown")
-    state.daemon.views[guest.uuid] = View(record.pid, listening.pid, believed, reason, record.emulator)
+    in_files = record.ram_source == "file"
+    if guest.ram and not in_files:
+        state.violated(f"libvirt does not know that the RAM of {guest.name} is in files: they would be left")
+    view = View(record.pid, listening.pid, believed, reason, record.emulator, ram_in_files=in_files)
+    state.daemon.views[guest.uuid] = view
     _save_record(path, record, believed, reason)
     return None
 

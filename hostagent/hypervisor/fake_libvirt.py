@@ -9,14 +9,15 @@ from pathlib import Path
 
 from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.errors import Failed, OutcomeUnknown, Refused
-from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
-from hostagent.hypervisor import RunState
+from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, RamRoom, Version
+from hostagent.hypervisor import RunState, Sender
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
-from hostagent.hypervisor.fake_monitor import WALL_SECONDS
+from hostagent.hypervisor.fake_monitor import WALL_SECONDS, FakeMonitor
 from hostagent.hypervisor.fake_physics import dies, libvirt_cleans_up
-from hostagent.hypervisor.fake_world import FaultKind, GuestLife, Process, State, World
+from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, World
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.libvirt_files.memory_backing import with_shared_ram
 
 BOOT_ID = "00000000-0000-4000-8000-000000000001"
 
@@ -42,7 +43,8 @@ class FakeLibvirt:
             qemu=self.trees,
             guests=tuple(sorted(guests, key=lambda guest: guest.name)),
             lock_manager="",
-            memory_backing_dir=str(self.world.root / "ram"),
+            memory_backing_dir=self.memory_backing_dir(),
+            ram_room=RamRoom("tmpfs", unpromised=1 << 40, available=1 << 40),
         )
 
     def guest(self, uuid: str) -> Guest | None:
@@ -99,6 +101,25 @@ class FakeLibvirt:
     def capability_filters(self) -> tuple[str, ...]:
         return ()
 
+    def memory_backing_dir(self) -> str:
+        return str(self.world.root / "ram")
+
+    @contextmanager
+    def sender(self, uuid: str) -> Iterator[Sender]:
+        doing = "reaching a guest's QEMU"
+        with self._asked(doing) as state:
+            guest, view = state.guests.get(uuid), state.daemon.views.get(uuid)
+            if guest is None or view is None:
+                raise Failed(doing, expected=f"guest {uuid}", found="none")
+            _answers(state, guest)
+        yield FakeMonitor(self.world, view.monitor_pid, LIBVIRT, 0)
+
+    def adopt_definition(self, uuid: str) -> bool:
+        with self._asked("changing a guest's definition") as state:
+            guest = state.guests[uuid]
+            before, guest.shared_from_next_boot = guest.shared_from_next_boot, True
+            return not before
+
     @contextmanager
     def agent(self, uuid: str) -> Iterator[GuestAgent]:
         yield FakeAgent(self.world, uuid)
@@ -139,6 +160,8 @@ class FakeLibvirt:
 
     def _xml(self, state: State, guest: GuestLife) -> str:
         xml, view = self.world.text(guest.xml), state.daemon.views.get(guest.uuid)
+        if view is not None and view.ram_in_files:
+            xml = with_shared_ram(xml)
         return emulator_in(xml, view.emulator) if view else xml
 
     def _process(self, state: State, guest: GuestLife) -> QemuProcess | None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, OutcomeUnknown
 from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
-from hostagent.hypervisor.fake_physics import dies, go_on, stands_still
+from hostagent.hypervisor.fake_physics import dies, go_on, ram_sizes, stands_still
 from hostagent.hypervisor.fake_world import FaultKind, Process, State, World
 
 ANSWER_SECONDS = 5.0
@@ -124,8 +124,56 @@ class FakeMonitor:
         raise self._refusal("migrate", "Broken pipe")
 
     def move(self) -> Move:
-        with self._asked("query-migrate", changes=False) as (_, process):
-            return Move(process.move, process.moved_bytes, process.move_error)
+        with self._asked("query-migrate", changes=False) as (state, process):
+            peer = state.processes.get(process.peer)
+            total = sum(ram_sizes(self.world.argv(peer))) if peer else 0
+            left = process.ram_left if process.ram_left >= 0 else None
+            return Move(process.move, process.moved_bytes, process.move_error, left, total)
+
+    def wait_begun(self, within_seconds: float) -> None:
+        if self.move().status is not MoveStatus.UNDER_WAY:
+            raise Failed("beginning to copy the RAM", expected="QEMU to begin", found="nothing")
+
+    def wait_sent(self, within_seconds: float) -> Move:
+        with self._asked("waiting") as (state, _):
+            state.now_ns += round(within_seconds * 1e9)
+        return self.move()
+
+    def wait_stopped(self, within_seconds: float) -> bool:
+        with self._asked("waiting") as (state, _):
+            state.now_ns += round(within_seconds * 1e9)
+        return self.run_state() is not RunState.RUNNING
+
+    # -- a copy of the RAM ------------------------------------------------------------------------------------------
+
+    def put_ballast(self, *, bitmap: bool) -> None:
+        with self._asked("blockdev-add") as (_, process):
+            if process.ballast:
+                raise self._refusal("blockdev-add", "Duplicate nodes with node-name='hostagent-ballast'")
+            process.ballast, process.bitmap = True, bitmap
+
+    def drop_ballast(self) -> None:
+        with self._asked("blockdev-del") as (_, process):
+            if process.move is MoveStatus.UNDER_WAY and process.bitmap:
+                raise self._refusal("block-dirty-bitmap-remove", "Bitmap is currently in use by another operation")
+            process.ballast = process.bitmap = False
+
+    def watch_dirtying(self) -> None:
+        with self._asked("calc-dirty-rate"):
+            pass
+
+    def dirtying(self) -> float | None:
+        with self._asked("query-dirty-rate") as (state, process):
+            return 1e15 if state.take(FaultKind.DIRTY_FAST, process.guest) else 0.0
+
+    def halt(self) -> None:
+        self.stop(ANSWER_SECONDS)
+
+    def go_on(self) -> None:
+        with self._asked("cont") as (state, process):
+            go_on(self.world, state, process)
+
+    # -- the crossing's end -----------------------------------------------------------------------------------------
 
     def wait_moved(self, within_seconds: float) -> Move:
         move = self.move()

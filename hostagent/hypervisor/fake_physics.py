@@ -22,6 +22,7 @@ DEFAULT_TAP = "10 0"  # what a starting QEMU leaves a tap with, until it loads s
 RIGHT_TAP = "12 25"
 MINUTE_NS = 60_000_000_000
 _SAME_ON_BOTH = "x-ignore-shared"
+_BALLAST = "hostagent-ballast"
 
 
 def time_passes(world: World, state: State) -> None:
@@ -84,6 +85,8 @@ def _exists(pid: int) -> bool:
 def begins_to_run(state: State, process: Process) -> None:
     """From here on this process is the guest."""
     guest = state.guests[process.guest]
+    if process.copied:
+        guest.ram, process.copied = process.copied, []
     if process.holds != guest.life:
         state.violated(f"{guest.name} went on in process {process.pid} from a state that is past")
     if process.ram != [[device, inode] for _, device, inode, _ in guest.ram]:
@@ -135,6 +138,10 @@ def dies(world: World, state: State, process: Process, *, tidily: bool) -> None:
     if tidily:
         for name in process.sockets:
             Path(name).unlink(missing_ok=True)
+    guest = state.guests[process.guest]
+    left = [one for one in state.living(process.guest) if one.holds == guest.life]
+    if len(left) == 1 and left[0].copied:  # the copy is all there is now
+        guest.ram, left[0].copied = left[0].copied, []
     for sender in state.living(process.guest):
         if sender.peer == process.pid and sender.move is MoveStatus.UNDER_WAY:
             _failed_to_send(state, sender, "Broken pipe")
@@ -206,8 +213,14 @@ def _open_ram(path: Path) -> tuple[int, int]:
 def _cross(world: World, state: State, old: Process, new: Process) -> None:
     """One crossing, seen to its end, unless it hangs."""
     if new.hung or not new.alive:
-        return
+        return None
     name = state.guests[old.guest].name
+    if old.bitmap and not new.ballast:
+        state.words[name] = f"Error: block device {_BALLAST} not found"
+        return dies(world, state, new, tidily=True)
+    if old.bitmap and not _copied(world, state, old, new):
+        return None
+    old.was_running = old.state is RunState.RUNNING
     if old.capabilities[_SAME_ON_BOTH] != new.capabilities[_SAME_ON_BOTH]:
         state.words[name] = "Capability x-ignore-shared is off, but received capability is on"
         dies(world, state, new, tidily=True)  # which ends the crossing on the old one, too
@@ -218,29 +231,47 @@ def _cross(world: World, state: State, old: Process, new: Process) -> None:
         stands_still(state, old, RunState.FINISH_MIGRATE)
         old.disks, new.hung = False, True
     else:
-        _sends_all(state, old)
+        _sends_all(world, state, old, new)
         if state.take(FaultKind.LOAD_EXITS_LATE, old.guest):
             state.words[name] = "load of migration failed: Invalid argument"
             dies(world, state, new, tidily=True)
         elif state.take(FaultKind.LOAD_HANGS_LATE, old.guest):
             new.hung = True
         else:
-            _loads(state, old, new)
+            _loads(world, state, old, new)
+    return None
 
 
-def _sends_all(state: State, old: Process) -> None:
+def _copied(world: World, state: State, old: Process, new: Process) -> bool:
+    """One look at a copy that has ballast: whether the rest of it may cross now."""
+    total = sum(ram_sizes(world.argv(new)))
+    if state.take(FaultKind.COPY_BREAKS, old.guest):
+        state.words[state.guests[old.guest].name] = "out of memory"
+        dies(world, state, new, tidily=True)
+        return False
+    old.ram_left = total if old.ram_left < 0 else max(0, old.ram_left - total // 2)
+    if old.ram_left or old.parameters["downtime-limit"] == 0:
+        return False
+    return old.state is not RunState.RUNNING or not state.take(FaultKind.COPY_STALLS, old.guest)
+
+
+def _sends_all(world: World, state: State, old: Process, new: Process) -> None:
     if state.take(FaultKind.LOAD_SLOW, old.guest):
         state.now_ns += MINUTE_NS
     stands_still(state, old, RunState.POSTMIGRATE)
     old.disks, old.move = False, MoveStatus.COMPLETED
     copies = state.take(FaultKind.LOAD_COPIES, old.guest) or not old.capabilities[_SAME_ON_BOTH]
-    old.moved_bytes = STATE_BYTES + copies * sum(size for *_, size in state.guests[old.guest].ram)
+    old.moved_bytes = STATE_BYTES + copies * sum(ram_sizes(world.argv(new)))
 
 
-def _loads(state: State, old: Process, new: Process) -> None:
+def _loads(world: World, state: State, old: Process, new: Process) -> None:
     new.move, new.listens = MoveStatus.COMPLETED, False
     new.holds, new.moved_bytes = old.holds, old.moved_bytes
-    new.state = RunState.PAUSED
+    new.state, new.bitmap = RunState.PAUSED, old.bitmap
+    if not old.capabilities[_SAME_ON_BOTH]:
+        argv = world.argv(new)
+        files = zip(ram_paths(argv), new.ram, ram_sizes(argv), strict=True)
+        new.copied = [(path, device, inode, size) for path, (device, inode), size in files]
     for tap in new.taps.values():
         state.taps[tap] = RIGHT_TAP
     if not new.capabilities["late-block-activate"]:
@@ -251,9 +282,10 @@ def _loads(state: State, old: Process, new: Process) -> None:
 
 def _failed_to_send(state: State, old: Process, why: str) -> None:
     """The old one goes on by itself, if it ran before."""
-    old.move, old.move_error = MoveStatus.FAILED, why
+    old.move, old.move_error, old.ram_left = MoveStatus.FAILED, why, -1
+    if old.state in {RunState.RUNNING, RunState.PAUSED}:
+        return  # it was not stopped for it yet
     if old.was_running:
-        if old.state is not RunState.RUNNING:
-            begins_to_run(state, old)
+        begins_to_run(state, old)
     else:
         old.state, old.disks = RunState.PAUSED, True

@@ -18,7 +18,7 @@ from hostagent.hypervisor.fake_world import FaultKind, Process, State, World
 _MOVED_BY = 100  # QEMU moves what -add-fd names to another number
 
 # QEMU 7.2's and 10.0's defaults, of the ones that an update looks at
-CAPABILITIES = {"events": False, "x-ignore-shared": False, "late-block-activate": False, "xbzrle": False}
+CAPABILITIES = {"events": False, "x-ignore-shared": False, "late-block-activate": False, "dirty-bitmaps": False}
 PARAMETERS = {"downtime-limit": 300, "max-bandwidth": 134217728, "multifd-channels": 2}
 
 
@@ -38,6 +38,9 @@ class FakeQemu:
     def alive(self, process: ProcessId) -> bool:
         with self.world.look() as state:
             return _found(state, process) is not None
+
+    def owner(self, process: ProcessId) -> tuple[int, int]:
+        return os.getuid(), os.getgid()
 
     def launch(self, order: LaunchOrder) -> FakeLaunch:
         doing = "starting the new QEMU"
@@ -118,7 +121,7 @@ class FakeQemu:
             if _found(state, old) is None or _found(state, new) is None:
                 raise Failed("placing the new QEMU's threads", found="a process is gone")
 
-    def differences(self, old: ProcessId, new: ProcessId) -> tuple[str, ...]:
+    def differences(self, old: ProcessId, new: ProcessId, *, opened: tuple[str, ...] = ()) -> tuple[str, ...]:
         with self.world.change() as state:
             here = _found(state, old)
             if here is None or _found(state, new) is None:

@@ -46,6 +46,9 @@ class FaultKind(StrEnum):
     OLD_SILENT = "the old QEMU's monitor does not answer"
     DAEMON_STAYS_DOWN = "libvirt's daemon does not start"
     DAEMON_STAYS_UP = "libvirt's daemon does not stop"
+    COPY_BREAKS = "the new QEMU exits while the RAM is copied"
+    COPY_STALLS = "the guest writes to its RAM faster than that is copied"
+    DIRTY_FAST = "the guest is seen to write to its RAM faster than that is copied"
     BLOCKED = "QEMU has a reason against a migration"
     DIFFERENT = "the surroundings differ"
     QUESTION_FAILS = "a question that libvirt will ask is refused"
@@ -89,6 +92,10 @@ class Process:
     holds: int = -1  # the moment of the guest's life that it could go on from; -1 none
     move: MoveStatus = MoveStatus.NONE
     moved_bytes: int = 0
+    ram_left: int = -1  # of a copy, bytes; -1 before it has begun
+    ballast: bool = False
+    bitmap: bool = False  # on the ballast
+    copied: list[tuple[str, int, int, int]] = field(default_factory=list)  # RAM files that it was given the RAM in
     move_error: str = ""
     peer: int = 0  # pid that it sends its state to
     listens: bool = False  # waits for state on a channel
@@ -111,6 +118,7 @@ class GuestLife:
     executed: dict[str, int] = field(default_factory=dict)  # pid -> how much of its life that process ran
     lag_ns: int = 0  # how far its clock is behind
     stands_since_ns: int = 0  # 0 while it runs
+    shared_from_next_boot: bool = False  # its persistent definition was changed so
     ended: str = ""  # why it does not run any more
 
 
@@ -123,6 +131,7 @@ class View:
     state: str
     reason: str
     emulator: str
+    ram_in_files: bool = False  # as the record says, which may be newer than the guest's first definition
 
 
 @dataclass
@@ -282,7 +291,7 @@ class World:
 
 def create(root: Path, before: Physics, after: Physics) -> World:
     """An empty world in an empty directory."""
-    for name in ("run", "lib", "ram", "texts", "cache/capabilities", "state"):
+    for name in ("run", "lib", "ram/libvirt/qemu", "texts", "cache/capabilities", "state"):
         (root / name).mkdir(parents=True)
     (root / "world.json").write_text(json.dumps(State(), default=vars))
     daemon_lock = os.open(root / "run" / "driver.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -310,6 +319,7 @@ def _read(raw: dict[str, Any]) -> State:
 def _process(raw: dict[str, Any]) -> Process:
     for name in ("taps", "pipes", "fdsets"):
         raw[name] = {int(number): value for number, value in raw[name].items()}
+    raw["copied"] = [tuple(ram) for ram in raw["copied"]]
     return Process(**{**raw, "state": RunState(raw["state"]), "move": MoveStatus(raw["move"])})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +19,15 @@ from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
-from hostagent.hypervisor import qemu_conf, surroundings
+from hostagent.hypervisor import Sender, qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files
+from hostagent.hypervisor.passthrough import PassthroughMonitor
+from hostagent.hypervisor.ram_room import memory_room, ram_room
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.libvirt_files.memory_backing import with_shared_ram
+from hostagent.libvirt_files.xml_spans import PlainXmlError
 
 T = TypeVar("T")
 
@@ -89,6 +93,7 @@ class LibvirtApi:
             guests=tuple(sorted(guests, key=lambda guest: guest.name)),
             lock_manager=conf.lock_manager,
             memory_backing_dir=conf.memory_backing_dir,
+            ram_room=ram_room(Path(conf.memory_backing_dir)),
             reconnect_hook=(_HOOKS / "qemu").exists() or (_HOOKS / "qemu.d").is_dir(),
             machined=_machined(),
         )
@@ -114,6 +119,41 @@ class LibvirtApi:
             return self._on(domain, "reading its definition", lambda: str(domain.XMLDesc(0)))
         except _Gone as error:
             raise Failed("reading a guest's definition", expected=f"guest {uuid}", found="none") from error
+
+    @contextmanager
+    def sender(self, uuid: str) -> Iterator[Sender]:
+        doing = "reaching a guest's QEMU"
+        try:
+            domain = self._domain(uuid)
+        except _Gone as error:
+            raise Failed(doing, expected=f"guest {uuid}", found="none") from error
+
+        def put(doing: str, words: str, files: Sequence[int]) -> str:
+            try:
+                return self._ask(doing, lambda _: str(_monitor_command(domain, words, list(files))))
+            except _Gone as error:
+                raise Failed(doing, expected="a running guest", found="none") from error
+
+        yield PassthroughMonitor(domain.name(), put)
+
+    def adopt_definition(self, uuid: str) -> bool:
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+
+        def change() -> bool:
+            before = str(domain.XMLDesc(flags))
+            after = with_shared_ram(before)
+            if after != before:
+                domain.connect().defineXML(after)
+            return after != before
+
+        try:
+            domain = self._domain(uuid)
+            return self._on(domain, "having its RAM in shared files from its next boot on", change)
+        except _Gone as error:
+            raise Failed("changing a guest's definition", expected=f"guest {uuid}", found="none") from error
+        except PlainXmlError as error:
+            expected = "the XML that libvirt writes"
+            raise Failed("changing a guest's definition", expected=expected, found=str(error)) from error
 
     def _guest(self, domain: libvirt.virDomain, trees: tuple[QemuTree, ...]) -> Guest:
         def look() -> tuple[str, int, list[int], bool, bool, str]:
@@ -152,6 +192,7 @@ class LibvirtApi:
             security_label=surroundings.security_label(process.pid) if process else "",
             snapshots=self._on(domain, "counting its snapshots", lambda: int(domain.snapshotNum())),
             checkpoints=self._on(domain, "counting its checkpoints", lambda: len(domain.listAllCheckpoints())),
+            memory_room=memory_room(process.pid) if process else None,
         )
 
     def _job(self, domain: libvirt.virDomain, xml: str) -> str:
@@ -187,6 +228,9 @@ class LibvirtApi:
 
     def capability_filters(self) -> tuple[str, ...]:
         return qemu_conf.read(self._config.paths.qemu_conf).capability_filters
+
+    def memory_backing_dir(self) -> str:
+        return qemu_conf.read(self._config.paths.qemu_conf).memory_backing_dir
 
     # -- throw-away guests and agents ------------------------------------------------------------------------
 
@@ -272,6 +316,13 @@ class LibvirtApi:
                 raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
             self._connection, self._worker = connection, worker
         return self._connection, self._worker
+
+
+def _monitor_command(domain: libvirt.virDomain, words: str, files: list[int]) -> str:
+    answer, given = libvirt_qemu.qemuMonitorCommandWithFiles(domain, words, files, 0)
+    for file in given:
+        file.close()
+    return str(answer)
 
 
 class _Agent:

@@ -43,6 +43,13 @@ class HostQemu:
     def alive(self, process: ProcessId) -> bool:
         return surroundings.alive(process)
 
+    def owner(self, process: ProcessId) -> tuple[int, int]:
+        try:
+            found = (surroundings.PROC / str(process.pid)).stat()
+        except OSError as error:
+            raise Failed(f"looking at process {process.pid}", expected="it running", found="no such process") from error
+        return found.st_uid, found.st_gid
+
     # -- starting and ending ---------------------------------------------------------------------------------
 
     def launch(self, order: LaunchOrder) -> Launching:
@@ -126,9 +133,9 @@ class HostQemu:
         except OSError as error:
             raise Failed("placing the new QEMU's threads", expected="as the old one's", found=str(error)) from error
 
-    def differences(self, old: ProcessId, new: ProcessId) -> tuple[str, ...]:
+    def differences(self, old: ProcessId, new: ProcessId, *, opened: tuple[str, ...] = ()) -> tuple[str, ...]:
         try:
-            return surroundings.differences(surroundings.read(old.pid), surroundings.read(new.pid))
+            return surroundings.differences(surroundings.read(old.pid), surroundings.read(new.pid), opened)
         except OSError as error:
             raise Failed("comparing surroundings", expected="both processes there", found=str(error)) from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +21,13 @@ from qemu.qmp.qmp_client import ExecuteError
 
 from hostagent.errors import Failed, OutcomeUnknown
 from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
+from hostagent.hypervisor.qmp_verbs import BALLAST, QmpVerbs, as_mapping, as_rows
 
 T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0  # QEMU answers in well under a millisecond; past this it hangs
 LATE_SECONDS = 0.2  # for one that was late before, or may be: a guest stands still meanwhile
-_UNDER_WAY = {"setup", "active", "device", "pre-switchover", "wait-unplug", "postcopy-active", "cancelling"}
+_ENDED = {"completed", "failed", "cancelled"}
 
 # What libvirt asks a QEMU that it comes back to; an error to any of these makes it kill the guest
 # (libvirt 9.0 src/qemu/qemu_process.c, qemuProcessReconnect).
@@ -50,7 +51,7 @@ RECONNECT_QUESTIONS = (
 )
 
 
-class QmpMonitor:
+class QmpMonitor(QmpVerbs):
     """`Monitor` over a unix socket."""
 
     def __init__(self, path: Path, within_seconds: float) -> None:
@@ -72,56 +73,30 @@ class QmpMonitor:
 
     # -- asking ----------------------------------------------------------------------------------------------
 
-    def run_state(self) -> RunState:
-        status = _mapping(self._ask("query-status")).get("status")
-        try:
-            return RunState(str(status))
-        except ValueError:
-            return RunState.OTHER
-
-    def capabilities(self) -> Mapping[str, bool]:
-        rows = _rows(self._ask("query-migrate-capabilities"))
-        return {str(row["capability"]): bool(row["state"]) for row in rows}
-
-    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
-        rows = [{"capability": name, "state": state} for name, state in wanted.items()]
-        if rows:
-            self._ask("migrate-set-capabilities", capabilities=rows)
-
-    def parameters(self) -> Mapping[str, object]:
-        return _mapping(self._ask("query-migrate-parameters"))
-
-    def set_parameters(self, wanted: Mapping[str, object]) -> None:
-        if wanted:
-            self._ask("migrate-set-parameters", **wanted)
-
     def answer_within(self, left: Callable[[], float]) -> None:
         self._left = left
 
-    def blocked_reasons(self) -> tuple[str, ...]:
-        return tuple(str(reason) for reason in _mapping(self._ask("query-migrate")).get("blocked-reasons", ()))
-
     def inventory(self) -> Inventory:
-        nodes = _rows(self._ask("query-named-block-nodes", flat=True))
+        found = as_rows(self.ask("query-named-block-nodes", flat=True))
+        nodes = [node for node in found if node.get("node-name") not in (None, "", BALLAST)]
+        sets = as_rows(self.ask("query-fdsets"))
         return Inventory(
             devices=self._children("/machine/peripheral"),
-            block_nodes={str(node["node-name"]): str(node.get("file", "")) for node in nodes if node.get("node-name")},
-            chardevs=tuple(sorted(str(row["label"]) for row in _rows(self._ask("query-chardev")))),
-            iothreads={str(row["id"]): int(row["thread-id"]) for row in _rows(self._ask("query-iothreads"))},
-            vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in _rows(self._ask("query-cpus-fast"))},
+            block_nodes={str(node["node-name"]): str(node.get("file", "")) for node in nodes},
+            chardevs=tuple(sorted(str(row["label"]) for row in as_rows(self.ask("query-chardev")))),
+            iothreads={str(row["id"]): int(row["thread-id"]) for row in as_rows(self.ask("query-iothreads"))},
+            vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in as_rows(self.ask("query-cpus-fast"))},
             objects=self._children("/objects"),
-            memory_devices=tuple(str(row) for row in _rows(self._ask("query-memory-devices"))),
-            jobs=tuple(str(row.get("id", row)) for row in _rows(self._ask("query-jobs"))),
+            memory_devices=tuple(str(row) for row in as_rows(self.ask("query-memory-devices"))),
+            jobs=tuple(str(row.get("id", row)) for row in as_rows(self.ask("query-jobs"))),
             throttled=tuple(str(node["node-name"]) for node in nodes if node.get("iops") or node.get("bps")),
-            fdsets={
-                int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in _rows(self._ask("query-fdsets")) if row["fds"]
-            },
+            fdsets={int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in sets if row["fds"]},
         )
 
     def reconnect_questions(self) -> None:
         for question in RECONNECT_QUESTIONS:
             try:
-                self._ask(question)
+                self.ask(question)
             except Failed as error:
                 if question == "query-balloon" and "No balloon device" in str(error):
                     continue  # libvirt treats a guest without a balloon as having all its memory
@@ -132,33 +107,29 @@ class QmpMonitor:
 
     def receive_state(self, channel: int) -> None:
         self._migration, self._told_to_move = "", True
-        self._give(channel)
-        self._ask("migrate-incoming", uri="fd:hostagent")
+        super().receive_state(channel)
 
     def send_state(self, channel: int) -> None:
-        self._give(channel)
         self._migration, self._told_to_move = "", True
         self._moments.pop("STOP", None)
-        self._ask("migrate", uri="fd:hostagent")
+        super().send_state(channel)
 
-    def move(self) -> Move:
-        answer = _mapping(self._ask("query-migrate"))
-        status = str(answer.get("status", "none"))
-        if status == "completed":
-            folded = MoveStatus.COMPLETED
-        elif status in _UNDER_WAY:
-            folded = MoveStatus.UNDER_WAY
-        else:
-            folded = MoveStatus.NONE if status == "none" else MoveStatus.FAILED
-        ram = answer.get("ram") or {}
-        error = str(answer.get("error-desc", "")) or (status if folded is MoveStatus.FAILED else "")
-        return Move(folded, int(ram.get("transferred", 0)), error)
+    def wait_stopped(self, within_seconds: float) -> bool:
+        async def stopped() -> None:
+            while "STOP" not in self._moments and self._migration not in _ENDED:
+                await self._next_event()
+
+        try:
+            self._within(within_seconds, stopped(), "waiting for the guest to stand still")
+        except OutcomeUnknown:
+            return self.run_state() is not RunState.RUNNING
+        return "STOP" in self._moments
 
     def wait_moved(self, within_seconds: float) -> Move:
         """Wait for QEMU's MIGRATION events: polling would add its interval to the pause."""
 
         async def ended() -> None:
-            while self._migration not in {"completed", "failed", "cancelled"}:
+            while self._migration not in _ENDED:
                 await self._next_event()
 
         if not self._told_to_move:
@@ -187,7 +158,7 @@ class QmpMonitor:
     def quit(self) -> None:
         """Ask it to leave; it may be gone before it answers."""
         try:
-            self._ask("quit")
+            self.ask("quit")
         except Failed:
             pass
         except OutcomeUnknown:
@@ -220,10 +191,9 @@ class QmpMonitor:
     async def _connect(self) -> None:
         await self._client.connect(str(self._path))
 
-    def _give(self, channel: int) -> None:
-        """Hand a descriptor over by SCM_RIGHTS and name it, as `getfd` of QEMU's QMP reference does."""
+    def give(self, channel: int, name: str) -> None:
         self._client.send_fd_scm(channel)
-        self._ask("getfd", fdname="hostagent")
+        self.ask("getfd", fdname=name)
 
     def _change_running(self, command: str, event: str, within_seconds: float) -> None:
         async def change() -> None:
@@ -252,13 +222,13 @@ class QmpMonitor:
     def _take(self, event: Message) -> None:
         name = str(event["event"])
         if name == "MIGRATION":
-            self._migration = str(_mapping(event["data"])["status"])
+            self._migration = str(as_mapping(event["data"])["status"])
             return
-        stamp = _mapping(event["timestamp"])
+        stamp = as_mapping(event["timestamp"])
         wall = int(stamp["seconds"]) + int(stamp["microseconds"]) / 1e6
         self._moments[name] = Moment(wall, time.monotonic())
 
-    def _ask(self, command: str, **arguments: object) -> object:
+    def ask(self, command: str, **arguments: object) -> object:
         async def ask() -> object:
             return await self._client.execute(command, arguments or None)
 
@@ -273,7 +243,7 @@ class QmpMonitor:
         return answer
 
     def _children(self, path: str) -> tuple[str, ...]:
-        rows = _rows(self._ask("qom-list", path=path))
+        rows = as_rows(self.ask("qom-list", path=path))
         return tuple(sorted(str(row["name"]) for row in rows if str(row["type"]).startswith("child<")))
 
     def _within(self, seconds: float, coroutine: Coroutine[Any, Any, T], doing: str) -> T:
@@ -286,15 +256,3 @@ class QmpMonitor:
             raise Failed(asking, found=str(error)) from error
         except (QMPError, ProtocolError, OSError, EOFError) as error:
             raise Failed(asking, expected="an open connection", found=str(error) or type(error).__name__) from error
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Failed("reading QEMU's answer", expected="an object", found=type(value).__name__)
-    return value
-
-
-def _rows(value: object) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise Failed("reading QEMU's answer", expected="a list of objects", found=type(value).__name__)
-    return value

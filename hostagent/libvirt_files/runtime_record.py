@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 from hostagent.errors import Refused
+from hostagent.libvirt_files.memory_backing import ram_of, shared_ram_edit
 from hostagent.libvirt_files.record_shape import (
     RecordNotUnderstood,
     check_status,
@@ -70,6 +71,8 @@ class RuntimeRecord:
     lib_dir: str
     channel_target_dir: str
     memory_backing_dir: str  # "" from libvirt 9.0, which works it out
+    ram_source: str  # of <memoryBacking>: "file", "memfd", "anonymous"; "" when it does not say
+    ram_access: str  # "shared", "private" or ""
     block_nodes: tuple[tuple[str, tuple[str, ...]], ...]  # disk alias and its node names, backing files included
     terminals: tuple[tuple[str, str], ...]  # alias and pty; a serial port also shows up as a console
     next_block_node: int
@@ -110,6 +113,8 @@ class RuntimeRecord:
             lib_dir=one(root, "libDir").get("path"),
             channel_target_dir=one(root, "channelTargetDir").get("path"),
             memory_backing_dir="".join(part.get("path") for part in root.named("memoryBackingDir")),
+            ram_source=ram_of(domain)[0],
+            ram_access=ram_of(domain)[1],
             block_nodes=tuple((_alias(disk), _node_names(disk)) for disk in devices.named("disk")),
             terminals=tuple((_alias(device), source.get("path")) for device, source in _ptys(devices)),
             next_block_node=number_of(one(root, "nodename"), "index"),
@@ -140,6 +145,25 @@ class RuntimeRecord:
             found.append(Blocker(Reason.LOCK_MANAGER, "no disk leases", f"lock state {self.lock_state!r}"))
         marks = [part.name for part in self.root.elements if part.name in _OBSTACLES]
         return (*found, *(Blocker(*_OBSTACLES[mark]) for mark in marks))
+
+    @property
+    def ram_folder(self) -> str:
+        """The name of the guest's folder for RAM files: libvirt's short name of it, as in its other folders."""
+        return self.lib_dir.rpartition("/")[2].removeprefix("domain-")
+
+    def adopted(self) -> Self:
+        """The record of the same guest with its RAM in shared files, every other byte as it was.
+
+        libvirt then removes the files when the guest ends, and writes the live XML so. RecordNotUnderstood if the
+        result, read again, says anything else.
+        """
+        edit = shared_ram_edit(one(self.root, "domain"), self.data)
+        if edit is None:
+            raise not_understood("<memory> in <domain>", "none")
+        result = type(self).parse(spliced(self.data, [edit]))
+        if result != replace(self, ram_source="file", ram_access="shared"):
+            raise not_understood("the record to say that the RAM is in shared files, and nothing else", "more")
+        return result
 
     def handed_over(
         self,

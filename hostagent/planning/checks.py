@@ -106,15 +106,13 @@ def security_label(guest: Guest) -> Found:
 # -- memory --------------------------------------------------------------------------------------------------
 
 _RAM: Mapping[RamBacking, Reason] = {
-    RamBacking.ANONYMOUS: Reason.RAM_ORDINARY,
-    RamBacking.MEMFD: Reason.RAM_MEMFD,
     RamBacking.PRIVATE_FILE: Reason.RAM_NOT_SHARED,
     RamBacking.HUGE_PAGES: Reason.RAM_FILE,
 }
 
 
 def ram_backing(guest: Guest) -> Found:
-    """The new QEMU maps the same file: RAM without a name and a second mapper is lost."""
+    """The new QEMU maps the same file, or RAM without a name is copied into one: what is neither is lost."""
     reason = _RAM.get(guest.definition.ram)
     if reason is None:
         return None

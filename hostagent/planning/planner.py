@@ -4,21 +4,33 @@ from collections.abc import Iterable, Sequence
 
 from hostagent.errors import UsageError
 from hostagent.facts import Guest, Host, QemuTree
-from hostagent.plan import GuestPlan, Method, Plan, Technique, Verdict
+from hostagent.plan import Blocker, GuestPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.checks import guest_blockers, host_blockers
-from hostagent.planning.prediction import Pauses, over_budget, predict
+from hostagent.planning.copy_checks import copy_blockers, ram_to_copy
+from hostagent.planning.prediction import Past, over_budget, predict
 
 
 def plan_qemu(
-    host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float, pauses: Pauses | None = None
+    host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float, past: Past | None = None
 ) -> Plan:
     """The plan to bring the named guests, or all, onto a QEMU; UsageError for a name nobody has.
 
-    pauses: those measured on this host; given, each guest's next one is predicted, and none begun with that would
+    past: what was measured on this host; given, each guest's next pause is predicted, and none begun with that would
     be over budget.
     """
-    chosen = tuple(guest_plan(guest, to, budget_seconds, pauses) for guest in chosen_guests(host, guests))
-    return Plan(component="qemu", to=to, guests=chosen, blockers=host_blockers(host))
+    planned = plan_guests(host, [(guest, to) for guest in chosen_guests(host, guests)], budget_seconds, past)
+    return Plan(component="qemu", to=to, guests=planned, blockers=host_blockers(host))
+
+
+def plan_guests(
+    host: Host, wanted: Iterable[tuple[Guest, QemuTree]], budget_seconds: float, past: Past | None
+) -> tuple[GuestPlan, ...]:
+    """What bringing each onto that QEMU would mean; what one needs room for is no room for the next."""
+    planned: list[GuestPlan] = []
+    for guest, to in wanted:
+        promised = sum(other.copied_bytes for other in planned)
+        planned.append(guest_plan(host, guest, to, budget_seconds, past, promised=promised))
+    return tuple(planned)
 
 
 def chosen_guests(host: Host, names: Sequence[str] | None) -> tuple[Guest, ...]:
@@ -37,29 +49,51 @@ def chosen_guests(host: Host, names: Sequence[str] | None) -> tuple[Guest, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def guest_plan(guest: Guest, to: QemuTree, budget_seconds: float, pauses: Pauses | None = None) -> GuestPlan:
-    """What bringing a guest onto a QEMU would mean for it."""
-    verdict, blockers = Verdict.UPDATE, guest_blockers(guest)
-    predicted = predict(guest.uuid, pauses) if pauses is not None else None
+def in_place_blockers(host: Host, guest: Guest, *, promised: int = 0) -> tuple[Blocker, ...]:
+    """Every reason why the guest cannot be updated in place; `promised`: see guest_plan."""
+    ram = ram_to_copy(guest)
+    return guest_blockers(guest) + (copy_blockers(guest, ram, host, promised) if ram is not None else ())
+
+
+def guest_plan(
+    host: Host,
+    guest: Guest,
+    to: QemuTree,
+    budget_seconds: float,
+    past: Past | None = None,
+    *,
+    promised: int = 0,
+    onto_the_same: bool = False,
+) -> GuestPlan:
+    """What bringing a guest onto a QEMU would mean for it.
+
+    promised: bytes that others of the update need for copies of their RAM. onto_the_same: also if it runs on that very
+    build, as RAM is adopted.
+    """
+    ram = ram_to_copy(guest)
+    verdict, blockers = Verdict.UPDATE, in_place_blockers(host, guest, promised=promised)
+    predicted = predict(guest.uuid, past, ram.size if ram else 0) if past is not None else None
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()
-    elif guest.qemu is not None and guest.qemu.is_build_of(to):
+    elif guest.qemu is not None and guest.qemu.is_build_of(to) and not onto_the_same:
         verdict, blockers = Verdict.UP_TO_DATE, ()
     elif not blockers and predicted and (too_long := over_budget(predicted, budget_seconds)):
         blockers = (too_long,)
     if blockers:
         verdict = Verdict.BLOCKED
     updates = verdict is Verdict.UPDATE
+    method = Method.IN_PLACE if ram is None else Method.IN_PLACE_COPY
     return GuestPlan(
         name=guest.name,
         uuid=guest.uuid,
         verdict=verdict,
-        method=Method.IN_PLACE if updates else None,
+        method=method if updates else None,
         technique=Technique.HANDOVER if updates else None,
         before=guest.qemu,
         blockers=blockers,
         budget_seconds=budget_seconds,
         predicted=predicted if updates else None,
+        copied_bytes=ram.size if updates and ram else 0,
     )
 
 

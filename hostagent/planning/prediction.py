@@ -7,6 +7,7 @@ guest to the next, so the guest's own history says most; the longest of its last
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hostagent.plan import Blocker, Prediction, Reason
 
@@ -14,14 +15,24 @@ FIRST_SECONDS = 0.25  # where nothing was measured yet: longer than any undistur
 _LAST = 5  # of the guest's own
 _LAST_OF_ANY = 20
 
-Pauses = Mapping[str, Sequence[float]]  # by a guest's uuid, seconds, oldest first
+FIRST_BYTES_PER_SECOND = 300e6  # of RAM copied within a host, where nothing was measured yet
 
 
-def predict(uuid: str, pauses: Pauses) -> Prediction:
-    """The guest's pause at its next handover."""
-    own = list(pauses.get(uuid, ()))[-_LAST:]
-    known = own or [pause for others in pauses.values() for pause in others[-_LAST:]][-_LAST_OF_ANY:]
-    return Prediction(max(known, default=FIRST_SECONDS), len(known), of_itself=bool(own))
+@dataclass(frozen=True)
+class Past:
+    """What was measured on this host."""
+
+    pauses: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by a guest's uuid, seconds, oldest first
+    copy_speeds: Sequence[float] = ()  # bytes of RAM per second, oldest first
+
+
+def predict(uuid: str, past: Past, copied_bytes: int = 0) -> Prediction:
+    """The guest's pause at its next handover, and how long its RAM is copied for beforehand."""
+    own = list(past.pauses.get(uuid, ()))[-_LAST:]
+    known = own or [pause for others in past.pauses.values() for pause in others[-_LAST:]][-_LAST_OF_ANY:]
+    speed = min(past.copy_speeds[-_LAST:], default=FIRST_BYTES_PER_SECOND)
+    copy_seconds = copied_bytes / speed if copied_bytes else None
+    return Prediction(max(known, default=FIRST_SECONDS), len(known), of_itself=bool(own), copy_seconds=copy_seconds)
 
 
 def over_budget(predicted: Prediction, budget_seconds: float) -> Blocker | None:

@@ -8,7 +8,7 @@ from hostagent.facts import Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Plan, Reason, Verdict
 from hostagent.planning.checks import host_blockers
 from hostagent.planning.planner import guest_plan
-from hostagent.planning.prediction import Pauses
+from hostagent.planning.prediction import Past
 
 
 def plan_way_back(
@@ -18,7 +18,7 @@ def plan_way_back(
     *,
     budget_seconds: float,
     undoes: str = "",
-    pauses: Pauses | None = None,
+    past: Past | None = None,
 ) -> tuple[Plan, ...]:
     """The plans that bring guests back, one for each QEMU that some of them came from.
 
@@ -32,7 +32,8 @@ def plan_way_back(
         if guest is None or before is None:
             continue
         there = same_build(before, host.qemu)
-        planned = guest_plan(guest, there or before, budget_seconds, pauses)
+        promised = sum(other.copied_bytes for planned in plans.values() for other in planned)
+        planned = guest_plan(host, guest, there or before, budget_seconds, past, promised=promised)
         planned = _unless_elsewhere(planned, went_to) if there else _no_way(planned, before)
         plans.setdefault(there or before, []).append(planned)
     blockers = host_blockers(host)

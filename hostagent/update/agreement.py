@@ -118,6 +118,7 @@ def no_obstacles(swap: GuestSwap, blockers: Sequence[Blocker]) -> None:
 
 def same_surroundings(swap: GuestSwap) -> None:
     """What libvirt set up around the old QEMU must surround the new one: nobody sets it up again."""
-    found = swap.ports.qemu.differences(swap.notes.old, swap.new_process)
+    new_ram = swap.notes.new_ram
+    found = swap.ports.qemu.differences(swap.notes.old, swap.new_process, opened=(new_ram.path,) if new_ram else ())
     if found:
         raise Failed(f"{swap.name}: comparing surroundings", expected="the old QEMU's", found="; ".join(found))

@@ -8,6 +8,7 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import GuestState
 from hostagent.hypervisor import ProcessId
 from hostagent.hypervisor.domain_xml import live_differences
+from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.update.beside import unpin
 from hostagent.update.swap import GuestSwap, HostSwap, Ports
 
@@ -70,7 +71,8 @@ def look_at_guest(swap: GuestSwap) -> None:
     """What libvirt believes must be true before the pins go."""
     believed(swap, swap.new_process)
     if not swap.rehearsal:
-        changed = live_differences(swap.notes.live_xml, swap.ports.libvirt.live_xml(swap.uuid))
+        before = with_shared_ram(swap.notes.live_xml) if swap.copies else swap.notes.live_xml
+        changed = live_differences(before, swap.ports.libvirt.live_xml(swap.uuid))
         swap.measured({"xml_differences": list(changed)})
     unpin(swap)
 

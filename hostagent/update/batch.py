@@ -11,18 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
+from hostagent.hypervisor import Move
 from hostagent.update import clocks
 from hostagent.update.attachment import believed
 from hostagent.update.beside import stop_new, unpin
+from hostagent.update.copying import look_at_copy
 from hostagent.update.crossing import loaded_and_paused
-from hostagent.update.handover import AFTER, ATTACH, BESIDE, DETACH, SWAP
+from hostagent.update.definitions import adopt_definitions
+from hostagent.update.handover import AFTER, ATTACH, BESIDE, COPY, DETACH, SWAP
 from hostagent.update.journal import Entry, GuestRecord, Journal, Kind, Outcome, Progress
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.swap import GuestSwap, HostSwap, read_notes
 from hostagent.update.taking_over import bury_old, put_settings_right, record_is_ours, went_back
 
 # The pins are undone apart: libvirt's clean-up unlinks RAM files when it fails to come back to a guest.
-PINS, UNDONE_AT_ONCE = BESIDE[:1], (*BESIDE[1:], *SWAP)
+PINS, UNDONE_AT_ONCE = BESIDE[:1], (*BESIDE[1:], *COPY, *SWAP)
 
 
 @dataclass
@@ -71,16 +74,36 @@ class Batch:
         clocks.measure_before([member.swap for member in self.members if not member.swap.rehearsal])
         for member in self._active():
             self._advance(member, BESIDE)
+        self._copy_ram()
         if self._active() and self._host_forward(DETACH):
             for member in self._active():
                 self._advance(member, SWAP)
         self._settle()
 
+    def _copy_ram(self) -> None:
+        """All that has to be copied goes at the same time, while the guests run; libvirt's daemon is there."""
+        for member in self._copying():
+            self._advance(member, COPY)
+        while (waiting := self._copying()) and not self.engine.cancelled():
+            for member in waiting:
+                try:
+                    self._tell_of(member, look_at_copy(member.swap))
+                except HostagentError as error:
+                    self._fell(member, error)
+
+    def _copying(self) -> list[Member]:
+        return [member for member in self._active() if member.swap.copies and not member.swap.copied]
+
+    def _tell_of(self, member: Member, move: Move) -> None:
+        if move.ram_left is not None:
+            done, total = (move.ram_total - move.ram_left) / 2**30, move.ram_total / 2**30
+            self.engine.tell(member.swap.key, "copy", f"{done:.1f} of {total:.1f} GiB while the guest runs")
+
     # -- after a crash ---------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Finish or undo what a crash left, guests that stand still first."""
-        if any(_needs_monitors(member) for member in self.members):
+        if any(_needs_monitors(member) or _needs_a_door(member) for member in self.members):
             # The journal says detached, but the lock may have gone with its holders and the daemon come back.
             self.host.urgent = True
             self.host_progress = replace(self.host_progress, done=self.host_progress.done - {"detach", "attach"})
@@ -227,6 +250,7 @@ class Batch:
         updated = self._active()
         for member in updated:
             member.end(Outcome.UPDATED)
+        adopt_definitions([member.swap for member in updated if not member.swap.rehearsal])
         stood_still = [member for member in self.members if member.outcome is Outcome.ROLLED_BACK and _stood(member)]
         clocks.bring_right([member.swap for member in (*updated, *stood_still) if not member.swap.rehearsal])
         self._write_outcomes()
@@ -277,13 +301,22 @@ def _needs_monitors(member: Member) -> bool:
     return member.active and "reconcile" in member.progress.open and "prove" not in member.progress.done
 
 
+def _needs_a_door(member: Member) -> bool:
+    """Whether its copy is to be ended, which is done by way of libvirt's daemon, and that is not there."""
+    copies = member.active and "copy" in member.progress.open and member.swap.saved is not None
+    return copies and member.swap.old_is_alive() and not member.swap.ports.daemon.is_up()
+
+
 def _stands_still(member: Member) -> bool:
+    if member.swap.saved is not None and member.swap.saved.halted:
+        return True
     return "switch" in member.progress.open and "retire" not in member.progress.done
 
 
 def _stood(member: Member) -> bool:
     """Whether it stood still in this update, so that its clock is behind."""
-    return "switch" in member.progress.begun and not member.closed
+    halted = "copy" in member.progress.begun and member.swap.saved is not None and member.swap.saved.loses_writes
+    return ("switch" in member.progress.begun or halted) and not member.closed
 
 
 def _try(question: Callable[[], bool]) -> bool:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine, DescriptorKind
 from hostagent.errors import Failed, HostagentError, Refused
-from hostagent.facts import Guest, GuestState
-from hostagent.hypervisor import LaunchOrder, RunState
+from hostagent.facts import Guest, GuestState, QemuTree, Version
+from hostagent.hypervisor import LaunchOrder, ProcessId, RunState
 from hostagent.libvirt_files.record_shape import pid_file_name
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
-from hostagent.update.swap import KEEP_RAM, LOCK_LATE, GuestSwap, Notes, Pin, Socket
+from hostagent.update.swap import LOCK_LATE, GuestSwap, NewRam, Notes, Pin, Socket
 
 LEAVING_SECONDS = 2.0  # one that closes its monitor is on its way out
 
@@ -28,8 +28,32 @@ def prepare(swap: GuestSwap) -> None:
     agreement.no_obstacles(swap, record.obstacles())
     swap.begin_notes(_first_notes(swap, guest, record, record_path))
     files.write_private(Path(swap.notes.kept_record), record_bytes)
+    if swap.notes.new_ram is not None:
+        _make_room(swap, swap.notes.new_ram)
     for pin in swap.notes.pins:
         files.pin(pin)
+
+
+def _make_room(swap: GuestSwap, ram: NewRam) -> None:
+    """The file that its RAM will be in."""
+    device, inode = files.make_ram(ram)
+    link = str(files.pin_folder(Path(ram.path)) / swap.ports.token())
+    swap.note(pins=(Pin(ram.path, link, device, inode, ram.size),))
+
+
+def _new_ram(swap: GuestSwap, line: CommandLine, record: RuntimeRecord, old: ProcessId) -> NewRam | None:
+    """Where libvirt would have put the RAM, had it been asked for such; None for RAM that is kept."""
+    nameless = line.nameless_ram()
+    if (nameless is not None) is not swap.copies:
+        found = "RAM without a name" if nameless else "RAM in files"
+        raise Refused(f"{swap.name}: preparing", expected="its RAM as planned", found=found, hint="plan again")
+    if nameless is None:
+        return None
+    folder = record.memory_backing_dir  # from libvirt 11.3, the guest's own
+    if not folder:
+        folder = f"{swap.ports.libvirt.memory_backing_dir()}/libvirt/qemu/{record.ram_folder}"
+    uid, gid = swap.ports.qemu.owner(old)
+    return NewRam(f"{folder}/{nameless.id}", nameless.size, uid, gid, in_new_folder=not Path(folder).exists())
 
 
 def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_path: Path) -> Notes:
@@ -44,6 +68,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         f"char{device.alias}": device.source for device in guest.definition.devices if device.element == "channel"
     }
     channels["charmonitor"] = record.monitor_path
+    new_ram = _new_ram(swap, line, record, old)
     token = swap.ports.token()
     return Notes(
         old=old,
@@ -72,7 +97,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
             if use.kind is DescriptorKind.LISTENER
         ),
         taps=dict(swap.ports.qemu.tap_settings(old, taps)),
-        argv=line.handed_over(swap.tree.emulator).argv,
+        argv=line.handed_over(swap.tree.emulator, new_ram.path if new_ram else "").argv,
         taken_over={**{number: number for number in taps}, **logs},
         vhosts=tuple(use.number for use in uses if use.kind is DescriptorKind.VHOST),
         new_record=str(record_path.with_suffix(f".{token}-record")),
@@ -82,17 +107,36 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         old_pid_file=str(record_path.with_suffix(f".{token}-old")),
         flags=agreement.flags(swap, guest, record),
         live_xml=swap.ports.libvirt.live_xml(swap.uuid),
+        new_ram=new_ram,
+        loses_writes=new_ram is not None and _loses_writes(line, guest.qemu),
     )
 
 
+def _loses_writes(line: CommandLine, qemu: QemuTree | None) -> bool:
+    """Whether a copy of a running guest would not be whole.
+
+    Before 9.0 an emulating QEMU misses writes to pages that it has looked at since (QEMU, "physmem: Fix migration
+    dirty bitmap coherency with TCG memory access"); tried with 7.2. KVM keeps its own book.
+    """
+    return line.accelerator != "kvm" and (qemu is None or qemu.version < Version(9, 0))
+
+
 def is_pinned(swap: GuestSwap) -> bool:
-    return all(files.is_pinned(pin) for pin in swap.notes.pins) and Path(swap.notes.kept_record).exists()
+    pins = swap.notes.pins
+    return bool(pins) and all(files.is_pinned(pin) for pin in pins) and Path(swap.notes.kept_record).exists()
 
 
 def unpin(swap: GuestSwap) -> None:
     """Give up what keeps the RAM; only when the guest's own file is certain again."""
     if swap.saved is not None:
         discard_held(swap.saved)
+
+
+def unprepare(swap: GuestSwap) -> None:
+    """As if nothing had been prepared; the guest does not use a file that its RAM was to be copied into."""
+    if swap.saved is not None and swap.saved.new_ram is not None:
+        files.remove_ram(swap.saved.new_ram)
+    unpin(swap)
 
 
 def discard_held(notes: Notes) -> None:
@@ -145,7 +189,7 @@ def start_new(swap: GuestSwap) -> None:
             found=state,
         )
     monitor.reconnect_questions()  # after the commit a refusal would make libvirt kill the guest
-    monitor.set_capabilities({**KEEP_RAM, **LOCK_LATE})
+    monitor.set_capabilities({**swap.crossing_capabilities, **LOCK_LATE})
     swap.close_monitors()
     agreement.same_surroundings(swap)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
-from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, RunState
+from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, RunState, Sender
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.pause import Deadline, measured
-from hostagent.update.swap import KEEP_RAM, KILL_SECONDS, LOCK_LATE, GuestSwap, Notes
+from hostagent.update.swap import KILL_SECONDS, LOCK_LATE, UNLIMITED, GuestSwap, Notes
 
 FLUSH_SECONDS = 10.0  # a disk that takes longer would keep the guest standing still for as long
 LEAVING_SECONDS = 0.3  # the guest may stand still meanwhile
@@ -26,34 +26,41 @@ OURS_TO_RESUME = {RunState.RUNNING, RunState.PAUSED, RunState.FINISH_MIGRATE, Ru
 
 # What the old one needs while the state crosses, so that it does not wait for a better moment: there is next to
 # nothing to send. `downtime-limit` is in ms, `max-bandwidth` in bytes/s.
-CROSSING_PARAMETERS = {"downtime-limit": 2000, "max-bandwidth": 1 << 40}
+CROSSING_PARAMETERS = {"downtime-limit": 2000, "max-bandwidth": UNLIMITED}
+
+# What the rest of a copy may take with the guest standing still, milliseconds; one after the other is tried.
+REST_MS = (20, 100, 300)
 
 
 def reconcile(swap: GuestSwap) -> None:
     old, new = swap.old_monitor(), swap.new_monitor()
-    _runs_as_noted(swap, old)
+    runs_as_noted(swap, old)
     _same_record(swap)
-    reasons = old.blocked_reasons()
-    if reasons:
-        raise Failed(
-            f"{swap.name}: asking the old QEMU",
-            expected="no reason against a migration",
-            found="; ".join(reasons),
-        )
+    check_unblocked(swap, old)
     ours, theirs = old.inventory(), new.inventory()
     agreement.same_guest(swap.name, ours, theirs, CommandLine.parse(swap.notes.argv))
     agreement.same_logs(swap, ours, theirs)
     swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
-    swap.note(capabilities=dict(old.capabilities()), parameters=_settable(old))
-    old.set_capabilities(KEEP_RAM)
-    old.set_parameters(CROSSING_PARAMETERS)
-    new.set_capabilities({**KEEP_RAM, **LOCK_LATE})
+    if not swap.copies:  # of which nothing can be set any more
+        swap.note(capabilities=dict(old.capabilities()), parameters=settable(old))
+        old.set_capabilities(swap.crossing_capabilities)
+        old.set_parameters(CROSSING_PARAMETERS)
+        new.set_capabilities({**swap.crossing_capabilities, **LOCK_LATE})
     swap.ports.qemu.place_threads(swap.notes.old, swap.new_process, agreement.thread_pairs(swap, ours, theirs))
     agreement.same_surroundings(swap)
     prepare_record(swap)
 
 
-def _runs_as_noted(swap: GuestSwap, old: Monitor) -> None:
+def check_unblocked(swap: GuestSwap, old: Sender) -> None:
+    """Raises Failed when the old QEMU knows a reason against a migration."""
+    reasons = old.blocked_reasons()
+    if reasons:
+        raise Failed(
+            f"{swap.name}: asking the old QEMU", expected="no reason against a migration", found="; ".join(reasons)
+        )
+
+
+def runs_as_noted(swap: GuestSwap, old: Sender) -> None:
     """Its owner may have paused or resumed it, or it may have shut itself down, since it was looked at."""
     expected = RunState.RUNNING if swap.notes.was_running else RunState.PAUSED
     state = old.run_state()
@@ -61,7 +68,7 @@ def _runs_as_noted(swap: GuestSwap, old: Monitor) -> None:
         raise Failed(f"{swap.name}: asking the old QEMU", expected=expected, found=state, hint="plan again")
 
 
-def _settable(monitor: Monitor) -> dict[str, object]:
+def settable(monitor: Sender) -> dict[str, object]:
     """The parameters that a crossing changes, as they are."""
     now = monitor.parameters()
     return {name: now[name] for name in CROSSING_PARAMETERS if name in now}
@@ -87,31 +94,36 @@ def are_reconciled(swap: GuestSwap) -> bool:
     return Path(swap.notes.new_record).exists() and all(
         monitor.capabilities().get(name) is wanted
         for monitor in (swap.old_monitor(), swap.new_monitor())
-        for name, wanted in KEEP_RAM.items()
+        for name, wanted in swap.crossing_capabilities.items()
     )
 
 
 def give_settings_back(swap: GuestSwap) -> None:
-    """Take back what was set on the old QEMU: a kept x-ignore-shared would lose the RAM at its next migration."""
-    if swap.saved is None or swap.notes.capabilities is None or not swap.old_is_alive():
+    """Take back what was set on the old QEMU: a kept x-ignore-shared would lose the RAM at its next migration.
+
+    What a copy needed was set before it began, and is taken back with it (copying.end_copy).
+    """
+    if swap.copies or swap.saved is None or swap.notes.capabilities is None or not swap.old_is_alive():
         return
     old = swap.old_monitor()
     set_back(old, swap.notes)
-    _check_set_back(swap, old)
+    check_set_back(swap, old)
     swap.close_monitors()
 
 
-def set_back(monitor: Monitor, notes: Notes) -> None:
+def set_back(monitor: Sender, notes: Notes) -> None:
     known = monitor.capabilities()
     wanted = {name: state for name, state in (notes.capabilities or {}).items() if known.get(name, state) is not state}
     extra = {
-        name: False for name in ("x-ignore-shared", "late-block-activate") if known.get(name) and name not in wanted
+        name: False
+        for name in ("x-ignore-shared", "late-block-activate", "dirty-bitmaps")
+        if known.get(name) and name not in wanted
     }
     monitor.set_capabilities({**extra, **wanted})
     monitor.set_parameters(notes.parameters or {})
 
 
-def _check_set_back(swap: GuestSwap, monitor: Monitor) -> None:
+def check_set_back(swap: GuestSwap, monitor: Sender) -> None:
     if monitor.capabilities().get("x-ignore-shared"):
         raise NeedsOperator(
             f"{swap.name}: taking x-ignore-shared back",
@@ -125,6 +137,8 @@ def prepare_record(swap: GuestSwap) -> None:
     """Made before the pause, since reading and checking one takes longer than the rest of it."""
     notes, new = swap.notes, swap.new_process
     record = RuntimeRecord.parse(files.read_private(Path(notes.kept_record)))
+    if swap.copies:
+        record = record.adopted()
     threads = agreement.recorded_threads(record, swap.new_monitor().inventory().vcpu_threads)
     swap.new_record = record.handed_over(new.pid, threads, swap.tree.emulator, notes.flags)
     files.replace(Path(notes.new_record), swap.new_record)
@@ -132,18 +146,65 @@ def prepare_record(swap: GuestSwap) -> None:
 
 def switch(swap: GuestSwap) -> None:
     old, new = swap.old_monitor(), swap.new_monitor()
+    deadline = _let_the_rest_cross(swap, old, new) if swap.copies else _send_state(swap, old, new)
+    sent = _moved(swap, deadline, old, "sending the device state")
+    _moved(swap, deadline, new, "loading the device state")
+    if not swap.copies:
+        _little_was_sent(swap, sent.ram_bytes)
+    _ram_is_the_file(swap)
+    swap.moved_bytes = sent.ram_bytes
+
+
+def _send_state(swap: GuestSwap, old: Monitor, new: Monitor) -> Deadline:
     receiving, sending = socket.socketpair()
     with receiving, sending:
         new.receive_state(receiving.fileno())
-        _runs_as_noted(swap, old)
-        swap.deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
-        swap.ports.watcher.pausing(swap.deadline.ends)
-        for monitor in (old, new):
-            monitor.answer_within(swap.deadline.left)
+        runs_as_noted(swap, old)
+        deadline = _pause_begins(swap, old, new)
         old.send_state(sending.fileno())
-    sent = _moved(swap, swap.deadline, old, "sending the device state")
-    _moved(swap, swap.deadline, new, "loading the device state")
-    _ram_was_kept(swap, sent.ram_bytes)
+    return deadline
+
+
+def _pause_begins(swap: GuestSwap, old: Monitor, new: Monitor) -> Deadline:
+    swap.deadline = deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
+    swap.ports.watcher.pausing(deadline.ends)
+    for monitor in (old, new):
+        monitor.answer_within(deadline.left)
+    return deadline
+
+
+def _let_the_rest_cross(swap: GuestSwap, old: Monitor, new: Monitor) -> Deadline:
+    """What the guest has written since; it runs until QEMU can send all that is left in one go.
+
+    That time is allowed to grow, so that a quiet guest gets a short pause. Raises Failed, and the guest never stood
+    still, when what is left does not become little enough.
+    """
+    runs_as_noted(swap, old)
+    if swap.notes.loses_writes:
+        deadline = _pause_begins(swap, old, new)
+        old.stop(deadline.left())
+        old.set_parameters(CROSSING_PARAMETERS)
+        return deadline
+    patience = swap.ports.config.update.converge_seconds
+    longest = swap.budget_seconds * 1000 / 2  # the other half is for the device state
+    swap.ports.watcher.pausing(swap.ports.monotonic() + patience + swap.budget_seconds)
+    for limit in REST_MS:
+        old.set_parameters({"max-bandwidth": UNLIMITED, "downtime-limit": max(1, round(min(limit, longest)))})
+        if not swap.notes.was_running or old.wait_stopped(patience / len(REST_MS)):
+            return _pause_begins(swap, old, new)
+    left = (old.move().ram_left or 0) >> 20
+    raise too_busy(swap, f"{left} MiB were still left, or written again, after {patience:g} s")
+
+
+def too_busy(swap: GuestSwap, found: str) -> Failed:
+    """The guest writes to its RAM faster than that is copied."""
+    return Failed(
+        f"{swap.name}: copying its RAM while it runs",
+        expected="it to write more slowly than is copied",
+        found=found,
+        hint="try when it has less to do, or give it such RAM at its next boot: "
+        f"hostagent guest adopt {swap.name} --next-boot",
+    )
 
 
 def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor, doing: str) -> Move:
@@ -169,8 +230,8 @@ def _with_its_words(swap: GuestSwap, found: str) -> str:
     return f"{found}; {words}" if words else found
 
 
-def _ram_was_kept(swap: GuestSwap, sent: int) -> None:
-    """A QEMU that ignored the RAM wrongly, or copied it, must not go on: compare bytes and the files themselves."""
+def _little_was_sent(swap: GuestSwap, sent: int) -> None:
+    """A QEMU that copied the RAM, or dropped it, must not go on."""
     total = sum(pin.size for pin in swap.notes.pins)
     if sent > total // 8 + (64 << 20):
         raise Failed(
@@ -178,6 +239,10 @@ def _ram_was_kept(swap: GuestSwap, sent: int) -> None:
             expected="next to nothing sent",
             found=f"{sent} of {total} bytes sent",
         )
+
+
+def _ram_is_the_file(swap: GuestSwap) -> None:
+    """Whatever the arguments said: what the new one has mapped decides."""
     mapped = swap.ports.qemu.ram_inodes(swap.new_process)
     for pin in swap.notes.pins:
         if (pin.device, pin.inode) not in mapped:
@@ -186,7 +251,6 @@ def _ram_was_kept(swap: GuestSwap, sent: int) -> None:
                 expected=f"{pin.ram} mapped by the new QEMU",
                 found="another file",
             )
-    swap.moved_bytes = sent
 
 
 def loaded_and_paused(swap: GuestSwap) -> bool:

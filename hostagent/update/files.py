@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
 from hostagent.durable import fsync
 from hostagent.errors import Failed, Refused
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SIZE_LIMIT = 16 << 20  # libvirt's records are some ten KiB
 
 
@@ -25,6 +26,21 @@ class Pinned(Protocol):
     def device(self) -> int: ...
     @property
     def inode(self) -> int: ...
+
+
+class MadeRam(Protocol):
+    """A RAM file of our making."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def in_new_folder(self) -> bool: ...
 
 
 def read_private(path: Path) -> bytes:
@@ -126,6 +142,56 @@ def pin_folder(ram: Path) -> Path:
             found=str(ram),
         )
     return ram.parents[3] / "hostagent"
+
+
+def make_ram(made: MadeRam) -> tuple[int, int]:
+    """An empty RAM file where libvirt would have put it, for its QEMU's user; device and inode.
+
+    That user may rename what is in the folder above: nothing is followed, and what is changed is held open.
+    """
+    ram, doing = Path(made.path), f"making the RAM file {made.path}"
+    with ExitStack() as opened:
+
+        def hold(fd: int) -> int:
+            opened.callback(os.close, fd)
+            return fd
+
+        try:
+            above = hold(os.open(ram.parents[1], _FOLDER))
+            if made.in_new_folder:
+                os.mkdir(ram.parent.name, 0o700, dir_fd=above)
+            folder = hold(os.open(ram.parent.name, _FOLDER, dir_fd=above))
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = hold(os.open(ram.name, flags, 0o600, dir_fd=folder))
+            os.ftruncate(file, made.size)
+            os.fchown(file, made.uid, made.gid)
+            if made.in_new_folder:
+                os.fchown(folder, made.uid, made.gid)
+            found = os.fstat(file)
+        except FileExistsError as error:
+            raise Failed(doing, expected="nothing of that name", found="something") from error
+        except OSError as error:
+            raise Failed(doing, found=error.strerror or str(error)) from error
+    return found.st_dev, found.st_ino
+
+
+def remove_ram(made: MadeRam) -> None:
+    """Give its memory back, and its folder if that is ours. Any number of times."""
+    ram = Path(made.path)
+    try:
+        folder = os.open(ram.parent, _FOLDER)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(ram.name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        if made.in_new_folder:
+            with suppress(OSError):
+                ram.parent.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Failed(f"removing {made.path}", found=error.strerror or str(error)) from error
 
 
 def pin(pinned: Pinned) -> None:

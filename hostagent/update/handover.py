@@ -6,7 +6,8 @@ These tables are the whole of it. Each step does one thing; the `is_done` beside
 """
 
 from hostagent.update.attachment import attach, detach, is_attached, is_detached, is_unpinned, look_at_guest
-from hostagent.update.beside import is_pinned, new_one_waits, prepare, start_new, stop_new, unpin
+from hostagent.update.beside import is_pinned, new_one_waits, prepare, start_new, stop_new, unprepare
+from hostagent.update.copying import begin_copy, end_copy, is_copying
 from hostagent.update.crossing import (
     are_reconciled,
     give_settings_back,
@@ -30,9 +31,11 @@ from hostagent.update.taking_over import (
 
 # Beside the old QEMU and libvirt; then, with libvirt away, one guest after the other; then with libvirt back.
 BESIDE = (
-    Step("prepare", prepare, is_pinned, undo=unpin),
+    Step("prepare", prepare, is_pinned, undo=unprepare),
     Step("start", start_new, new_one_waits, undo=stop_new),
 )
+# Only for RAM that has no name; begun for all of them, then waited for.
+COPY = (Step("copy", begin_copy, is_copying, undo=end_copy),)
 DETACH = (Step("detach", detach, is_detached, undo=attach),)
 SWAP = (
     Step("reconcile", reconcile, are_reconciled, undo=give_settings_back),
@@ -45,4 +48,4 @@ SWAP = (
 ATTACH = (Step("attach", attach, is_attached),)
 AFTER = (Step("look", look_at_guest, is_unpinned),)
 
-GUEST_STEPS = (*BESIDE, *SWAP, *AFTER)
+GUEST_STEPS = (*BESIDE, *COPY, *SWAP, *AFTER)

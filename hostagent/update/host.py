@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hostagent.errors import Failed, Refused
 from hostagent.facts import Host
-from hostagent.plan import GuestPlan, Plan
+from hostagent.plan import GuestPlan, Method, Plan
 from hostagent.update.journal import UpdateRecord
 from hostagent.update.ledger import begin, end_update, record_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
@@ -36,6 +36,7 @@ def update_qemu(
         to=plan.to,
         undoes=plan.undoes,
         budget_seconds=max(guest.budget_seconds for guest in plan.to_update),
+        adopt_definition=ports.config.update.adopt_definition,
         guests=tuple(_ordered(guest) for guest in plan.to_update),
         pid=os.getpid(),
     )
@@ -46,4 +47,5 @@ def update_qemu(
 
 
 def _ordered(guest: GuestPlan) -> OrderedGuest:
-    return OrderedGuest(uuid=guest.uuid, name=guest.name, before=guest.before)
+    method = guest.method or Method.IN_PLACE
+    return OrderedGuest(uuid=guest.uuid, name=guest.name, before=guest.before, method=method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hostagent.plan import Method
 from hostagent.update.batch import Batch, Member, write_end
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.order import OrderKind, UpdateOrder
@@ -24,6 +25,7 @@ def begin(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder) -> B
 
 def swap_of(ports: Ports, update_id: str, order: UpdateOrder, uuid: str, name: str) -> GuestSwap:
     """The subject for one guest of an order."""
+    method = next((guest.method for guest in order.guests if guest.uuid == uuid), Method.IN_PLACE)
     return GuestSwap(
         ports,
         update_id,
@@ -31,6 +33,8 @@ def swap_of(ports: Ports, update_id: str, order: UpdateOrder, uuid: str, name: s
         name,
         order.to,
         order.budget_seconds,
+        copies=method is Method.IN_PLACE_COPY,
+        adopts_definition=order.adopt_definition,
         rehearsal=order.kind is OrderKind.REHEARSAL,
     )
 

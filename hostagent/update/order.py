@@ -28,6 +28,7 @@ class OrderedGuest(BaseModel):
     uuid: str
     name: str
     before: QemuTree | None
+    method: Method = Method.IN_PLACE
 
 
 class UpdateOrder(BaseModel):
@@ -37,12 +38,12 @@ class UpdateOrder(BaseModel):
 
     kind: OrderKind
     component: str = "qemu"
-    method: Method = Method.IN_PLACE
     technique: Technique = Technique.HANDOVER
     to: QemuTree
     budget_seconds: float
     guests: tuple[OrderedGuest, ...]
     pid: int
+    adopt_definition: bool = True  # of guests whose RAM is copied into a file
     undoes: str = ""  # the update that this one brings guests back from
     rehearsed: tuple[str, ...] = ()  # of a rehearsal: what it proves, see rehearsal.py
     workdir: str = ""  # of a rehearsal: its guests' files

@@ -11,13 +11,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent import __version__, processes
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import Host, QemuTree
 from hostagent.hypervisor.domain_xml import RehearsalGuest, rehearsal_xml, shape_digest
-from hostagent.plan import GuestPlan, Plan
+from hostagent.plan import GuestPlan, Method, Plan
 from hostagent.update.journal import Outcome, fold
 from hostagent.update.ledger import begin, end_update
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
@@ -25,6 +26,15 @@ from hostagent.update.saga import Engine
 from hostagent.update.swap import Ports
 
 NAME_PREFIX = "hostagent-rehearsal-"
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a throw-away guest is made after, and how it goes over."""
+
+    live_xml: str
+    emulator: str
+    method: Method
 
 
 def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id: str) -> None:
@@ -35,7 +45,8 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
         return
     workdir = Path(ports.config.paths.state) / "rehearsal" / update_id
     guests = tuple(
-        OrderedGuest(uuid=str(uuid.uuid4()), name=f"{NAME_PREFIX}{ports.token()}", before=None) for _ in open_shapes
+        OrderedGuest(uuid=str(uuid.uuid4()), name=f"{NAME_PREFIX}{ports.token()}", before=None, method=shape.method)
+        for shape in open_shapes.values()
     )
     order = UpdateOrder(
         kind=OrderKind.REHEARSAL,
@@ -49,9 +60,10 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
     )
     batch = begin(ports, engine, update_id, order)
     try:
-        for guest, (xml, emulator) in zip(guests, open_shapes.values(), strict=True):
+        for guest, shape in zip(guests, open_shapes.values(), strict=True):
             engine.tell(guest.uuid, "rehearse", "begun")
-            _conjure(ports, rehearsal_xml(xml, guest.name, guest.uuid, str(workdir / guest.name), emulator))
+            own = str(workdir / guest.name)
+            _conjure(ports, rehearsal_xml(shape.live_xml, guest.name, guest.uuid, own, shape.emulator))
     except HostagentError as error:
         for member in batch.members:
             member.end(Outcome.ROLLED_BACK, error)
@@ -105,17 +117,19 @@ def _conjure(ports: Ports, guest: RehearsalGuest) -> None:
     ports.libvirt.start_transient(guest.xml)
 
 
-def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, tuple[str, str]]:
-    """What would be proven -> the live XML of a guest that needs it, and the emulator that it runs on."""
-    seen = [(guest, ports.libvirt.live_xml(guest.uuid)) for guest in plan.to_update]
-    return {
-        _digest(host, plan, guest, xml): (xml, guest.before.emulator if guest.before else "") for guest, xml in seen
-    }
+def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, _Shape]:
+    """What would be proven -> the shape that needs it."""
+    found = {}
+    for guest in plan.to_update:
+        xml = ports.libvirt.live_xml(guest.uuid)
+        emulator = guest.before.emulator if guest.before else ""
+        found[_digest(host, plan, guest, xml)] = _Shape(xml, emulator, guest.method or Method.IN_PLACE)
+    return found
 
 
 def _digest(host: Host, plan: Plan, guest: GuestPlan, xml: str) -> str:
     emulators = (_tree(guest.before), _tree(plan.to))
-    parts = (__version__, shape_digest(xml), str(host.libvirt), host.kernel, *emulators)
+    parts = (__version__, shape_digest(xml), str(host.libvirt), host.kernel, str(guest.method), *emulators)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree
 from hostagent.plan import Method
+from hostagent.planning.prediction import Past
 from hostagent.update.journal import GuestRecord, Json, Outcome, UpdateRecord
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 
@@ -154,21 +155,29 @@ def report_of(update: UpdateRecord) -> UpdateReport:
     )
 
 
-def pauses_of(updates: Sequence[UpdateRecord]) -> dict[str, list[float]]:
-    """Every pause of guests that were updated, by uuid, oldest first; seconds."""
-    found: dict[str, list[float]] = {}
+def past_of(updates: Sequence[UpdateRecord]) -> Past:
+    """What updates of this host have measured."""
+    pauses: dict[str, list[float]] = {}
+    speeds: list[float] = []
     for update in updates:
-        if update.order.get("kind") == OrderKind.UPDATE:
-            for record in update.guests.values():
-                pause = _number(record.measured, "pause_seconds")
-                if record.outcome is Outcome.UPDATED and pause is not None:
-                    found.setdefault(record.uuid, []).append(pause)
-    return found
+        if update.order.get("kind") != OrderKind.UPDATE:
+            continue
+        for record in update.guests.values():
+            pause = _number(record.measured, "pause_seconds")
+            if record.outcome is Outcome.UPDATED and pause is not None:
+                pauses.setdefault(record.uuid, []).append(pause)
+            copied, seconds = (_number(record.measured, name) for name in ("copied_bytes", "copy_seconds"))
+            if copied and seconds:
+                speeds.append(copied / seconds)
+    return Past(pauses, speeds)
 
 
 def timestamp(at: float) -> str:
     """Unix time as ISO 8601 in UTC."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_RAM = {Method.IN_PLACE: "kept", Method.IN_PLACE_COPY: "copied"}
 
 
 def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, float]) -> GuestReport:
@@ -182,12 +191,12 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
     return GuestReport(
         name=record.name,
         uuid=record.uuid,
-        method=order.method if order else "unknown",
+        method=ordered.method if ordered else "unknown",
         technique=order.technique if order else "unknown",
         outcome=record.outcome,
         reason=record.reason,
         reason_kind=record.reason_kind,
-        ram="kept" if updated and order is not None and order.method is Method.IN_PLACE else None,
+        ram=_RAM.get(ordered.method) if updated and ordered is not None else None,
         pause_seconds=_number(measured, "pause_seconds"),
         pause_source=_text(measured, "pause_source"),
         budget_seconds=order.budget_seconds if order else None,

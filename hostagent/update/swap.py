@@ -7,8 +7,8 @@ else here (open monitors, the deadline) can be had again from the world.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from hostagent.clock import HostClock
 from hostagent.config import Config
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.facts import QemuTree
-from hostagent.hypervisor import Daemon, Libvirt, Moment, Monitor, ProcessId, Qemu
+from hostagent.hypervisor import Daemon, Libvirt, Moment, Monitor, ProcessId, Qemu, Sender
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.update.journal import Entry, Journal, Json, Kind
 from hostagent.update.pause import Deadline
@@ -27,6 +27,8 @@ from hostagent.update.pause import Deadline
 KILL_SECONDS = 10.0
 
 KEEP_RAM = {"x-ignore-shared": True, "events": True}  # both sides, while the state crosses
+COPY_RAM = {"x-ignore-shared": False, "dirty-bitmaps": True, "events": True}
+UNLIMITED = 1 << 40  # bytes/s
 LOCK_LATE = {"late-block-activate": True}  # the new one takes the disks' locks when it is told to run, not before
 
 
@@ -90,6 +92,17 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class NewRam:
+    """A file that RAM is copied into, as libvirt would have made it."""
+
+    path: str
+    size: int
+    uid: int
+    gid: int
+    in_new_folder: bool  # libvirt has made one only for guests that it thought might need it
+
+
+@dataclass(frozen=True)
 class Socket:
     """A listening socket: its number in the argument list, its path, and its path until the old one has left."""
 
@@ -121,6 +134,9 @@ class Notes:
     old_pid_file: str  # a link to the old one's, until there is no way back
     flags: tuple[str, ...]  # capability flags for the record
     live_xml: str
+    new_ram: NewRam | None = None  # of a guest whose RAM is copied
+    loses_writes: bool = False  # see copying.py: its QEMU does not see all that the guest writes meanwhile
+    halted: bool = False  # it stands still because of us, with libvirt's daemon there
     new: ProcessId | None = None
     capabilities: dict[str, bool] | None = None  # the old one's, before we changed any
     parameters: dict[str, object] | None = None
@@ -144,11 +160,15 @@ class GuestSwap:
     name: str
     tree: QemuTree
     budget_seconds: float
+    copies: bool = False  # its RAM has no name: it is copied into a file
+    adopts_definition: bool = True  # then its persistent definition gets such RAM too
     rehearsal: bool = False
     saved: Notes | None = None
     deadline: Deadline | None = None
     moved_bytes: int | None = None
     new_record: bytes | None = None
+    copy_began: float = 0.0  # of the monotonic clock
+    copied: bool = False  # all of its RAM once, in this process
     proven: bool = False  # asked in this process, and answered
     unproven: NeedsOperator | None = None  # why libvirt would kill the guest if its daemon came back now
     _unwritten: dict[str, object] = field(default_factory=dict)
@@ -187,6 +207,20 @@ class GuestSwap:
         with suppress(HostagentError):
             self.ports.journal.append(self.update, Entry(Kind.MEASURED, self.uuid, body=dict(self._unwritten)))
             self._unwritten.clear()
+
+    @property
+    def crossing_capabilities(self) -> Mapping[str, bool]:
+        """The migration capabilities of both sides while the state crosses."""
+        return COPY_RAM if self.copies else KEEP_RAM
+
+    @contextmanager
+    def sender(self) -> Iterator[Sender]:
+        """The old one, by its own monitor while libvirt's daemon is away, else by way of libvirt."""
+        if self.ports.lock.held():
+            yield self.old_monitor()
+            return
+        with self.ports.libvirt.sender(self.uuid) as sender:
+            yield sender
 
     def old_monitor(self) -> Monitor:
         """The old one's monitor; only while libvirt's daemon is away."""

@@ -114,6 +114,7 @@ def put_settings_right(swap: GuestSwap) -> None:
     monitor = swap.new_monitor()
     set_back(monitor, swap.notes)
     monitor.set_capabilities({"events": True})
+    monitor.drop_ballast()
 
 
 def bury_old(swap: GuestSwap) -> None:

@@ -95,8 +95,8 @@ def _runs_well(rig: Rig, state: State, guest: GuestLife, living: list[Process], 
     if process.holds != guest.life:
         yield f"{name} is in a state that is past"
     capabilities = process.capabilities
-    if not capabilities["events"] or capabilities["x-ignore-shared"] or capabilities["late-block-activate"]:
-        yield f"{name} is left with {capabilities}"
+    if [on for on, state_of in capabilities.items() if state_of] != ["events"] or process.ballast:
+        yield f"{name} is left with {capabilities}{' and ballast' * process.ballast}"
     if process.parameters != PARAMETERS:
         yield f"{name} is left with {process.parameters}"
     for tap in process.taps.values():
@@ -141,3 +141,6 @@ def _left_over(rig: Rig, alive: list[str]) -> Iterator[str]:
                 yield f"left over: {path.relative_to(rig.root)}"
     if (rig.root / "ram" / "hostagent").exists():
         yield "left over: the folder of the pins"
+    for empty in (rig.root / "ram" / "libvirt" / "qemu").iterdir():
+        if not any(empty.iterdir()):
+            yield f"left over: the empty folder {empty.name}"

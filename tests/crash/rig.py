@@ -18,10 +18,12 @@ from typing import Any, ClassVar
 
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError
+from hostagent.facts import Guest
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.fake import FakeHost
 from hostagent.hypervisor.fake_libvirt import BOOT_ID
 from hostagent.plan import GuestPlan, Method, Plan, Technique, Verdict
+from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.update.host import update_qemu
 from hostagent.update.journal import Entry, Row, SqliteJournal, UpdateRecord, fold
 from hostagent.update.recovery import recover
@@ -41,10 +43,13 @@ class Scenario:
 
     guests: tuple[str, ...] = ("web1", "db1")
     paused: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()  # whose RAM has no name
+    kvm: bool = False  # then their QEMU knows what they write
     rehearse: bool = False
 
     def __str__(self) -> str:
         words = [f"{len(self.guests)} guests", *(f"{name} paused" for name in self.paused)]
+        words += [f"{name} copied{' under KVM' if self.kvm else ''}" for name in self.copied]
         return ", ".join([*words, "rehearsed"] if self.rehearse else words)
 
 
@@ -135,7 +140,7 @@ class Rig:
         host = self.host.libvirt.host()
         guests = tuple(
             GuestPlan(
-                *(guest.name, guest.uuid, Verdict.UPDATE, Method.IN_PLACE, Technique.HANDOVER),
+                *(guest.name, guest.uuid, Verdict.UPDATE, _method(guest), Technique.HANDOVER),
                 *(guest.qemu, (), 30.0),
             )
             for guest in host.guests
@@ -297,13 +302,20 @@ def rig(scenario: Scenario) -> Iterator[Rig]:
     folder.mkdir()
     try:
         host = FakeHost.create(folder / "w", (shapes.OLD, shapes.NEW), shapes.CACHES, shapes.q35())
-        uuids = {name: host.boot(shapes.q35(), name) for name in scenario.guests}
+        uuids = {
+            name: host.boot(shapes.q35(ordinary_ram=name in scenario.copied, kvm=scenario.kvm), name)
+            for name in scenario.guests
+        }
         for name in scenario.paused:
             host.pause(uuids[name])
         yield Rig(host, scenario, uuids)
         host.world.close()
     finally:
         shutil.rmtree(folder)
+
+
+def _method(guest: Guest) -> Method:
+    return Method.IN_PLACE_COPY if ram_to_copy(guest) else Method.IN_PLACE
 
 
 def kill_me() -> None:

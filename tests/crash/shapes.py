@@ -28,10 +28,11 @@ assert Version(10, 0) > OLD.version
 _RAM = "/var/lib/libvirt/qemu/ram/"
 _LIB = "/var/lib/libvirt/qemu/domain-1-"
 _CHANNEL = "/var/lib/libvirt/qemu/channel/target/domain-1-"
+_ORDINARY = r'{"qom-type":"memory-backend-ram","id":"pc.ram",\1}'
 _UUID = re.search(r"<uuid>(.*?)</uuid>", (RECORDS / "q35.xml").read_text())[1]  # type: ignore[index]
 
 
-def q35() -> GuestShape:
+def q35(*, ordinary_ram: bool = False, kvm: bool = False) -> GuestShape:
     """Two vCPUs, a disk, a tap, a console log and an agent."""
     argv = [
         _marked(word, "q35-plain").replace("1,sockets=1,", "2,sockets=2,")
@@ -42,6 +43,13 @@ def q35() -> GuestShape:
         assert f"pid={found}" in record
         record = record.replace(f"pid={found}", f"pid={marked}")
     live_xml = _marked((SAMPLES / "q35-plain.xml").read_text(), "q35-plain")
+    if ordinary_ram:
+        record, live_xml = (
+            re.sub(r"(?s)\s*<memoryBacking>.*?</memoryBacking>", "", text) for text in (record, live_xml)
+        )
+        argv = [re.sub(r'.*"memory-backend-file".*("size":\d+).*', _ORDINARY, word) for word in argv]
+    if kvm:  # which knows what its guests write
+        argv = ["kvm" if word == "tcg" else word for word in argv]
     return GuestShape(record, tuple(argv), live_xml, vcpus=2)
 
 

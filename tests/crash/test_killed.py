@@ -13,6 +13,10 @@ from tests.crash.sweep import Share, sweep
 ALL_RUN = Scenario()
 ONE_PAUSED = Scenario(paused=("db1",))
 ALONE = Scenario(guests=("web1",))
+ONE_COPIED = Scenario(copied=("db1",))
+KVM_COPIED = Scenario(guests=("web1",), copied=("web1",), kvm=True)
+HALTED = Scenario(guests=("web1",), copied=("web1",))
+COPIED_PAUSED = Scenario(guests=("web1",), copied=("web1",), paused=("web1",))
 ANYWHERE = (JOURNAL, FILE, WORLD)
 
 Found = Iterator[tuple[str, Sequence[str]]]
@@ -41,7 +45,7 @@ def judged(host: Rig, committed: dict[str, bool], raised: str) -> list[str]:
 
 
 def test_an_undisturbed_update() -> None:
-    for scenario in (ALL_RUN, ONE_PAUSED, ALONE):
+    for scenario in (ALL_RUN, ONE_PAUSED, ALONE, ONE_COPIED, KVM_COPIED, COPIED_PAUSED):
         with rig(scenario) as host:
             assert host.update() == ""
             assert problems(host) == []
@@ -67,7 +71,14 @@ def test_killed_for_real_at_every_journal_write() -> None:
     sweep(trials)
 
 
-@pytest.mark.parametrize(("scenario", "kinds"), [(ALL_RUN, ANYWHERE), (ONE_PAUSED, (JOURNAL,))], ids=str)
+@pytest.mark.parametrize(
+    ("scenario", "kinds"),
+    [
+        *((ALL_RUN, ANYWHERE), (ONE_PAUSED, (JOURNAL,))),
+        *((ONE_COPIED, (JOURNAL,)), (KVM_COPIED, ANYWHERE), (HALTED, ANYWHERE), (COPIED_PAUSED, (JOURNAL,))),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("daemon_comes_early", [False, True], ids=["alone", "daemon early"])
 def test_killed_anywhere(scenario: Scenario, kinds: tuple[str, ...], daemon_comes_early: bool) -> None:
     """Around every journal write, before every file operation, after every change of the world."""
@@ -84,11 +95,12 @@ def test_killed_anywhere(scenario: Scenario, kinds: tuple[str, ...], daemon_come
     sweep(trials)
 
 
-def test_recovery_killed_as_well() -> None:
+@pytest.mark.parametrize("scenario", [ALONE, HALTED], ids=str)
+def test_recovery_killed_as_well(scenario: Scenario) -> None:
     """At every journal write of every recovery from every journal write."""
 
     def trials(share: Share) -> Found:
-        with rig(ALONE) as host:
+        with rig(scenario) as host:
             for first in share.of(host.snapshots(host.update, (JOURNAL,))):
                 host.go_back(first)
                 committed = intended(host)

@@ -29,10 +29,10 @@ def guest(name: str, **changed: Any) -> Guest:
     return replace(sampled.guest(), **{"name": name, "uuid": f"uuid of {name}", "qemu": OLD, **changed})
 
 
-def with_memfd(name: str) -> Guest:
+def with_private_ram(name: str) -> Guest:
     """A guest that cannot."""
     plain = guest(name)
-    return replace(plain, definition=replace(plain.definition, ram=RamBacking.MEMFD))
+    return replace(plain, definition=replace(plain.definition, ram=RamBacking.PRIVATE_FILE))
 
 
 def shut_off(name: str) -> Guest:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hostagent.arguments.command_line import CommandLine
-from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, Version
+from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, RamRoom, Version
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -64,5 +64,6 @@ def host(**changed: Any) -> Host:
         guests=(guest(),),
         lock_manager="",
         memory_backing_dir="/var/lib/libvirt/qemu/ram",
+        ram_room=RamRoom("tmpfs", unpromised=64 << 30, available=64 << 30),
     )
     return dataclasses.replace(plain, **changed)

@@ -100,8 +100,6 @@ def test_a_deleted_binary_is_called_so() -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"ram": RamBacking.ANONYMOUS}, ("ram-ordinary", "RAM in a shared file", "ordinary RAM")),
-        ({"ram": RamBacking.MEMFD}, ("ram-memfd", "RAM in a shared file", "memfd RAM")),
         ({"ram": RamBacking.PRIVATE_FILE}, ("ram-not-shared", "RAM in a shared file", "private file RAM")),
         ({"ram": RamBacking.HUGE_PAGES}, ("ram-file", "RAM in a shared file", "huge pages RAM")),
         (
@@ -243,8 +241,6 @@ def test_every_device_rule_and_mark_is_tried_here() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("anonymous", [("ram-ordinary", "RAM in a shared file", "ordinary RAM")]),
-        ("memfd", [("ram-memfd", "RAM in a shared file", "memfd RAM")]),
         (
             "prealloc",
             [

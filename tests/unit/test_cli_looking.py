@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import sampled
-from called import Caller, guest, shut_off, with_memfd
+from called import Caller, guest, shut_off, with_private_ram
 from journals import NEW, OLD, Writer
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -27,7 +27,7 @@ def test_inspect_shows_host_guests_and_every_reason(hostagent: Caller) -> None:
         qemu=(OLD, NEW),
         guests=(
             guest("web1"),
-            with_memfd("cache"),
+            with_private_ram("cache"),
             shut_off("old"),
             guest("stale", qemu=None, process=deleted),
             guest("stuck", state=GuestState.PAUSED_OTHERWISE, state_reason="I/O error", job="a block job on vda"),
@@ -52,7 +52,10 @@ def test_inspect_for_programs(hostagent: Caller) -> None:
     document = hostagent.json("inspect")
     assert [tree["version"] for tree in document["host"]["qemu"]] == ["7.2.22", "10.0.2"]
     web1, old = document["guests"]
-    assert (web1["in_place"], web1["qemu"]["exe_deleted"]) == ({"possible": True, "blockers": []}, False)
+    assert (web1["in_place"], web1["qemu"]["exe_deleted"]) == (
+        {"possible": True, "copies_ram": False, "blockers": []},
+        False,
+    )
     assert web1["ram"] == {"bytes": guest("web1").definition.memory, "backing": "shared file"}
     assert (old["in_place"]["possible"], old["qemu"]) == (False, None)
 

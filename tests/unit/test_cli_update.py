@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sampled
-from called import Caller, guest, shut_off, with_memfd
+from called import Caller, guest, shut_off, with_private_ram
 from journals import HANDOVER, MEASURED, NEW, OLD, Writer
 
 from hostagent import wiring
@@ -42,31 +42,31 @@ def ended(*outcomes: Outcome) -> Any:
 
 
 def test_a_plan_shows_every_guest_and_changes_nothing(hostagent: Caller) -> None:
-    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), with_memfd("cache"), shut_off("old")))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), with_private_ram("cache"), shut_off("old")))
     result = hostagent(*PLAN, "--budget", "500ms")
     assert result.exit_code == 0
     assert "in-place by handover, RAM kept" in result.stdout
     assert "500.0 ms" in result.stdout or "500 ms" in result.stdout
     assert "cache cannot be updated in place, and is left out:" in result.stdout
-    assert "expected RAM in a shared file, found memfd RAM" in result.stdout
+    assert "expected RAM in a shared file, found private file RAM" in result.stdout
     assert "nothing: not running" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
     assert not hostagent.state.exists()
 
 
 def test_a_plan_for_programs(hostagent: Caller) -> None:
-    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), with_memfd("cache")))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), with_private_ram("cache")))
     document = hostagent.json(*PLAN)
     assert document["to"] == {"name": NEW.name, "version": "10.0.2", "package": NEW.package}
     web1, cache = document["guests"]
     assert (web1["verdict"], web1["method"], web1["technique"]) == ("update", "in-place", "handover")
     assert web1["qemu"] == {"before": "7.2.22", "after": "10.0.2"}
     assert (cache["verdict"], cache["method"], cache["qemu"]["after"]) == ("blocked", None, "7.2.22")
-    assert [blocker["reason"] for blocker in cache["blockers"]] == ["ram-memfd"]
+    assert [blocker["reason"] for blocker in cache["blockers"]] == ["ram-not-shared"]
 
 
 def test_a_plan_says_by_its_exit_code_that_an_update_would_be_refused(hostagent: Caller) -> None:
-    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(with_memfd("cache"),))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(with_private_ram("cache"),))
     assert hostagent(*PLAN).exit_code == 0
     assert hostagent(*PLAN, "--guest", "cache").exit_code == 3
     hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"),), lock_manager="sanlock")
@@ -86,13 +86,13 @@ def test_what_is_not_there_is_named(hostagent: Caller, words: tuple[str, str]) -
 
 
 def test_a_named_guest_that_is_blocked_refuses_it_all(hostagent: Caller) -> None:
-    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), with_memfd("cache")))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), with_private_ram("cache")))
     hostagent.updates_by(all_well)
     result = hostagent(*UPDATE, "--guest", "web1", "--guest", "cache", "--yes")
     assert (result.exit_code, hostagent.plans) == (3, [])
-    assert "found cache: ram-memfd" in result.stderr
+    assert "found cache: ram-not-shared" in result.stderr
     error = hostagent.json(*UPDATE, "--guest", "cache", "--yes", code=3)["error"]
-    assert (error["kind"], error["guests"][0]["blockers"][0]["reason"]) == ("refused", "ram-memfd")
+    assert (error["kind"], error["guests"][0]["blockers"][0]["reason"]) == ("refused", "ram-not-shared")
 
 
 def test_what_speaks_against_the_host_refuses_it_all(hostagent: Caller) -> None:
@@ -102,14 +102,14 @@ def test_what_speaks_against_the_host_refuses_it_all(hostagent: Caller) -> None:
 
 
 def test_a_guest_that_nobody_named_is_left_out_and_said(hostagent: Caller) -> None:
-    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), guest("db9"), with_memfd("cache")))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), guest("db9"), with_private_ram("cache")))
     hostagent.updates_by(all_well)
     result = hostagent(*UPDATE, "--yes")
     assert result.exit_code == 0
     assert result.stdout.endswith("2 guests updated to QEMU 10.0.2, RAM kept. Left out: cache.\n")
     document = hostagent.json(*UPDATE, "--yes")
     assert [(guest["name"], guest["blockers"][0]["reason"]) for guest in document["skipped"]] == [
-        ("cache", "ram-memfd")
+        ("cache", "ram-not-shared")
     ]
 
 

@@ -302,3 +302,61 @@ def test_a_temporary_socket_is_not_longer_than_its_own(tmp_path: Path) -> None:
     """sun_path is short, and libvirt uses up what there is."""
     found = files.temporary_socket("/run/domain-1-web1/monitor.sock", "a1b2c3", 30)
     assert found == "/run/domain-1-web1/a1b2c3-30"
+
+
+# -- RAM files of our making -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ram:
+    path: str
+    size: int = 1 << 20
+    uid: int = os.getuid()
+    gid: int = os.getgid()
+    in_new_folder: bool = True
+
+
+def test_a_ram_file_is_sparse_and_private(tmp_path: Path) -> None:
+    ram = tmp_path / "1-web1" / "pc.ram"
+    found = files.make_ram(Ram(str(ram)))
+    assert found == (ram.stat().st_dev, ram.stat().st_ino)
+    assert (ram.stat().st_size, ram.stat().st_blocks, mode(ram), mode(ram.parent)) == (1 << 20, 0, 0o600, 0o700)
+
+
+def test_a_ram_file_goes_with_the_folder_that_was_made_for_it(tmp_path: Path) -> None:
+    for in_new_folder in (True, False):
+        ram = Ram(str(tmp_path / "1-web1" / "pc.ram"), in_new_folder=in_new_folder)
+        files.make_ram(ram)
+        for _ in range(2):
+            files.remove_ram(ram)
+        assert names(tmp_path) == ([] if in_new_folder else ["1-web1"])
+        (tmp_path / "1-web1").mkdir(exist_ok=True)
+
+
+def test_a_folder_with_other_files_stays(tmp_path: Path) -> None:
+    ram = Ram(str(tmp_path / "1-web1" / "pc.ram"))
+    files.make_ram(ram)
+    (tmp_path / "1-web1" / "theirs").touch()
+    files.remove_ram(ram)
+    assert names(tmp_path / "1-web1") == ["theirs"]
+
+
+def test_nothing_that_is_there_becomes_ram(tmp_path: Path) -> None:
+    (tmp_path / "1-web1").mkdir()
+    (tmp_path / "1-web1" / "pc.ram").write_text("theirs")
+    for in_new_folder in (True, False):
+        with pytest.raises(Failed, match="expected nothing of that name"):
+            files.make_ram(Ram(str(tmp_path / "1-web1" / "pc.ram"), in_new_folder=in_new_folder))
+    assert (tmp_path / "1-web1" / "pc.ram").read_text() == "theirs"
+
+
+def test_ram_is_neither_made_nor_removed_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "pc.ram").write_text("theirs")
+    (tmp_path / "1-web1").symlink_to("elsewhere")
+    ram = Ram(str(tmp_path / "1-web1" / "pc.ram"), in_new_folder=False)
+    with pytest.raises(Failed, match="making the RAM file"):
+        files.make_ram(ram)
+    with pytest.raises(Failed, match="removing"):
+        files.remove_ram(ram)
+    assert names(tmp_path / "elsewhere") == ["pc.ram"]

@@ -17,7 +17,7 @@ def test_a_plan_gives_every_guest_a_verdict() -> None:
     guests = (
         guest(),
         guest("pc-plain", qemu=NEW),
-        guest("memfd"),
+        guest("prealloc"),
         guest("user", state=GuestState.SHUT_OFF, process=None, qemu=None, domain_id=None),
     )
     plan = plan_qemu(host(guests=guests, qemu=(TREE, NEW)), NEW, None, budget_seconds=30.0)
@@ -25,14 +25,14 @@ def test_a_plan_gives_every_guest_a_verdict() -> None:
     assert [(planned.name, planned.verdict) for planned in plan.guests] == [
         ("q35-rich", Verdict.UPDATE),
         ("pc-plain", Verdict.UP_TO_DATE),
-        ("memfd", Verdict.BLOCKED),
+        ("prealloc", Verdict.BLOCKED),
         ("user", Verdict.NOT_RUNNING),
     ]
     update, current, blocked, off = plan.guests
     assert (update.method, update.technique, update.before) == (Method.IN_PLACE, Technique.HANDOVER, TREE)
     assert (update.budget_seconds, update.blockers) == (30.0, ())
     assert (current.method, current.blockers) == (None, ())
-    assert [blocker.reason for blocker in blocked.blockers] == [Reason.RAM_MEMFD]
+    assert {blocker.reason for blocker in blocked.blockers} == {Reason.RAM_DISCARD, Reason.RAM_FILE}
     assert (blocked.method, blocked.technique) == (None, None)
     assert off.blockers == ()
     assert plan.to_update == (update,)
@@ -40,16 +40,17 @@ def test_a_plan_gives_every_guest_a_verdict() -> None:
 
 
 def test_a_guest_is_blocked_with_all_its_reasons() -> None:
-    plan = plan_qemu(host(guests=(guest("memfd", job="a job", checkpoints=1),)), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(guests=(guest("prealloc", job="a job", checkpoints=1),)), NEW, None, budget_seconds=30.0)
     assert [blocker.reason for blocker in plan.guests[0].blockers] == [
         Reason.JOB,
-        Reason.RAM_MEMFD,
+        Reason.RAM_DISCARD,
         Reason.FEATURE,
+        Reason.RAM_FILE,
     ]
 
 
 def test_a_guest_of_the_target_version_is_up_to_date_whatever_it_is_made_of() -> None:
-    plan = plan_qemu(host(guests=(guest("memfd", qemu=NEW),)), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(guests=(guest("prealloc", qemu=NEW),)), NEW, None, budget_seconds=30.0)
     assert plan.guests[0].verdict is Verdict.UP_TO_DATE
 
 

@@ -4,24 +4,30 @@ import pytest
 from called import Caller
 from journals import Writer
 
-from hostagent.planning.prediction import FIRST_SECONDS, over_budget, predict
+from hostagent.planning.prediction import FIRST_BYTES_PER_SECOND, FIRST_SECONDS, Past, over_budget, predict
 
 PLAN = ("plan", "qemu", "--to", "10.0")
 
 
 def test_its_own_pauses_say_most() -> None:
-    predicted = predict("a", {"a": [9.0, 0.02, 0.03, 0.05, 0.02, 0.04], "b": [1.0]})
+    predicted = predict("a", Past({"a": [9.0, 0.02, 0.03, 0.05, 0.02, 0.04], "b": [1.0]}))
     assert (predicted.pause_seconds, predicted.measured, predicted.of_itself) == (0.05, 5, True)
 
 
 def test_else_those_of_others() -> None:
-    predicted = predict("new", {"a": [0.02, 0.03], "b": [0.08]})
+    predicted = predict("new", Past({"a": [0.02, 0.03], "b": [0.08]}))
     assert (predicted.pause_seconds, predicted.measured, predicted.of_itself) == (0.08, 3, False)
 
 
 def test_else_a_first_estimate() -> None:
-    predicted = predict("new", {})
+    predicted = predict("new", Past())
     assert (predicted.pause_seconds, predicted.measured, predicted.of_itself) == (FIRST_SECONDS, 0, False)
+
+
+def test_copying_takes_as_long_as_it_did() -> None:
+    assert predict("a", Past(copy_speeds=[1e9, 2e8]), 4 * 10**8).copy_seconds == 2.0  # the slowest of the last ones
+    assert predict("a", Past(), 3 * 10**8).copy_seconds == 3e8 / FIRST_BYTES_PER_SECOND
+    assert predict("a", Past(), 0).copy_seconds is None
 
 
 @pytest.mark.parametrize(
@@ -33,17 +39,17 @@ def test_else_a_first_estimate() -> None:
     ],
 )
 def test_over_budget_is_refused_with_what_it_rests_on(pauses: dict[str, list[float]], rests_on: str) -> None:
-    blocker = over_budget(predict("a", pauses), 0.1)
+    blocker = over_budget(predict("a", Past(pauses)), 0.1)
     assert blocker is not None
     assert (blocker.found, blocker.hint) == (rests_on, "allow more with --budget")
-    assert over_budget(predict("a", pauses), 1.0) is None
+    assert over_budget(predict("a", Past(pauses)), 1.0) is None
 
 
 def test_the_journal_is_what_plans_rest_on(hostagent: Caller) -> None:
     hostagent.write(lambda writer: writer.updated("u1", "web1", pause_seconds=0.04))
     web1, db9 = hostagent.json(*PLAN)["guests"]
-    assert web1["predicted"] == {"pause_seconds": 0.04, "measured": 1, "of_itself": True}
-    assert db9["predicted"] == {"pause_seconds": 0.04, "measured": 1, "of_itself": False}
+    assert web1["predicted"] == {"pause_seconds": 0.04, "measured": 1, "of_itself": True, "copy_seconds": None}
+    assert db9["predicted"] == {"pause_seconds": 0.04, "measured": 1, "of_itself": False, "copy_seconds": None}
     assert hostagent(*PLAN).stdout.count("about 40.0 ms") == 2
 
 

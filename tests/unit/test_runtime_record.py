@@ -94,6 +94,42 @@ def test_nothing_asked_for_changes_nothing() -> None:
     assert old.handed_over(old.pid, dict(old.vcpu_threads), old.emulator, old.flags) == old.data
 
 
+# --- adoption
+
+BACKINGS = {
+    "none": b"",
+    "memfd": b"<memoryBacking>\n    <source type='memfd'/>\n    <access mode='shared'/>\n  </memoryBacking>",
+    "more in it": b"<memoryBacking><nosharepages/><source type='anonymous'/></memoryBacking>",
+    "empty": b"<memoryBacking/>",
+}
+
+
+@pytest.mark.parametrize("backing", BACKINGS.values(), ids=list(BACKINGS))
+@pytest.mark.parametrize("name", REAL)
+def test_an_adopted_guest_has_its_ram_in_shared_files_and_is_otherwise_the_same(name: str, backing: bytes) -> None:
+    data, count = re.subn(rb"(?s)<memoryBacking>.*?</memoryBacking>", backing, read(name))
+    assert count == 1
+    old = RuntimeRecord.parse(data)
+    new = old.adopted()
+    assert (new.ram_source, new.ram_access) == ("file", "shared")
+    assert replace(new, ram_source=old.ram_source, ram_access=old.ram_access) == old
+    changed = re.compile(rb"(?s)\s*<memoryBacking(/>|>.*?</memoryBacking>)")
+    assert changed.sub(b"", new.data) == changed.sub(b"", old.data)
+    assert new.data.count(b"<nosharepages/>") == old.data.count(b"<nosharepages/>")
+    assert RuntimeRecord.parse(new.data).adopted().data == new.data
+    handed_over = new.handed_over(4999, threads(new), NEW_EMULATOR, new.flags)
+    assert RuntimeRecord.parse(handed_over).ram_source == "file"
+
+
+def test_a_guest_with_shared_files_is_adopted_already() -> None:
+    old = RuntimeRecord.parse(read("q35.xml"))
+    assert old.adopted() == old
+
+
+def test_the_ram_s_folder_is_called_as_libvirt_calls_it() -> None:
+    assert RuntimeRecord.parse(read("q35.xml")).ram_folder == "1-web1"
+
+
 # --- obstacles
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sampled
-from called import Caller, guest, with_memfd
+from called import Caller, guest, with_private_ram
 from journals import NEW, OLD
 
 from hostagent.errors import UsageError
@@ -121,7 +121,7 @@ def test_refused_when_the_facts_have_changed(hostagent: Caller, tmp_path: Path) 
 
 
 def test_a_refused_plan_is_not_saved(hostagent: Caller, tmp_path: Path) -> None:
-    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(with_memfd("cache"),))
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(with_private_ram("cache"),))
     assert hostagent(*SAVE, str(tmp_path / "p"), "--guest", "cache").exit_code == 3
     assert not (tmp_path / "p").exists()
 

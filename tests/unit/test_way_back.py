@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import sampled
-from called import guest, shut_off, with_memfd
+from called import guest, shut_off, with_private_ram
 from journals import NEW, OLD
 
 from hostagent.facts import QemuTree, Version
@@ -44,7 +44,7 @@ def test_a_build_that_is_gone_is_named() -> None:
 
 
 def test_who_is_not_touched() -> None:
-    guests = (shut_off("old"), guest("home"), guest("away", qemu=OLDER), with_memfd("cache"))
+    guests = (shut_off("old"), guest("home"), guest("away", qemu=OLDER), with_private_ram("cache"))
     names = ("old", "home", "away", "cache", "gone")
     came_from: dict[str, QemuTree | None] = {f"uuid of {name}": OLD for name in names}
     (plan,) = back(*(replace(g, qemu=NEW) if g.name == "cache" else g for g in guests), came_from=came_from)

@@ -1,0 +1,41 @@
+"""Whether a guest's RAM is to be copied into a file, and what is against that; pure."""
+
+from hostagent.arguments.command_line import CommandLine, NamelessRam
+from hostagent.facts import Guest, Host
+from hostagent.plan import Blocker, Reason
+
+_MIB = 2**20
+_HEAP = 256 * _MIB  # what a second QEMU takes beside its guest's RAM, generously
+
+
+def ram_to_copy(guest: Guest) -> NamelessRam | None:
+    """RAM that no other process can map; None for a guest whose RAM is in files."""
+    return CommandLine.parse(guest.process.argv).nameless_ram() if guest.process else None
+
+
+def copy_blockers(guest: Guest, ram: NamelessRam, host: Host, promised: int) -> tuple[Blocker, ...]:
+    """What is against a second copy of its RAM; `promised` bytes have others of the same update."""
+    folder, room = host.memory_backing_dir, host.ram_room
+    if room is None or room.filesystem != "tmpfs":
+        found = f"{folder} on {room.filesystem or 'nothing known'}" if room else f"no folder {folder}"
+        return (Blocker(Reason.RAM_ROOM, "RAM files on a tmpfs", found, "hostagent setup"),)
+    blockers: list[Blocker] = []
+    if ram.size > room.unpromised - promised:
+        hint = "give it more room (mount -o remount,size=), or update fewer guests at once"
+        blockers.append(_no_room(ram, f"on the tmpfs {folder}", room.unpromised - promised, hint))
+    if ram.size + _HEAP > room.available - promised:
+        hint = "update fewer guests at once: the first copy is given up as the second takes over"
+        blockers.append(_no_room(ram, "of the host's memory", room.available - promised, hint))
+    if guest.memory_room is not None and ram.size + _HEAP > guest.memory_room:
+        hint = "raise memory.max of the guest's cgroup, or of one around it, for the update: both copies count there"
+        blockers.append(_no_room(ram, "below its cgroup's limit", guest.memory_room, hint))
+    return tuple(blockers)
+
+
+def _no_room(ram: NamelessRam, where: str, left: int, hint: str) -> Blocker:
+    return Blocker(
+        Reason.RAM_ROOM,
+        f"{ram.size // _MIB} MiB {where} for a second copy of its RAM",
+        f"{max(0, left) // _MIB} MiB",
+        hint,
+    )

@@ -44,7 +44,7 @@ def fold_of(updates: Iterable[UpdateRecord]) -> Fold:
     """Read the journal's updates."""
     reports = [report_of(update) for update in updates]
     return Fold(
-        updates=tuple(report for report in reports if report.kind is OrderKind.UPDATE),
+        updates=tuple(report for report in reports if report.kind in (OrderKind.UPDATE, OrderKind.ADOPTION)),
         rehearsals=tuple(report for report in reports if report.kind is OrderKind.REHEARSAL),
     )
 

@@ -115,6 +115,7 @@ class Plan:
     guests: tuple[GuestPlan, ...]
     blockers: tuple[Blocker, ...]  # of the host: they stop every guest
     undoes: str = ""  # the update that it brings guests back from
+    adopts: bool = False  # guests stay on their QEMU; only their RAM goes into files
 
     @property
     def to_update(self) -> tuple[GuestPlan, ...]:

@@ -8,6 +8,7 @@
  *     proof report             everything counted so far; cheap
  *     proof check              the same, after reading back every page of RAM and every record on the disk
  *     proof fill MIB SEED      take that much RAM and fill it
+ *     proof rewrite MIB        from now on write to so many MiB of its pages a second; 0 stops that
  *     proof reset-ticks        forget the gaps measured so far
  *
  * Times are nanoseconds. The guest's own clocks stand still while QEMU is paused, so a pause cannot be seen from
@@ -171,11 +172,15 @@ static void reset_ticks(void)
 
 static struct {
 	uint64_t *words;
-	uint64_t pages, seed, bad;
+	uint32_t *times; /* that each page was written to since it was filled */
+	uint64_t pages, seed, bad, rewritten;
+	_Atomic uint64_t per_beat;
 	int64_t first_bad, checked;
-} ram = {.first_bad = -1, .checked = -1};
+	pthread_mutex_t lock;
+} ram = {.first_bad = -1, .checked = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* Word 0 is the page's number, word 1 the seed, the rest a progression only this page has. */
+/* Word 0 is the page's number, word 1 the seed, the last how often it was written to, the rest a progression only
+ * this page has. */
 static inline uint64_t page_start(uint64_t page)
 {
 	return mix(ram.seed ^ mix(page));
@@ -189,8 +194,10 @@ static bool fill(uint64_t mib, uint64_t seed)
 
 	if (ram.words)
 		munmap(ram.words, ram.pages * PAGE);
+	free(ram.times);
 	ram.words = NULL;
-	ram.pages = 0;
+	ram.times = NULL;
+	ram.pages = ram.rewritten = 0;
 	ram.seed = seed;
 	ram.checked = -1;
 	if (!mib)
@@ -198,6 +205,11 @@ static bool fill(uint64_t mib, uint64_t seed)
 	uint64_t *words = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (words == MAP_FAILED)
 		return false;
+	ram.times = calloc(size / PAGE, sizeof(*ram.times));
+	if (!ram.times) {
+		munmap(words, size);
+		return false;
+	}
 	madvise(words, size, MADV_HUGEPAGE); /* page faults are what makes this slow under emulation */
 	for (uint64_t page = 0; page < size / PAGE; page++) {
 		uint64_t *word = words + page * WORDS, value = page_start(page);
@@ -206,6 +218,7 @@ static bool fill(uint64_t mib, uint64_t seed)
 			word[i] = value;
 		word[0] = page;
 		word[1] = seed;
+		word[WORDS - 1] = 0;
 	}
 	ram.words = words;
 	ram.pages = size / PAGE;
@@ -217,21 +230,44 @@ static bool page_is_good(uint64_t page)
 	const uint64_t *word = ram.words + page * WORDS;
 	uint64_t value = page_start(page) + 2 * PAGE_STEP, wrong = (word[0] ^ page) | (word[1] ^ ram.seed);
 
-	for (int i = 2; i < WORDS; i++, value += PAGE_STEP)
+	for (int i = 2; i < WORDS - 1; i++, value += PAGE_STEP)
 		wrong |= word[i] ^ value;
-	return !wrong;
+	return !(wrong | (word[WORDS - 1] ^ ram.times[page]));
+}
+
+/* Any pages in turn: a page that misses its last write, or a count that does, will be found by the check. */
+static void *rewrite(void *unused)
+{
+	int64_t last = now(CLOCK_MONOTONIC);
+
+	for (uint64_t place = 0;;) {
+		last = beat(last, TICK_EVERY);
+		pthread_mutex_lock(&ram.lock);
+		for (uint64_t n = ram.pages ? ram.per_beat : 0; n; n--) {
+			uint64_t page = (place += 7919) % ram.pages; /* a prime: neighbours are not written together */
+
+			ram.words[page * WORDS + WORDS - 1] = ++ram.times[page];
+			ram.rewritten++;
+		}
+		pthread_mutex_unlock(&ram.lock);
+	}
+	return unused;
 }
 
 static void check_ram(void)
 {
+	uint64_t counted = 0;
+
 	ram.bad = 0;
 	ram.first_bad = -1;
 	for (uint64_t page = 0; page < ram.pages; page++) {
+		counted += ram.times[page];
 		if (page_is_good(page))
 			continue;
 		if (!ram.bad++)
 			ram.first_bad = page;
 	}
+	ram.bad += counted != ram.rewritten;
 	ram.checked = ram.pages;
 }
 
@@ -503,9 +539,10 @@ static void say_report(FILE *out)
 		     "\"wall_step_ns\":%lld}", (long long)ticks.count, (long long)ticks.longest,
 		(long long)ticks.longest_at, (long long)percentile(99), (long long)ticks.wall_step);
 	pthread_mutex_unlock(&ticks.lock);
-	fprintf(out, ",\"ram\":{\"pages\":%llu,\"seed\":%llu,\"checked\":%lld,\"bad\":%llu,\"first_bad\":%lld}",
+	fprintf(out, ",\"ram\":{\"pages\":%llu,\"seed\":%llu,\"checked\":%lld,\"bad\":%llu,\"first_bad\":%lld,"
+		     "\"rewritten\":%llu}",
 		(unsigned long long)ram.pages, (unsigned long long)ram.seed, (long long)ram.checked,
-		(unsigned long long)ram.bad, (long long)ram.first_bad);
+		(unsigned long long)ram.bad, (long long)ram.first_bad, (unsigned long long)ram.rewritten);
 	fprintf(out, ",\"disk\":{\"present\":%s,\"last\":%llu,\"io_errors\":%llu,\"longest_write_ns\":%lld,"
 		     "\"checked\":%lld,\"damaged\":%llu,\"out_of_order\":%llu}", disk.fd < 0 ? "false" : "true",
 		(unsigned long long)disk.last, (unsigned long long)disk.io_errors, (long long)disk.longest_write,
@@ -522,17 +559,25 @@ static void obey(char *command, FILE *out)
 	unsigned long long mib, seed;
 
 	if (sscanf(command, "fill %llu %llu", &mib, &seed) == 2) {
-		if (!fill(mib, seed)) {
+		pthread_mutex_lock(&ram.lock);
+		bool filled = fill(mib, seed);
+		pthread_mutex_unlock(&ram.lock);
+
+		if (!filled) {
 			fprintf(out, "{\"error\":\"no room for %llu MiB\"}\n", mib);
 			return;
 		}
+	} else if (sscanf(command, "rewrite %llu", &mib) == 1) {
+		ram.per_beat = (mib << 20) / PAGE * TICK_EVERY / (1000 * MS);
 	} else if (!strcmp(command, "check")) {
+		pthread_mutex_lock(&ram.lock);
 		check_ram();
+		pthread_mutex_unlock(&ram.lock);
 		check_disk();
 	} else if (!strcmp(command, "reset-ticks")) {
 		reset_ticks();
 	} else if (strcmp(command, "report")) {
-		fprintf(out, "{\"error\":\"expected report, check, fill MIB SEED or reset-ticks\"}\n");
+		fprintf(out, "{\"error\":\"expected report, check, fill MIB SEED, rewrite MIB or reset-ticks\"}\n");
 		return;
 	}
 	say_report(out);
@@ -617,7 +662,7 @@ int main(int argc, char **argv)
 	const char *mib, *seed, *to;
 
 	if (argc < 2) {
-		fprintf(stderr, "usage: proof run|report|check|fill MIB SEED|reset-ticks\n");
+		fprintf(stderr, "usage: proof run|report|check|fill MIB SEED|rewrite MIB|reset-ticks\n");
 		return 2;
 	}
 	if (strcmp(argv[1], "run"))
@@ -633,6 +678,7 @@ int main(int argc, char **argv)
 	if (mib && !fill(strtoull(mib, NULL, 10), seed ? strtoull(seed, NULL, 10) : 0))
 		fprintf(stderr, "proof: no room for the RAM asked for\n");
 	start(tick);
+	start(rewrite);
 	start(count_on_console);
 	if (open_disk())
 		start(log_to_disk);

@@ -14,6 +14,7 @@ from hostagent.plan import Plan
 from hostagent.trees import qemu_trees
 from hostagent.update.host import update_qemu
 from hostagent.update.journal import Outcome
+from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport, report_of
 
 
@@ -35,18 +36,19 @@ def approve(call: Call, work: Change, plans: Sequence[Plan], named: Collection[s
         call.out.show(_nothing_done(plans), sentence(f"Nothing to do.{left}"))
         return ExitCode.DONE
     if not yes:
-        _confirm(call, work, len(updated), max(guest.budget_seconds for guest in updated))
+        what = "Adopt the RAM of" if any(plan.adopts for plan in plans) else "Update"
+        _confirm(call, work, what, len(updated), max(guest.budget_seconds for guest in updated))
     work.signals.check()
     return None
 
 
-def _confirm(call: Call, work: Change, guests: int, longest: float) -> None:
+def _confirm(call: Call, work: Change, what: str, guests: int, longest: float) -> None:
     if not call.out.can_ask():
         raise UsageError(
             "updating", expected="a terminal to ask on, or --yes", found="neither", hint="nothing was touched"
         )
     each = "" if guests == 1 else "each "
-    question = f"Update {words.counted(guests, 'guest')}, {each}paused for at most {words.duration(longest)}?"
+    question = f"{what} {words.counted(guests, 'guest')}, {each}paused for at most {words.duration(longest)}?"
     with work.signals.ordinary():
         if not call.out.ask(question):
             raise Refused("updating", found="the answer was no; nothing was touched")
@@ -102,12 +104,22 @@ def _what_was_done(report: UpdateReport) -> str:
     whole = words.counted(len(report.guests), "guest")
     to = report.to.version if report.to else "?"
     if updated == len(report.guests):
-        return f"{whole} updated to QEMU {to}, RAM kept."
+        done = "adopted" if report.kind is OrderKind.ADOPTION else f"updated to QEMU {to}"
+        return f"{whole} {done}, RAM {_ram(report)}."
     waiting = [guest.name for guest in report.guests if guest.outcome is Outcome.NEEDS_OPERATOR]
     if waiting or report.is_open:
         return f"{updated} of {whole} updated. A person has to see to the rest; then: hostagent recover"
     back = f" To bring {'it' if updated == 1 else 'them'} back: hostagent rollback {report.id}" if updated else ""
     return f"{updated} of {whole} updated.{back}"
+
+
+def _ram(report: UpdateReport) -> str:
+    """What became of it: "kept", or "copied into shared files", or of some this and of others that."""
+    copied = sum(guest.ram == "copied" for guest in report.guests)
+    if not copied:
+        return "kept"
+    into = "copied into a shared file" if copied == 1 else "copied into shared files"
+    return into if copied == len(report.guests) else f"kept, that of {copied} {into}"
 
 
 def _nothing_done(plans: Sequence[Plan]) -> dict[str, object]:

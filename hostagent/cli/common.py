@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
@@ -29,6 +29,11 @@ class Call:
 
     config: Config
     out: Output
+
+    def keeping_definitions(self) -> Call:
+        """The same, with persistent definitions left as they are."""
+        update = self.config.update.model_copy(update={"adopt_definition": False})
+        return replace(self, config=self.config.model_copy(update={"update": update}))
 
     def updates(self) -> tuple[UpdateRecord, ...]:
         """The journal's updates, oldest first; only looks."""

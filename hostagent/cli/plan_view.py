@@ -18,7 +18,8 @@ _COLUMNS = (
 def plan_parts(plan: Plan, named: Collection[str]) -> list[Part]:
     """For a person: each guest, then every reason of those that stay out."""
     to = plan.to
-    parts: list[Part] = [sentence(f"QEMU {to.version} ({to.package or 'no package'}), tree {to.name}"), ""]
+    stays = ", where guests stay" if plan.adopts else ""
+    parts: list[Part] = [sentence(f"QEMU {to.version} ({to.package or 'no package'}), tree {to.name}{stays}"), ""]
     if plan.guests:
         parts += [table(_COLUMNS, [_row(guest, plan) for guest in plan.guests]), ""]
     else:
@@ -119,11 +120,12 @@ def refusal(plan: Plan, named: Collection[str]) -> Refused | None:
     found = [f"{guest.name}: {', '.join(dict.fromkeys(item.reason for item in guest.blockers))}" for guest in blocked]
     if plan.blockers:
         found.insert(0, f"host: {', '.join(dict.fromkeys(item.reason for item in plan.blockers))}")
+    again = "inspect" if plan.adopts else f"plan {plan.component} --to {plan.to.name}"
     return Refused(
-        f"updating {plan.component}",
+        "adopting RAM" if plan.adopts else f"updating {plan.component}",
         expected="nothing against it" if plan.blockers else "nothing against the guests named",
         found="; ".join(found),
-        hint=f"hostagent plan {plan.component} --to {plan.to.name} says more",
+        hint=f"hostagent {again} says more",
     )
 
 

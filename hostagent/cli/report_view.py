@@ -30,6 +30,9 @@ OUTCOME_LOOKS = {
 }
 
 
+_DEFINITION_IS_RIGHT = (None, "adopted", "as it should be", "transient")
+
+
 def report_parts(update: UpdateReport) -> list[Part]:
     """The update in a line, its guests in a table, then what has to be said about any of them."""
     parts: list[Part] = [sentence(_headline(update))]
@@ -47,8 +50,8 @@ def report_parts(update: UpdateReport) -> list[Part]:
 
 
 def _headline(update: UpdateReport) -> str:
-    what = "rehearsal" if update.kind is OrderKind.REHEARSAL else "update"
-    to = f" to {update.to.version}" if update.to else ""
+    what = update.kind or "update"
+    to = f" to {update.to.version}" if update.to and update.kind is not OrderKind.ADOPTION else ""
     back = f" back from {update.undoes}" if update.undoes else ""
     begun = f"{what} {update.id}: {update.component}{to}{back}, begun {words.moment(update.begun)}"
     if update.ended is None:
@@ -97,6 +100,13 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
         found.append(("the host's clock was set during the pause, which was measured by the monotonic one", "dim"))
     if guest.pause_source == "journal":
         found.append(("the pause is an upper bound: nobody saw it end", "dim"))
+    if guest.definition not in _DEFINITION_IS_RIGHT:
+        found.append(
+            (
+                f"its next boot gives it RAM that has to be copied again: {guest.definition}",
+                "bad",
+            )
+        )
     if guest.xml_differences:
         changed = "; ".join(guest.xml_differences)
         found.append((f"its live definition is not as before: {changed}", "bad"))

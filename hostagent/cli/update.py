@@ -24,9 +24,12 @@ from hostagent.update.report import UpdateReport, past_of
 @verb("update", example="hostagent update qemu --to 10.0 --guest web1 --guest db9 --budget 10s")
 @planning_options
 @click.option("--plan", "saved", metavar="FILE", type=click.Path(path_type=Path), help="Carry out a saved plan.")
+@click.option("--keep-definition", is_flag=True, help="Leave definitions of guests whose RAM is copied as they are.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def update(asked: Asked, wish: Wish, *, saved: Path | None, yes: bool) -> int:
+def update(asked: Asked, wish: Wish, *, saved: Path | None, keep_definition: bool, yes: bool) -> int:
     """Bring guests onto another version of COMPONENT while they run, their RAM kept.
+
+    RAM that is in no shared file is copied into one while the guest runs, once; later updates keep it there.
 
     All guests, unless some are named; those that cannot be updated are left out, and said. Ctrl-C stops it where
     that is safe: a guest that has not been resumed under the new version goes on as before. A saved plan is carried
@@ -37,6 +40,8 @@ def update(asked: Asked, wish: Wish, *, saved: Path | None, yes: bool) -> int:
     elif wish != Wish(None, None, (), None):
         raise UsageError("reading the command line", expected="--plan FILE alone, or a wish in words", found="both")
     call = begin(asked)
+    if keep_definition:
+        call = call.keeping_definitions()
     approved = saved_plan(saved) if saved else None
     with change(call, "update qemu") as work:
         done = _update(call, work, wish, approved, yes=yes)

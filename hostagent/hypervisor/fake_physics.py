@@ -249,16 +249,19 @@ def _copied(world: World, state: State, old: Process, new: Process) -> bool:
         state.words[state.guests[old.guest].name] = "out of memory"
         dies(world, state, new, tidily=True)
         return False
-    old.ram_left = total if old.ram_left < 0 else max(0, old.ram_left - total // 2)
+    if old.ram_left < 0:
+        old.ram_left = total
+    elif not state.take(FaultKind.COPY_SLOW, old.guest):
+        old.ram_left = max(0, old.ram_left - total // 2)
     if old.ram_left or old.parameters["downtime-limit"] == 0:
         return False
     return old.state is not RunState.RUNNING or not state.take(FaultKind.COPY_STALLS, old.guest)
 
 
 def _sends_all(world: World, state: State, old: Process, new: Process) -> None:
+    stands_still(state, old, RunState.POSTMIGRATE)
     if state.take(FaultKind.LOAD_SLOW, old.guest):
         state.now_ns += MINUTE_NS
-    stands_still(state, old, RunState.POSTMIGRATE)
     old.disks, old.move = False, MoveStatus.COMPLETED
     copies = state.take(FaultKind.LOAD_COPIES, old.guest) or not old.capabilities[_SAME_ON_BOTH]
     old.moved_bytes = STATE_BYTES + copies * sum(ram_sizes(world.argv(new)))

@@ -47,6 +47,7 @@ class FaultKind(StrEnum):
     DAEMON_STAYS_DOWN = "libvirt's daemon does not start"
     DAEMON_STAYS_UP = "libvirt's daemon does not stop"
     COPY_BREAKS = "the new QEMU exits while the RAM is copied"
+    COPY_SLOW = "the RAM is hardly copied at all"
     COPY_STALLS = "the guest writes to its RAM faster than that is copied"
     DIRTY_FAST = "the guest is seen to write to its RAM faster than that is copied"
     BLOCKED = "QEMU has a reason against a migration"

@@ -22,14 +22,39 @@ def plan_qemu(
     return Plan(component="qemu", to=to, guests=planned, blockers=host_blockers(host))
 
 
+def plan_adoption(
+    host: Host, guests: Sequence[str], *, budget_seconds: float, past: Past | None = None
+) -> tuple[Plan, ...]:
+    """The plans that put the RAM of guests into shared files, one for each QEMU that they run on, and stay on."""
+    chosen = chosen_guests(host, guests)
+    same = [(guest, guest.qemu or host.qemu[0]) for guest in chosen]
+    planned = plan_guests(host, same, budget_seconds, past, adopt=True)
+    trees = dict.fromkeys(tree for _, tree in same)
+    return tuple(
+        Plan(
+            component="qemu",
+            to=tree,
+            guests=tuple(guest for guest, (_, its) in zip(planned, same, strict=True) if its == tree),
+            blockers=host_blockers(host),
+            adopts=True,
+        )
+        for tree in trees
+    )
+
+
 def plan_guests(
-    host: Host, wanted: Iterable[tuple[Guest, QemuTree]], budget_seconds: float, past: Past | None
+    host: Host,
+    wanted: Iterable[tuple[Guest, QemuTree]],
+    budget_seconds: float,
+    past: Past | None,
+    *,
+    adopt: bool = False,
 ) -> tuple[GuestPlan, ...]:
     """What bringing each onto that QEMU would mean; what one needs room for is no room for the next."""
     planned: list[GuestPlan] = []
     for guest, to in wanted:
         promised = sum(other.copied_bytes for other in planned)
-        planned.append(guest_plan(host, guest, to, budget_seconds, past, promised=promised))
+        planned.append(guest_plan(host, guest, to, budget_seconds, past, promised=promised, adopt=adopt))
     return tuple(planned)
 
 
@@ -63,19 +88,19 @@ def guest_plan(
     past: Past | None = None,
     *,
     promised: int = 0,
-    onto_the_same: bool = False,
+    adopt: bool = False,
 ) -> GuestPlan:
     """What bringing a guest onto a QEMU would mean for it.
 
-    promised: bytes that others of the update need for copies of their RAM. onto_the_same: also if it runs on that very
-    build, as RAM is adopted.
+    promised: bytes that others of the update need for copies of their RAM. adopt: RAM that is in no file goes there,
+    also on the QEMU that the guest is on.
     """
     ram = ram_to_copy(guest)
     verdict, blockers = Verdict.UPDATE, in_place_blockers(host, guest, promised=promised)
     predicted = predict(guest.uuid, past, ram.size if ram else 0) if past is not None else None
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()
-    elif guest.qemu is not None and guest.qemu.is_build_of(to) and not onto_the_same:
+    elif guest.qemu is not None and guest.qemu.is_build_of(to) and not (adopt and ram):
         verdict, blockers = Verdict.UP_TO_DATE, ()
     elif not blockers and predicted and (too_long := over_budget(predicted, budget_seconds)):
         blockers = (too_long,)

@@ -14,7 +14,7 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnkno
 from hostagent.hypervisor import Move
 from hostagent.update import clocks
 from hostagent.update.attachment import believed
-from hostagent.update.beside import stop_new, unpin
+from hostagent.update.beside import stop_new, unprepare
 from hostagent.update.copying import look_at_copy
 from hostagent.update.crossing import loaded_and_paused
 from hostagent.update.definitions import adopt_definitions
@@ -192,7 +192,7 @@ class Batch:
         member.swap.ports.watcher.running()
         try:
             stop_new(member.swap)
-            unpin(member.swap)
+            unprepare(member.swap)
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
             return
@@ -212,7 +212,7 @@ class Batch:
             if swap.new_is_alive():
                 member.end(Outcome.NEEDS_OPERATOR, error)
                 return
-            unpin(swap)
+            unprepare(swap)
             if "attach" in self.host_progress.done:
                 member.end(Outcome.GONE, "updated; its QEMU ended once libvirt had it back: virsh domstate --reason")
             else:

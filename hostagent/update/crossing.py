@@ -165,8 +165,8 @@ def _send_state(swap: GuestSwap, old: Monitor, new: Monitor) -> Deadline:
     return deadline
 
 
-def _pause_begins(swap: GuestSwap, old: Monitor, new: Monitor) -> Deadline:
-    swap.deadline = deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
+def _pause_begins(swap: GuestSwap, old: Monitor, new: Monitor, stopped: Moment | None = None) -> Deadline:
+    swap.deadline = deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic, stopped)
     swap.ports.watcher.pausing(deadline.ends)
     for monitor in (old, new):
         monitor.answer_within(deadline.left)
@@ -191,7 +191,7 @@ def _let_the_rest_cross(swap: GuestSwap, old: Monitor, new: Monitor) -> Deadline
     for limit in REST_MS:
         old.set_parameters({"max-bandwidth": UNLIMITED, "downtime-limit": max(1, round(min(limit, longest)))})
         if not swap.notes.was_running or old.wait_stopped(patience / len(REST_MS)):
-            return _pause_begins(swap, old, new)
+            return _pause_begins(swap, old, new, old.stopped_at())
     left = (old.move().ram_left or 0) >> 20
     raise too_busy(swap, f"{left} MiB were still left, or written again, after {patience:g} s")
 

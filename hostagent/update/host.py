@@ -31,7 +31,7 @@ def update_qemu(
     if cancelled():
         raise Failed("updating", found="a signal asked to stop; no guest was touched")
     order = UpdateOrder(
-        kind=OrderKind.UPDATE,
+        kind=OrderKind.ADOPTION if plan.adopts else OrderKind.UPDATE,
         component=plan.component,
         to=plan.to,
         undoes=plan.undoes,

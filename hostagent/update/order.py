@@ -14,9 +14,10 @@ from hostagent.update.journal import Json, UpdateRecord
 
 
 class OrderKind(StrEnum):
-    """Whether real guests are meant, or throw-away ones."""
+    """Whether real guests are meant, or throw-away ones, and what for."""
 
     UPDATE = "update"
+    ADOPTION = "adoption"  # onto the same QEMU, with RAM in a file
     REHEARSAL = "rehearsal"
 
 

@@ -39,9 +39,10 @@ class Deadline:
     monotonic: Callable[[], float]
 
     @classmethod
-    def begin(cls, budget_seconds: float, monotonic: Callable[[], float]) -> Deadline:
-        """A deadline that begins now."""
-        return cls(budget_seconds, monotonic() + budget_seconds, monotonic)
+    def begin(cls, budget_seconds: float, monotonic: Callable[[], float], stopped: Moment | None = None) -> Deadline:
+        """A deadline that begins now, or began as the guest stopped."""
+        since = monotonic() if stopped is None else stopped.monotonic
+        return cls(budget_seconds, since + budget_seconds, monotonic)
 
     def left(self) -> float:
         """Seconds left, never negative."""

@@ -52,6 +52,7 @@ class GuestReport:
     phases: Mapping[str, float]  # step -> seconds
     xml_differences: tuple[str, ...]
     ended_at: float | None
+    definition: str | None = None  # what became of the persistent one of a guest whose RAM was copied
 
     @property
     def over_budget(self) -> bool | None:
@@ -85,6 +86,7 @@ class GuestReport:
             "clock_reason": self.clock_reason,
             "qemu": {"before": self.qemu_before, "after": self.qemu_after},
             "moved_bytes": self.moved_bytes,
+            "definition": self.definition,
             "phases": dict(self.phases),
             "xml_differences": list(self.xml_differences),
         }
@@ -160,7 +162,7 @@ def past_of(updates: Sequence[UpdateRecord]) -> Past:
     pauses: dict[str, list[float]] = {}
     speeds: list[float] = []
     for update in updates:
-        if update.order.get("kind") != OrderKind.UPDATE:
+        if update.order.get("kind") not in (OrderKind.UPDATE, OrderKind.ADOPTION):
             continue
         for record in update.guests.values():
             pause = _number(record.measured, "pause_seconds")
@@ -187,6 +189,7 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
     updated = record.outcome is Outcome.UPDATED
     runs_on = {Outcome.UPDATED: after, Outcome.ROLLED_BACK: before}
     moved = measured.get("moved_bytes")
+    copying = _number(measured, "copy_seconds")
     differences = measured.get("xml_differences")
     return GuestReport(
         name=record.name,
@@ -206,7 +209,8 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
         qemu_before=before,
         qemu_after=runs_on.get(record.outcome) if record.outcome else None,
         moved_bytes=moved if isinstance(moved, int) else None,
-        phases=phases,
+        definition=_text(measured, "definition"),
+        phases=phases if copying is None else {**phases, "copy": copying},
         xml_differences=tuple(map(str, differences)) if isinstance(differences, list) else (),
         ended_at=record.ended_at,
     )

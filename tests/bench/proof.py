@@ -44,6 +44,8 @@ class RamProof:
     checked: int
     bad: int
     first_bad: int
+    rewritten: int = 0
+    """Writes to them since they were filled."""
 
     @property
     def good(self) -> bool:
@@ -137,6 +139,10 @@ class Proof:
 
     def fill(self, mib: int, seed: int) -> ProofReport:
         return ProofReport.from_json(self._run("fill", str(mib), str(seed)))
+
+    def rewrite(self, mib_per_second: int) -> ProofReport:
+        """From now on the guest writes to that much of its RAM a second; 0 ends it."""
+        return ProofReport.from_json(self._run("rewrite", str(mib_per_second)))
 
     def reset_ticks(self) -> None:
         self._run("reset-ticks")

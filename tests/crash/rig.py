@@ -208,7 +208,7 @@ class Rig:
                     "libvirt_cache": self.root / "cache",
                     "qemu_conf": self.root / "qemu.conf",
                 },
-                "update": {"rehearse": self.scenario.rehearse},
+                "update": {"rehearse": self.scenario.rehearse, "copy_seconds": 20.0},
                 "clock": {"samples": 1},
             }
         )

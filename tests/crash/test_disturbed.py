@@ -10,26 +10,33 @@ from tests.crash.judge import outcomes, problems, reason
 from tests.crash.rig import FILE, JOURNAL, Points, Rig, Scenario, disk_full, journal_full, rig
 from tests.crash.sweep import Share, sweep
 
-SCENARIO = Scenario()
+KEPT, COPIED = Scenario(), Scenario(copied=("web1",))
+KVM_COPIED = Scenario(copied=("web1",), kvm=True)
 Found = Iterator[tuple[str, Sequence[str]]]
 
 
-def labels(kinds: tuple[str, ...], wanted: Callable[[str], bool] = lambda _: True) -> list[tuple[int, str]]:
+def labels(
+    scenario: Scenario, kinds: tuple[str, ...], wanted: Callable[[str], bool] = lambda _: True
+) -> list[tuple[int, str]]:
     """The numbered moments of an undisturbed update."""
     points = Points(only=kinds)
-    with rig(SCENARIO) as host:
+    with rig(scenario) as host:
         assert host.update(points) == ""
     return [(number, label) for number, label in enumerate(points.labels, start=1) if wanted(label)]
 
 
 def disturbed(
-    act: Callable[[Rig], None], kinds: tuple[str, ...], wanted: Callable[[str], bool], look: Callable[[Rig], list[str]]
+    scenario: Scenario,
+    act: Callable[[Rig], None],
+    kinds: tuple[str, ...],
+    wanted: Callable[[str], bool],
+    look: Callable[[Rig], list[str]],
 ) -> Callable[[Share], Found]:
     """An update with the act at each of the wanted moments, then a recovery as the next command would run it."""
 
     def trials(share: Share) -> Found:
-        for number, label in share.of(labels(kinds, wanted)):
-            with rig(SCENARIO) as host:
+        for number, label in share.of(labels(scenario, kinds, wanted)):
+            with rig(scenario) as host:
                 raised = host.update(Points(lambda: act(host), number, kinds))
                 wrong = [f"not undisturbed: {host.host.violations()}"] if host.host.violations() else []
                 wrong += not_left_standing(host)
@@ -116,31 +123,36 @@ def ended_by_somebody(host: Rig) -> list[str]:
     )
 
 
+@pytest.mark.parametrize("scenario", [KEPT, COPIED, KVM_COPIED], ids=str)
 @pytest.mark.parametrize("act", [kill_old, kill_new, destroy])
-def test_a_guest_is_ended(act: Callable[[Rig], None]) -> None:
-    sweep(disturbed(act, (JOURNAL,), before_journal, ended_by_somebody))
+def test_a_guest_is_ended(act: Callable[[Rig], None], scenario: Scenario) -> None:
+    sweep(disturbed(scenario, act, (JOURNAL,), before_journal, ended_by_somebody))
 
 
+@pytest.mark.parametrize("scenario", [KEPT, COPIED], ids=str)
 @pytest.mark.parametrize("act", [restart_daemon, crash_daemon, start_daemon])
-def test_daemon_comes_and_goes(act: Callable[[Rig], None]) -> None:
-    sweep(disturbed(act, (JOURNAL,), before_journal, all_well))
+def test_daemon_comes_and_goes(act: Callable[[Rig], None], scenario: Scenario) -> None:
+    sweep(disturbed(scenario, act, (JOURNAL,), before_journal, all_well))
 
 
-def test_journal_fails_once() -> None:
-    sweep(disturbed(lambda _: journal_full(), (JOURNAL,), before_journal, all_well))
+@pytest.mark.parametrize("scenario", [KEPT, COPIED], ids=str)
+def test_journal_fails_once(scenario: Scenario) -> None:
+    sweep(disturbed(scenario, lambda _: journal_full(), (JOURNAL,), before_journal, all_well))
 
 
-def test_file_operation_fails_once() -> None:
-    sweep(disturbed(lambda _: disk_full(), (FILE,), can_fail, all_well))
+@pytest.mark.parametrize("scenario", [KEPT, COPIED], ids=str)
+def test_file_operation_fails_once(scenario: Scenario) -> None:
+    sweep(disturbed(scenario, lambda _: disk_full(), (FILE,), can_fail, all_well))
 
 
+@pytest.mark.parametrize("scenario", [KEPT, COPIED], ids=str)
 @pytest.mark.parametrize("kinds", [(JOURNAL,), (FILE,), (JOURNAL, FILE)], ids=["journal", "files", "both"])
-def test_disk_stays_full(kinds: tuple[str, ...]) -> None:
+def test_disk_stays_full(kinds: tuple[str, ...], scenario: Scenario) -> None:
     """From some moment on nothing can be written. Guests run; once there is room again, all is put right."""
 
     def trials(share: Share) -> Found:
-        for number, label in share.of(labels(kinds)):
-            with rig(SCENARIO) as host:
+        for number, label in share.of(labels(scenario, kinds)):
+            with rig(scenario) as host:
                 points = Points(only=kinds)
 
                 def act() -> None:

@@ -6,24 +6,20 @@ fsynced writes, a connection to the host over a bridge with traffic both ways, a
 """
 
 import os
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import libvirt
 import pytest
 
-from hostagent.facts import QemuTree
 from hostagent.hypervisor.domain_xml import live_differences
-from hostagent.update.journal import GuestRecord, Outcome
+from hostagent.update.journal import Outcome
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
 from tests.bench.peer import Peer
-from tests.bench.proof import ProofReport
-from tests.guests.watched import Look, Watched, is_of, leavings
+from tests.guests.trips import Leg, Trip, print_figures, travel
+from tests.guests.watched import Watched, is_of
 
 WAYS = ("up", "back")
 GUESTS = (
@@ -37,32 +33,6 @@ PAUSED = {"up": {3, 4}, "back": {1, 5}}
 """Which guests their owner has paused while they are moved, by index."""
 BOOT_SECONDS = 300
 """Filling the RAM is most of it."""
-SETTLE_SECONDS = 1.5
-"""Enough for every loop of the guest to have gone round, and for a second of ticks."""
-
-
-@dataclass(frozen=True)
-class Leg:
-    """One guest through one update."""
-
-    spec: GuestSpec
-    paused: bool
-    to: QemuTree
-    before: Look
-    after: Look
-    later: Look
-    """Some time after; a paused guest has been resumed by then."""
-    checked: ProofReport
-    record: GuestRecord
-
-
-@dataclass(frozen=True)
-class Trip:
-    """Both updates."""
-
-    legs: dict[tuple[str, int], Leg]
-    left: dict[str, frozenset[str]]
-    closed: dict[str, bool]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +51,7 @@ def trip(host: Host, peer: Peer, lab: Lab) -> Iterator[Trip]:
         guests[0].domain.setAutostart(True)
         trip = Trip({}, {}, {})
         for way, to in zip(WAYS, (lab.newer, lab.system), strict=True):
-            travel(trip, way, to, guests, lab)
+            travel(trip, way, to, guests, lab, PAUSED[way])
         print_figures(trip)
         yield trip
 
@@ -91,40 +61,6 @@ def allocate_ram(host: Host, domain: libvirt.virDomain) -> None:
     for path in host.ram_files(domain):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-
-
-def travel(trip: Trip, way: str, to: QemuTree, guests: Sequence[Watched], lab: Lab) -> None:
-    paused = [guest for guest in guests if guest.spec.index in PAUSED[way]]
-    for guest in paused:
-        guest.domain.suspend()
-    for guest in guests:
-        guest.forget_gaps()
-    files = leavings()
-    before = [guest.look() for guest in guests]
-    update = lab.update(to)
-    after = [guest.look() for guest in guests]
-    trip.left[way] = leavings() ^ files
-    trip.closed[way] = not any(update.is_open for update in lab.updates())
-    for guest in paused:
-        guest.domain.resume()
-    time.sleep(SETTLE_SECONDS)
-    later = [guest.look() for guest in guests]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading 4 GiB takes a guest some seconds
-        checked = pool.map(lambda guest: guest.proof.check(), guests)
-    for guest, *looks in zip(guests, before, after, later, checked, strict=True):
-        trip.legs[way, guest.spec.index] = Leg(guest.spec, guest in paused, to, *looks, update.guests[guest.spec.uuid])
-
-
-def print_figures(trip: Trip) -> None:
-    print(f"\n{'guest':26} way   pause ms  felt ms  longest gap ms  p99 ms  moved KiB  clock ms  lost")
-    for (way, _), leg in trip.legs.items():
-        felt, measured = leg.later.felt, leg.record.measured
-        print(
-            f"{leg.spec.name:26} {way:5}"
-            + (f"{measured['pause_seconds'] * 1000:9.1f}" if not leg.paused else f"{'paused':>9}")
-            + f"{felt.stood_still_ns / 1e6:9.1f} {felt.longest_ns / 1e6:15.1f} {felt.p99_ns / 1e6:7.1f}"
-            + f"{measured['moved_bytes'] / 1024:11.0f} {-felt.wall_behind_ns / 1e6:9.2f} {felt.lost:5}"
-        )
 
 
 @pytest.fixture(params=[(way, spec) for way in WAYS for spec in GUESTS], ids=lambda at: f"{at[0]}-{at[1].index}")

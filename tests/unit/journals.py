@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostagent.facts import QemuTree, Version
+from hostagent.plan import Method
 from hostagent.update.journal import Entry, Kind, Outcome, Row, SqliteJournal, UpdateRecord, fold
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 
@@ -43,10 +44,16 @@ class Writer:
             self.rows.append(Row(len(self.rows) + 1, self.now, "boot", update, entry))
 
     def begin(
-        self, update: str, *names: str, kind: OrderKind = OrderKind.UPDATE, to: QemuTree = NEW, undoes: str = ""
+        self,
+        update: str,
+        *names: str,
+        kind: OrderKind = OrderKind.UPDATE,
+        to: QemuTree = NEW,
+        undoes: str = "",
+        method: Method = Method.IN_PLACE,
     ) -> None:
         """An update of guests of these names; their uuids are "uuid of NAME"."""
-        guests = tuple(OrderedGuest(uuid=f"uuid of {name}", name=name, before=OLD) for name in names)
+        guests = tuple(OrderedGuest(uuid=f"uuid of {name}", name=name, before=OLD, method=method) for name in names)
         order = UpdateOrder(kind=kind, to=to, budget_seconds=10.0, guests=guests, pid=1, undoes=undoes)
         begun = [Entry(Kind.GUEST_BEGUN, guest.uuid, body={"name": guest.name}) for guest in guests]
         self.append(update, Entry(Kind.UPDATE_BEGUN, body=order.body()), *begun)

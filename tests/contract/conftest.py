@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,8 @@ from hostagent.hypervisor import Monitor, ProcessId
 from hostagent.hypervisor.fake import FakeHost
 from hostagent.update.attachment import attach, detach
 from hostagent.update.batch import Batch, Member
-from hostagent.update.beside import prepare, start_new, stop_new, unpin
+from hostagent.update.beside import prepare, start_new, stop_new, unprepare
+from hostagent.update.copying import begin_copy, end_copy, look_at_copy
 from hostagent.update.crossing import give_settings_back, resume_old
 from hostagent.update.journal import Entry, Kind, Outcome
 from hostagent.update.saga import Engine
@@ -53,10 +54,12 @@ class Stage:
     """One guest, and the way through a handover by hand."""
 
     world: World
+    copies: bool = False  # the guest's RAM has no name
 
     def __post_init__(self) -> None:
         self.updated = False
-        self.swap = GuestSwap(self.ports, "contract", self.world.uuid, self.world.name, self.world.other, SECONDS)
+        names = (self.world.uuid, self.world.name, self.world.other)
+        self.swap = GuestSwap(self.ports, "contract", *names, SECONDS, copies=self.copies)
         self.host = HostSwap(self.ports, "contract", (self.swap,))
         self.ports.journal.append(
             "contract",
@@ -93,6 +96,17 @@ class Stage:
         start_new(self.swap)
         return self
 
+    def copied(self) -> Stage:
+        """All of its RAM has been copied once, and libvirt is there."""
+        self.beside()
+        return self.copied_from_beside()
+
+    def copied_from_beside(self) -> Stage:
+        begin_copy(self.swap)
+        while not self.swap.copied:
+            look_at_copy(self.swap)
+        return self
+
     def detached(self) -> Stage:
         """libvirt is away, its lock is ours."""
         self.beside()
@@ -118,9 +132,11 @@ class Stage:
             for undo in (restore_record, resume_old, give_settings_back):
                 with suppress(HostagentError):
                     undo(self.swap)
+        if self.copies:
+            end_copy(self.swap)
         stop_new(self.swap)
         attach(self.host)
-        unpin(self.swap)
+        unprepare(self.swap)
 
 
 # -- the fake -----------------------------------------------------------------------------------------------------
@@ -149,12 +165,13 @@ class FakeWorld:
         self.host.somebody_starts_daemon()
 
 
-@pytest.fixture
-def fake_world() -> Iterator[FakeWorld]:
+@contextmanager
+def fake_world(*, ordinary_ram: bool) -> Iterator[FakeWorld]:
     from tests.crash import shapes
     from tests.crash.rig import Points, Scenario, rig
 
-    with rig(Scenario(guests=("web1",))) as host, host._ports(Points(only=())) as ports:
+    scenario = Scenario(guests=("web1",), copied=("web1",) if ordinary_ram else ())
+    with rig(scenario) as host, host._ports(Points(only=())) as ports:
         yield FakeWorld(ports, host.uuids["web1"], "web1", shapes.NEW, host.host)
         assert host.host.violations() == []
 
@@ -201,15 +218,17 @@ def bench() -> Iterator[object]:
         yield host
 
 
-@pytest.fixture
-def real_world(bench: object) -> Iterator[RealWorld]:
+@contextmanager
+def real_world(bench: object, *, ordinary_ram: bool) -> Iterator[RealWorld]:
     """A guest that goes from test to test for as long as it lives, from one QEMU to the other and back."""
     from hostagent import wiring
-    from tests.bench.guest_spec import GuestSpec
+    from tests.bench.guest_spec import GuestSpec, Ram
     from tests.bench.lab import Lab
     from tests.bench.proof import Proof
 
     lab, spec = Lab.load(), GuestSpec(name="web1", memory_mib=256, vcpus=2)
+    if ordinary_ram:
+        spec = GuestSpec(name="ordinary", index=2, memory_mib=256, vcpus=2, ram=Ram.ANONYMOUS)
     journal = wiring.journal_of(lab.config)
     token = f"c{secrets.token_hex(2)}"
     numbers = count()
@@ -234,8 +253,24 @@ def real_world(bench: object) -> Iterator[RealWorld]:
 @pytest.fixture(params=["fake", "real"])
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """A running guest, and nothing begun."""
-    made = Stage(request.getfixturevalue(f"{request.param}_world"))
-    try:
-        yield made
-    finally:
-        made.end()
+    yield from _stage(request, ordinary_ram=False)
+
+
+@pytest.fixture(params=["fake", "real"])
+def ordinary(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """The same with a guest whose RAM has no name."""
+    yield from _stage(request, ordinary_ram=True)
+
+
+def _stage(request: pytest.FixtureRequest, *, ordinary_ram: bool) -> Iterator[Stage]:
+    with ExitStack() as stack:
+        world: World = (
+            stack.enter_context(fake_world(ordinary_ram=ordinary_ram))
+            if request.param == "fake"
+            else stack.enter_context(real_world(request.getfixturevalue("bench"), ordinary_ram=ordinary_ram))
+        )
+        made = Stage(world, copies=ordinary_ram)
+        try:
+            yield made
+        finally:
+            made.end()

@@ -17,7 +17,7 @@ PACKAGES := gcc libc6-dev libvirt-dev make mmdebstrap pkg-config python3-dev pyt
 BIN := .venv/bin
 ENTER := $(BIN)/python -m tests.bench.enter --
 REAL := $(BIN)/python -m tests.bench.left_over -- $(ENTER) $(BIN)/python -m pytest -s -v --durations=15
-FAULTS := tests/crash/test_real_faults.py tests/crash/test_real_crash.py tests/bench
+FAULTS := tests/crash/test_real_faults.py tests/crash/test_real_crash.py tests/crash/test_real_copy.py tests/bench
 export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: demo test check soak shell bench machine venv rootfs guest clean

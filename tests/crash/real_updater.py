@@ -15,9 +15,12 @@ from pydantic import BaseModel
 from hostagent import wiring
 from hostagent.config import Config
 from hostagent.errors import Failed
+from hostagent.hypervisor import Move
 from hostagent.hypervisor.libvirt import boot_id
 from hostagent.hypervisor.qmp import QmpMonitor
+from hostagent.update import batch
 from hostagent.update.journal import Entry, Kind, SqliteJournal
+from hostagent.update.swap import GuestSwap
 from tests.bench.lab import CONFIG, Lab
 
 GUARD = "hostagent.guard"
@@ -63,6 +66,7 @@ class Order(BaseModel):
     ready_seconds: float = 30.0
     emulator: str = ""  # a wrapper of the tree's, to be run in its stead
     end: End | None = None
+    dies_copying: bool = False  # while RAM is copied
     at_send: int = 0  # a signal for the new QEMU as the state begins to cross
 
 
@@ -119,6 +123,18 @@ def signal_new_at_send(config: Config, number: int) -> None:
     QmpMonitor.send_state = hit_and_send  # type: ignore[method-assign]
 
 
+def die_copying() -> None:
+    """At the first look at a copy that is under way."""
+    look = batch.look_at_copy
+
+    def look_and_die(swap: GuestSwap) -> Move:
+        look(swap)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it lives")
+
+    batch.look_at_copy = look_and_die  # type: ignore[attr-defined]
+
+
 def main(words: str) -> None:
     order = Order.model_validate_json(words)
     config = Config.load(CONFIG)
@@ -131,6 +147,8 @@ def main(words: str) -> None:
         wiring.journal_of = lambda settings: MortalJournal(wiring.journal_path(settings), end)
     if order.at_send:
         signal_new_at_send(config, order.at_send)
+    if order.dies_copying:
+        die_copying()
     lab = Lab(config)
     to = next(tree for tree in wiring.trees_of(config) if tree.name == order.to)
     if order.emulator:

@@ -109,12 +109,15 @@ class World:
 
     def cut_off(self, end: End, *, budget_seconds: float = 10.0, rehearse: bool = False) -> None:
         """An update to the other QEMU whose updater is killed; returns when its guard, if any, is done."""
-        order = Order(to=self.other_tree.name, budget_seconds=budget_seconds, end=end, rehearse=rehearse)
+        self.killed(Order(to=self.other_tree.name, budget_seconds=budget_seconds, end=end, rehearse=rehearse))
+        assert (end.how is How.KILL_GUARD_TOO) <= bool(self.open_updates())
+
+    def killed(self, order: Order) -> None:
+        """The same, wherever that updater is killed."""
         updater = self.start_updater(order)
         code = updater.wait(LIMIT)
-        assert code == -signal.SIGKILL, f"expected it to be killed at {end}, found exit code {code}"
+        assert code == -signal.SIGKILL, f"expected it to be killed at {order.end}, found exit code {code}"
         self.wait_unguarded()
-        assert (end.how is How.KILL_GUARD_TOO) <= bool(self.open_updates())
 
     @contextmanager
     def stopped(self, order: Order) -> Iterator[Halted]:
@@ -221,17 +224,20 @@ class Tested:
     spec: GuestSpec
     first: ProofReport
     domain_id: int
-    inode: tuple[int, int]
+    ram: frozenset[tuple[int, int]]  # device and inode of its files
     taps: list[str]
 
     @classmethod
     def booted(cls, world: World, spec: GuestSpec) -> Tested:
         domain = world.host.connection.lookupByUUIDString(spec.uuid)
         first = Proof(domain).wait_booted()
-        (ram,) = world.host.ram_files(domain)
-        seen = ram.stat()
-        guest = cls(world, spec, first, domain.ID(), (seen.st_dev, seen.st_ino), [])
-        return replace(guest, taps=guest.tap_settings())
+        guest = cls(world, spec, first, domain.ID(), frozenset(), [])
+        return replace(guest, ram=guest.ram_files(), taps=guest.tap_settings())
+
+    def ram_files(self) -> frozenset[tuple[int, int]]:
+        """The files that hold its RAM; none for a guest whose RAM has no name."""
+        found = [path.stat() for path in self.world.host.ram_files(self.domain)]
+        return frozenset((seen.st_dev, seen.st_ino) for seen in found)
 
     @property
     def domain(self) -> libvirt.virDomain:
@@ -282,8 +288,7 @@ class Tested:
         assert f"pid='{process.pid}'" in record
         assert domain.memoryStats()["actual"] == self.spec.memory_mib * 1024  # needs the monitor and the job
         assert domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE
-        (ram,) = self.world.host.ram_files(domain)
-        assert (ram.stat().st_dev, ram.stat().st_ino) == self.inode
+        assert self.ram_files() == self.ram
         if traffic:
             self.check_alive()
         assert self.tap_settings() == self.taps

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hostagent.update.handover import ATTACH, DETACH, GUEST_STEPS
+from hostagent.update.handover import AFTER, ATTACH, BESIDE, DETACH, SWAP
 from hostagent.update.journal import Outcome
 from tests.bench.guest_spec import GuestSpec
 from tests.crash.real_updater import End, How, When
@@ -15,7 +15,7 @@ from tests.crash.real_world import World, world
 
 pytestmark = pytest.mark.skipif("HOSTAGENT_BENCH" not in os.environ, reason="runs inside the bench")
 
-STEPS = [step.name for step in (*GUEST_STEPS, *DETACH, *ATTACH)]
+STEPS = [step.name for step in (*BESIDE, *SWAP, *AFTER, *DETACH, *ATTACH)]
 COMMITTED = ("retire", "prove", "attach", "look")
 FIGURES: list[str] = []
 

@@ -39,6 +39,7 @@ class Member:
     reason_kind: str = ""
     failure: tuple[str, str] = ("", "")  # why it was being undone before a crash, and the kind of that
     closed: bool = False  # its end is in the journal already
+    told: int = 0  # tenths of its RAM that somebody heard of
     tried_alone: bool = False  # it was taken forward once with only the new QEMU left
 
     @property
@@ -95,9 +96,13 @@ class Batch:
         return [member for member in self._active() if member.swap.copies and not member.swap.copied]
 
     def _tell_of(self, member: Member, move: Move) -> None:
-        if move.ram_left is not None:
-            done, total = (move.ram_total - move.ram_left) / 2**30, move.ram_total / 2**30
-            self.engine.tell(member.swap.key, "copy", f"{done:.1f} of {total:.1f} GiB while the guest runs")
+        if not move.ram_left or not move.ram_total:
+            return
+        done = move.ram_total - move.ram_left
+        if done * 10 // move.ram_total > member.told:  # each tenth once
+            member.told = done * 10 // move.ram_total
+            words = f"{done / 2**30:.1f} of {move.ram_total / 2**30:.1f} GiB while the guest runs"
+            self.engine.tell(member.swap.key, "copy", words)
 
     # -- after a crash ---------------------------------------------------------------------------------------
 

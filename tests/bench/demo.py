@@ -25,7 +25,7 @@ from hostagent import wiring
 from hostagent.update.journal_reader import read_updates
 from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport, report_of
-from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec
+from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec, Ram
 from tests.bench.host import RAM, Host
 from tests.bench.lab import CONFIG, DEBS, Lab
 from tests.bench.paths import BUILD
@@ -39,7 +39,8 @@ WARM_UP_SECONDS = 2.0  # after the move, so that both sides of the gap are seen
 GUESTS = (
     GuestSpec(name="small", index=1, memory_mib=512, fill_mib=300, seed=11),
     GuestSpec(name="medium, on pc", index=2, memory_mib=1024, machine="pc", vcpus=2, fill_mib=800, seed=22),
-    GuestSpec(name="large", index=3, memory_mib=2048, vcpus=2, fill_mib=1800, seed=33),
+    # As most guests are: its RAM is copied into a file on the way up, and kept there from then on.
+    GuestSpec(name="large", index=3, memory_mib=2048, vcpus=2, ram=Ram.ANONYMOUS, fill_mib=1800, seed=33),
 )
 
 out = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
@@ -53,7 +54,15 @@ class Seen:
     after: ProofReport
     felt: Felt
     idle: Felt
-    same_ram_file: bool
+    ram_before: frozenset[int]  # inodes of its RAM files
+    ram_after: frozenset[int]
+
+    @property
+    def ram(self) -> str:
+        """What became of its RAM, by its files alone."""
+        if not self.ram_before and self.ram_after:
+            return "copied"
+        return "kept" if self.ram_after and self.ram_after == self.ram_before else "lost"
 
     def faults(self) -> list[str]:
         """What was not as it must be, in words; nothing when all was."""
@@ -66,7 +75,7 @@ class Seen:
             and after.tcp.reconnects == 0
             and after.tcp.acked > before.tcp.acked,
             "the console stopped": after.console_lines > before.console_lines,
-            "the RAM is another file": self.same_ram_file,
+            "its RAM is in another file": self.ram != "lost",
         }
         return [words for words, good in checks.items() if not good]
 
@@ -117,10 +126,12 @@ class Result:
         for guest in self.report.guests:
             seen = self.seen[guest.name]
             found += [f"{guest.name}: {fault}" for fault in seen.faults()]
-            if guest.ram != "kept" or guest.pause_seconds is None:
+            if guest.ram is None or guest.pause_seconds is None:
                 found.append(f"{guest.name}: {guest.outcome}: {guest.reason or 'no pause measured'}")
                 continue
-            if guest.clock_outcome == "uncorrected":
+            if guest.ram != seen.ram:
+                found.append(f"{guest.name}: its RAM was {seen.ram}, and reported as {guest.ram}")
+            if guest.clock_outcome == "uncorrected" and guest.clock_reason != "ahead":  # no clock is set back
                 found.append(f"{guest.name}: its clock is not right ({guest.clock_reason})")
             allowed = 0.020 + seen.idle.p99_ns / 1e9  # two ticks, and what an idle guest's ticks are late by
             if abs(seen.felt.stood_still_ns / 1e9 - guest.pause_seconds) > allowed:
@@ -153,7 +164,7 @@ def _update(host: Host, peer: Peer, to: str) -> Result:
     )
     seen = {
         spec.name: Seen(
-            before[spec.name], after[spec.name], felt[spec.name], idle[spec.name], inodes[spec.name] == _inodes(spec)
+            before[spec.name], after[spec.name], felt[spec.name], idle[spec.name], inodes[spec.name], _inodes(spec)
         )
         for spec in GUESTS
     }
@@ -164,16 +175,17 @@ def _update(host: Host, peer: Peer, to: str) -> Result:
 
 def _show(result: Result) -> None:
     table = Table(title="What the guests say")
-    for column in ("guest", "pages right", "disk records", "TCP", "console", "pause reported", "pause felt", "silence"):
+    for column in ("guest", "RAM", "pages right", "disk records", "TCP", "console", "pause", "felt", "silence"):
         table.add_column(column, justify="left" if column == "guest" else "right")
     for guest in result.report.guests:
         seen = result.seen[guest.name]
         after = seen.after
         table.add_row(
             guest.name,
+            seen.ram,
             f"{after.ram.pages - after.ram.bad:,} of {after.ram.pages:,}",
             f"{after.disk.last:,}, no gap" if after.disk.good else "damaged",
-            "same connection" if after.tcp.reconnects == 0 else f"{after.tcp.reconnects} reconnects",
+            "same" if after.tcp.reconnects == 0 else f"{after.tcp.reconnects} reconnects",
             f"{after.console_lines:,} lines",
             f"{(guest.pause_seconds or 0) * 1000:.1f} ms",
             f"{seen.felt.stood_still_ns / 1e6:.1f} ms",
@@ -181,7 +193,7 @@ def _show(result: Result) -> None:
         )
     out.print(table)
     say(
-        "Pause felt: how much the guest's clock lost. Silence: until its next 10 ms tick reached the host; an emulated "
+        "Felt: the pause by how much the guest's clock lost. Silence: until its next 10 ms tick reached the host; an emulated "
         "guest first has its code translated anew by the other QEMU, a guest under KVM has not.",
         dim=True,
     )
@@ -191,6 +203,7 @@ def _conclude(results: Sequence[Result], seconds: float) -> int:
     faults = [fault for result in results for fault in result.faults()]
     pauses = [guest.pause_seconds or 0.0 for result in results for guest in result.report.guests]
     pages = sum(seen.after.ram.pages for seen in results[-1].seen.values())
+    kept = [(guest.pause_seconds or 0.0) for one in results for guest in one.report.guests if guest.ram == "kept"]
     out.print(f"[dim]{machine()}; {seconds:.0f} s; figures in {RESULT}[/dim]")
     if faults:
         for fault in faults:
@@ -199,8 +212,9 @@ def _conclude(results: Sequence[Result], seconds: float) -> int:
         return 1
     say(
         f"Proved: {len(GUESTS)} running guests moved from QEMU 7.2 to 10.0 and back without losing a byte: all "
-        f"{pages:,} pages of RAM were kept where they were and are right, no disk record and no connection was lost, "
-        f"and no guest stood still for longer than {max(pauses) * 1000:.0f} ms."
+        f"{pages:,} pages of RAM are right, no disk record and no connection was lost. Guests whose RAM was kept where "
+        f"it was stood still for at most {max(kept) * 1000:.0f} ms; the one whose ordinary RAM was copied into a file, "
+        f"once, while it ran, for {max(set(pauses) - set(kept), default=0.0) * 1000:.0f} ms."
     )
     return 0
 
@@ -230,8 +244,8 @@ def _proof(host: Host, spec: GuestSpec) -> Proof:
     return Proof(host.connection.lookupByUUIDString(spec.uuid))
 
 
-def _inodes(spec: GuestSpec) -> set[int]:
-    return {path.stat().st_ino for path in (RAM / "libvirt/qemu").glob(f"*-{spec.name[:20]}*/*")}
+def _inodes(spec: GuestSpec) -> frozenset[int]:
+    return frozenset(path.stat().st_ino for path in (RAM / "libvirt/qemu").glob(f"*-{spec.name[:20]}*/*"))
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def _show(result: Result) -> None:
         )
     out.print(table)
     say(
-        "Felt: the pause by how much the guest's clock lost. Silence: until its next 10 ms tick reached the host; an emulated "
+        "Felt: the pause, as what the guest's clock lost. Silence: until its next tick reached the host; an emulated "
         "guest first has its code translated anew by the other QEMU, a guest under KVM has not.",
         dim=True,
     )

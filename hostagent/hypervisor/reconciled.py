@@ -1,0 +1,252 @@
+"""A guest's argument list as it would be if it had booted as it is now; pure.
+
+libvirt changes a running guest through QEMU's monitor, and its arguments stay those of boot. What is understood here
+is put into them as libvirt 9.0 would have written it (src/qemu/qemu_command.c, qemu_block.c): disks and network cards
+that were plugged in or out, and chains of images that snapshots and block commits have changed. Everything else stays
+as it was, and `changed_since_boot` names it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from xml.etree.ElementTree import Element
+
+from hostagent.arguments.command_line import CommandLine
+from hostagent.arguments.qemu_options import Option, read_options
+from hostagent.hypervisor.live_definition import alias_of, attribute, parse, source_of
+
+_STORAGE_DRIVERS = {"file": "file", "block": "host_device"}
+_DISK_ELEMENTS = frozenset(("driver", "source", "backingStore", "target", "alias", "address", "readonly", "iotune"))
+_NIC_ELEMENTS = frozenset(("mac", "source", "target", "model", "driver", "alias", "address", "link", "bandwidth"))
+_NICS = frozenset(("bridge", "network", "ethernet"))
+_FIRST_FREE = 3  # above standard input, output and error
+
+Properties = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """The list, and taps that it names by numbers which the old QEMU has them under others."""
+
+    line: CommandLine
+    plugged_taps: Mapping[int, str] = field(default_factory=dict)  # number in the list -> the tap's name
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One of a disk's chain of images."""
+
+    index: str
+    format: str
+    source: str
+
+    @property
+    def storage_node(self) -> str:
+        return f"libvirt-{self.index}-storage"
+
+    @property
+    def format_node(self) -> str:
+        return f"libvirt-{self.index}-format"
+
+
+def reconciled(live_xml: str, command_line: CommandLine) -> Reconciled:
+    """The argument list of the guest as it is now, as far as that is understood."""
+    root = parse(live_xml)
+    devices = {alias_of(device): device for device in root.iterfind("devices/*") if alias_of(device)}
+    options = list(_without_the_unplugged(command_line, devices))
+    for disk in root.iterfind("devices/disk"):
+        options = _with_disk(options, root, disk)
+    taps: dict[int, str] = {}
+    for nic in root.iterfind("devices/interface"):
+        options = _with_nic(options, root, nic, taps)
+    return Reconciled(CommandLine(command_line.binary, tuple(_without_unused_nodes(options))), taps)
+
+
+def _without_the_unplugged(line: CommandLine, devices: Mapping[str, Element]) -> Iterator[Option]:
+    """The disk and network devices that are there no more, and what was behind them."""
+    gone = [
+        item
+        for item in line.named("device")
+        if item.kind in ("virtio-blk-pci", "virtio-net-pci") and item.get("id") not in devices
+    ]
+    behind = {item.get("netdev") for item in gone} - {""}
+    for option in line.options:
+        if option not in gone and not (option.name == "netdev" and option.get("id") in behind):
+            yield option
+
+
+# -- disks ---------------------------------------------------------------------------------------------------
+
+
+def _with_disk(options: list[Option], root: Element, disk: Element) -> list[Option]:
+    """The options with this disk's chain of images, and with the disk itself if it was plugged in."""
+    images, alias = list(_chain(disk)), alias_of(disk)
+    at = next((n for n, item in enumerate(options) if item.name == "device" and item.get("id") == alias), None)
+    if not images or disk.find("mirror") is not None or any(not image.index for image in images):
+        return options
+    device = options[at] if at is not None else _plugged_disk(root, disk)
+    if device is None or device.kind != "virtio-blk-pci" or not device.words[-1].startswith("{"):
+        return options
+    nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
+    if any(not item.words[-1].startswith("{") for item in nodes.values()):
+        return options
+    chain = list(_nodes(disk, images, nodes))
+    own = {item.get("node-name") for item in chain}
+    rest = [item for item in options if not (item.name == "blockdev" and item.get("node-name") in own)]
+    place = rest.index(device) if at is not None else _last_disk(rest) + 1
+    changed = _changed(device, drive=chain[-1].get("node-name"))
+    return [*rest[:place], *chain, changed, *rest[place + (at is not None) :]]
+
+
+def _chain(disk: Element) -> Iterator[_Image]:
+    """The disk's image and those below it, top first."""
+    image: Element | None = disk
+    while image is not None and image.find("source") is not None:
+        index = attribute(image.find("source"), "index") or image.get("index", "")
+        driver, form = attribute(image.find("driver"), "type"), attribute(image.find("format"), "type")
+        yield _Image(index, driver or form or "raw", source_of(image))
+        image = image.find("backingStore")
+
+
+def _nodes(disk: Element, images: list[_Image], known: Mapping[str, Option]) -> Iterator[Option]:
+    """The nodes of a chain, the lowest first: those that are there already, others after the disk's own."""
+    pattern = next((known[image.storage_node] for image in reversed(images) if image.storage_node in known), None)
+    below: str | None = None
+    for image in reversed(images):
+        top = image is images[0]
+        writable = top and disk.find("readonly") is None
+        storage = known.get(image.storage_node)
+        if storage is None or storage.get("filename") != image.source:
+            storage = _storage(disk, image, pattern)
+        form = known.get(image.format_node)
+        if form is None and storage is known.get(image.storage_node) and image.format == "raw" and below is None:
+            yield storage  # libvirt 10 gives a raw image no node of its own
+            below = image.storage_node
+            continue
+        yield storage
+        properties = _properties(form) if form is not None else {"node-name": image.format_node}
+        properties |= {"read-only": not writable, "driver": image.format, "file": image.storage_node}
+        if image.format == "qcow2":
+            properties["backing"] = below
+        yield _option("blockdev", properties)
+        below = image.format_node
+
+
+def _storage(disk: Element, image: _Image, pattern: Option | None) -> Option:
+    properties: Properties = {
+        "driver": _STORAGE_DRIVERS.get(disk.get("type", ""), disk.get("type", "")),
+        "filename": image.source,
+        "node-name": image.storage_node,
+        "auto-read-only": True,
+        "discard": "unmap",
+    }
+    if pattern is not None:
+        properties = {**_properties(pattern), "filename": image.source, "node-name": image.storage_node}
+    return _option("blockdev", properties)
+
+
+def _plugged_disk(root: Element, disk: Element) -> Option | None:
+    """A plain disk that was plugged in; None for one that would need more than is known here."""
+    driver = disk.find("driver")
+    plain = (
+        disk.get("device", "disk") == "disk"
+        and disk.get("type") in _STORAGE_DRIVERS
+        and attribute(disk.find("target"), "bus") == "virtio"
+        and {child.tag for child in disk} <= _DISK_ELEMENTS
+        and set(driver.keys() if driver is not None else ()) <= {"name", "type"}
+    )
+    place = _place(root, disk)
+    if not plain or place is None:
+        return None
+    return _option("device", {"driver": "virtio-blk-pci", **place, "drive": "", "id": alias_of(disk)})
+
+
+def _last_disk(options: list[Option]) -> int:
+    """Where disks stand; before the network cards and what follows."""
+    kinds = ("virtio-blk-pci", "virtio-serial-pci", "pcie-root-port", "piix3-usb-uhci")
+    return max((n for n, item in enumerate(options) if item.name == "device" and item.kind in kinds), default=0)
+
+
+def _without_unused_nodes(options: list[Option]) -> Iterator[Option]:
+    """Images that no disk uses any more."""
+    nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
+    used: set[str] = set()
+    open_names = [item.get("drive") for item in options if item.name == "device" and item.has("drive")]
+    while open_names:
+        name = open_names.pop()
+        if name in nodes and name not in used:
+            used.add(name)
+            open_names += [nodes[name].get("file"), nodes[name].get("backing")]
+    yield from (item for item in options if item.name != "blockdev" or item.get("node-name") in used)
+
+
+# -- network cards -------------------------------------------------------------------------------------------
+
+
+def _with_nic(options: list[Option], root: Element, nic: Element, taps: dict[int, str]) -> list[Option]:
+    """The options with this card, if it is a plain one that was plugged in."""
+    alias, tap = alias_of(nic), attribute(nic.find("target"), "dev")
+    there = any(item.name == "device" and item.get("id") == alias for item in options)
+    place = _place(root, nic)
+    if there or not tap or place is None or not _is_plain(root, nic):
+        return options
+    number = _free_number(options)
+    taps[number] = tap
+    netdev = _option("netdev", {"type": "tap", "fd": str(number), "id": f"host{alias}"})
+    mac = attribute(nic.find("mac"), "address")
+    device = _option("device", {"driver": "virtio-net-pci", "netdev": f"host{alias}", "id": alias, "mac": mac, **place})
+    at = max((n for n, item in enumerate(options) if item.kind == "virtio-net-pci"), default=_last_disk(options)) + 1
+    return [*options[:at], netdev, device, *options[at:]]
+
+
+def _is_plain(root: Element, nic: Element) -> bool:
+    """One queue, served by QEMU itself: whether the kernel serves a card (vhost) cannot be seen in the definition."""
+    driver = nic.find("driver")
+    served_by_qemu = root.get("type") == "qemu" or attribute(driver, "name") == "qemu"
+    return (
+        nic.get("type") in _NICS
+        and served_by_qemu
+        and attribute(nic.find("model"), "type") == "virtio"
+        and {child.tag for child in nic} <= _NIC_ELEMENTS
+        and set(driver.keys() if driver is not None else ()) <= {"name"}
+        and (driver is None or len(driver) == 0)
+    )
+
+
+def _free_number(options: list[Option]) -> int:
+    line = CommandLine("", tuple(options))
+    return max((use.number for use in line.descriptors()), default=_FIRST_FREE) + 1
+
+
+# -- both ----------------------------------------------------------------------------------------------------
+
+
+def _place(root: Element, device: Element) -> Properties | None:
+    """Bus and slot of a PCI device; None for any other."""
+    address = device.find("address")
+    if address is None or address.get("type") != "pci":
+        return None
+    numbers = {name: int(address.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")}
+    controllers = {item.get("index"): alias_of(item) for item in root.iterfind("devices/controller[@type='pci']")}
+    bus = controllers.get(str(numbers["bus"]))
+    if not bus or numbers["domain"] or address.get("multifunction") == "on":
+        return None
+    function = f".0x{numbers['function']:x}" if numbers["function"] else ""
+    return {"bus": bus, "addr": f"0x{numbers['slot']:x}{function}"}
+
+
+def _properties(option: Option) -> Properties:
+    read: Properties = json.loads(option.words[-1])
+    return read
+
+
+def _changed(option: Option, **properties: object) -> Option:
+    before = _properties(option)
+    after = {**before, **properties}
+    return option if after == before else _option(option.name, after)
+
+
+def _option(name: str, properties: Properties) -> Option:
+    words = (f"-{name}", json.dumps(properties, separators=(",", ":"), ensure_ascii=False))
+    (option,) = read_options(words)
+    return option

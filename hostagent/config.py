@@ -1,20 +1,21 @@
-"""Settings, from a TOML file; a wrong key or value is an error that names file and line."""
+"""Settings, from TOML files; a wrong key or value is an error that names file and line."""
 
 import difflib
 import json
 import re
-import tomllib
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hostagent import config_files
+from hostagent.config_files import SettingsFile
 from hostagent.errors import UsageError
 from hostagent.plan import ClockPolicy
 
 DEFAULT_PATH = Path("/etc/hostagent/hostagent.toml")
-_SIZE_LIMIT = 64 * 1024
 
 
 class DaemonControl(StrEnum):
@@ -136,28 +137,17 @@ class Config(_Table):
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
-        """Read the file given, else the default one if it exists; UsageError says what is wrong where."""
-        source = path if path is not None else DEFAULT_PATH
-        doing = f"reading {source}"
+        """Read the file given, else the default one, and its drop-ins; UsageError says what is wrong where.
+
+        A file that was given must be there, or a drop-in of it; without the default one there are defaults.
+        """
+        files = config_files.read(path if path is not None else DEFAULT_PATH)
+        if path is not None and not files:
+            raise UsageError(f"reading {path}", expected="a configuration file", found="no such file")
         try:
-            raw = source.read_bytes()
-        except FileNotFoundError as error:
-            if path is None:
-                return cls()
-            raise UsageError(doing, expected="a configuration file", found="no such file") from error
-        except OSError as error:
-            raise UsageError(doing, found=error.strerror or str(error)) from error
-        if len(raw) > _SIZE_LIMIT:
-            raise UsageError(doing, expected=f"at most {_SIZE_LIMIT} bytes", found=str(len(raw)))
-        try:
-            text = raw.decode("utf-8")
-            return cls.model_validate(tomllib.loads(text))
+            return cls.model_validate(config_files.merge(files))
         except ValidationError as error:
-            raise _explain(cls, source, text, error) from error
-        except ValueError as error:  # of the decoder, of tomllib, or of int() for a number of 4,300 digits
-            raise UsageError(doing, expected="TOML in UTF-8", found=str(error)) from error
-        except RecursionError as error:
-            raise UsageError(doing, expected="TOML in UTF-8", found="values nested too deeply") from error
+            raise _explain(cls, files, error) from error
 
 
 def parse_duration(text: str) -> float:
@@ -170,14 +160,14 @@ def parse_duration(text: str) -> float:
     return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]
 
 
-def _explain(model: type[BaseModel], source: Path, text: str, error: ValidationError) -> UsageError:
-    """The first error of the file, in words: where it is and what is allowed there."""
-    places = [(_line_of(text, fault["loc"]), fault) for fault in error.errors()]
-    line, fault = min(places, key=lambda place: place[0])
-    keys = [part for part in fault["loc"] if isinstance(part, str)]
+def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: ValidationError) -> UsageError:
+    """The first error of the files, in words: where it is and what is allowed there."""
+    places = [(config_files.blame(files, _keys(fault["loc"])), fault) for fault in error.errors()]
+    (number, line), fault = min(places, key=lambda place: place[0])
+    keys = _keys(fault["loc"])
     table, allowed = _walk(model, keys)
     where = f"[{'.'.join(keys[:-1])}]" if keys[:-1] else "the file's top level"
-    doing = f"reading {source}, line {line}"
+    doing = f"reading {files[number].path}, line {line}"
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], table.model_fields, n=1)
         return UsageError(
@@ -190,6 +180,11 @@ def _explain(model: type[BaseModel], source: Path, text: str, error: ValidationE
     return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=value[:200])
 
 
+def _keys(place: tuple[int | str, ...]) -> list[str]:
+    """The key of a fault; numbers are places in its list."""
+    return [part for part in place if isinstance(part, str)]
+
+
 def _walk(model: type[BaseModel], keys: list[str]) -> tuple[type[BaseModel], str]:
     """The table that holds the last of `keys`, and what that key may be, in words."""
     for key in keys[:-1]:
@@ -200,31 +195,3 @@ def _walk(model: type[BaseModel], keys: list[str]) -> tuple[type[BaseModel], str
         model = annotation
     field = model.model_fields.get(keys[-1])
     return model, (field.description or "") if field is not None else ""
-
-
-def _line_of(text: str, place: tuple[int | str, ...]) -> int:
-    """The line, from 1, on which the key of `place` is written.
-
-    tomllib keeps no positions, but it tells: the key is in the statement that ends with the first line whose
-    prefix of the file has it. Prefixes that end inside a statement of several lines do not parse.
-    """
-    keys = [part for part in place if isinstance(part, str)]
-    lines = text.split("\n")  # splitlines() would also split at characters that TOML has inside texts
-    begin = 0  # of the statement that is being read
-    for end in range(1, len(lines) + 1):
-        try:
-            document: Any = tomllib.loads("\n".join(lines[:end]))
-        except tomllib.TOMLDecodeError:
-            continue
-        if _has(document, keys):
-            return begin + 1
-        begin = end
-    return 1
-
-
-def _has(document: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not isinstance(document, dict) or key not in document:
-            return False
-        document = document[key]
-    return True

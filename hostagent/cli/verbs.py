@@ -31,7 +31,12 @@ def _common_options() -> list[click.Parameter]:
         return click.Option(words, expose_value=False, callback=_remember, **settings)
 
     return [
-        option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Read settings from this TOML file."),
+        option(
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Read settings from this TOML file and FILE.d/*.toml.",
+        ),
         option("--connect", metavar="URI", help="Connect to this libvirt."),
         option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         option("--debug", is_flag=True, help="Show where an error comes from."),

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from called import Caller
@@ -80,6 +81,16 @@ def test_options_are_taken_before_the_verb_and_after_it(hostagent: Caller) -> No
     for words in (("--json", "status"), ("status", "--json"), ("--json", "status", "--json")):
         assert hostagent(*words).stdout.startswith("{")
     assert hostagent("status", "--config", "/nonexistent").exit_code == 2  # the later one counts
+
+
+def test_a_drop_in_beside_the_file_that_was_named_counts(hostagent: Caller) -> None:
+    folder = Path(f"{hostagent.settings}.d")
+    folder.mkdir()
+    assert hostagent("status").exit_code == 0
+    (folder / "50-typo.toml").write_text("[update]\nbudget = 2\n")
+    result = hostagent("status")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"hostagent: reading {folder}/50-typo.toml, line 2: expected one of budget_seconds")
 
 
 def test_connect_overrides_the_settings(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

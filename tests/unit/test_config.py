@@ -1,5 +1,7 @@
-"""Settings: defaults, what is accepted, and errors that name file, line and what is allowed."""
+"""Settings: defaults, what is accepted, drop-ins, and errors that name file, line and what is allowed."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,151 @@ def test_only_newlines_end_lines(tmp_path: Path) -> None:
 
 def test_a_huge_file_is_not_parsed(tmp_path: Path) -> None:
     assert "at most 65536 bytes" in refusal(tmp_path, "#" * 70_000)
+
+
+# -- drop-ins
+
+
+def load_all(tmp_path: Path, texts: dict[str, str]) -> Config:
+    """What the files say together; "" is the main one, the others are in its folder."""
+    main = tmp_path / "hostagent.toml"
+    folder = tmp_path / "hostagent.toml.d"
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name if name else main).write_text(text)
+    return Config.load(main)
+
+
+def refusal_of_all(tmp_path: Path, texts: dict[str, str]) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_all(tmp_path, texts)
+    return str(caught.value).replace(str(tmp_path), "")
+
+
+def test_a_drop_in_overrides_single_keys(tmp_path: Path) -> None:
+    settings = load_all(
+        tmp_path,
+        {
+            "": '[update]\nbudget_seconds = 1\nrehearse = false\n[libvirt]\ndaemon = { control = "command" }\n',
+            "10-site.toml": 'libvirt.daemon.start = ["/opt/libvirtd", "-d", "-v"]\nupdate.budget_seconds = 2\n',
+            "20-host.toml": '[libvirt.daemon]\nstart = ["/opt/libvirtd"]\n[clock]\nsamples = 3\n',
+        },
+    )
+    assert (settings.update.budget_seconds, settings.update.rehearse) == (2.0, False)
+    assert settings.libvirt.daemon.control is DaemonControl.COMMAND
+    assert settings.libvirt.daemon.start == ("/opt/libvirtd",)  # lists replace
+    assert settings.clock.samples == 3
+    assert settings.paths == Config().paths
+
+
+@pytest.mark.parametrize("names", [["a.toml", "b.toml"], ["10.toml", "9.toml"], ["Z.toml", "a.toml"]], ids=" ".join)
+def test_the_last_name_counts_whichever_file_is_newer(tmp_path: Path, names: list[str]) -> None:
+    for sub, written in (("forth", names), ("back", names[::-1])):
+        (tmp_path / sub).mkdir()
+        texts = {name: f"clock.samples = {names.index(name) + 1}\n" for name in written}
+        assert load_all(tmp_path / sub, texts).clock.samples == 2
+
+
+@pytest.mark.parametrize("name", [".toml", ".10.toml", "10.toml~", "10.toml.dpkg-old", "#10.toml#", "10.conf", "toml"])
+def test_what_editors_leave_behind_is_no_drop_in(tmp_path: Path, name: str) -> None:
+    assert load_all(tmp_path, {"": "", name: "= broken"}) == Config()
+
+
+def test_drop_ins_count_without_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_all(tmp_path, {"a.toml": "clock.samples = 3\n"}).clock.samples == 3
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "hostagent.toml")
+    assert Config.load().clock.samples == 3
+
+
+def test_an_empty_folder_is_not_the_file_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal_of_all(tmp_path, {}) == (
+        "reading /hostagent.toml: expected a configuration file, found no such file"
+    )
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "hostagent.toml")
+    assert Config.load() == Config()
+
+
+GOOD, UNKNOWN, ZERO = "[clock]\nsamples = 1\n", "[clock]\n\nsample = 1\n", "[clock]\nsamples = 0\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "blamed"),
+    [
+        ({"": GOOD, "a.toml": UNKNOWN, "b.toml": GOOD}, "hostagent.toml.d/a.toml, line 3"),
+        ({"": UNKNOWN, "a.toml": GOOD}, "hostagent.toml, line 3"),
+        ({"": UNKNOWN, "a.toml": UNKNOWN}, "hostagent.toml.d/a.toml, line 3"),
+        ({"": GOOD, "a.toml": "[quux]\n"}, "hostagent.toml.d/a.toml, line 1"),
+        ({"": GOOD, "a.toml": "\n" + ZERO}, "hostagent.toml.d/a.toml, line 3"),
+        ({"": "#\n" + ZERO, "a.toml": "update.rehearse = true\n"}, "hostagent.toml, line 3"),
+        ({"a.toml": ZERO, "b.toml": "\n" + ZERO, "c.toml": "[clock]\n"}, "hostagent.toml.d/b.toml, line 3"),
+        ({"": "#\n#\n" + ZERO, "a.toml": "update = 1"}, "hostagent.toml, line 4"),  # the first file, then the line
+        ({"": "[clock]\n", "a.toml": "\nclock = 1"}, "hostagent.toml.d/a.toml, line 2"),
+        ({"a.toml": "libvirt.daemon.start = ['/x']", "b.toml": "libvirt.daemon.start = [\n3]"}, "d/b.toml, line 1"),
+    ],
+)
+def test_the_last_file_that_sets_a_key_is_blamed_for_it(tmp_path: Path, texts: dict[str, str], blamed: str) -> None:
+    said = refusal_of_all(tmp_path, texts)
+    assert said.startswith("reading /hostagent.toml")
+    assert f"{blamed}: expected " in said
+
+
+@pytest.mark.parametrize("wrong", [ZERO, "clock = 1\n"])
+def test_a_wrong_value_that_is_overridden_is_not_wrong(tmp_path: Path, wrong: str) -> None:
+    assert load_all(tmp_path, {"": wrong, "a.toml": GOOD}).clock.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[clock]\nsamples = = 1\n", "expected TOML in UTF-8, found Invalid value (at line 2, column 11)"),
+        ("x = " + "[" * 30_000, "expected TOML in UTF-8, found values nested too deeply"),
+        ("#" * 70_000, "expected at most 65536 bytes, found 70000"),
+    ],
+    ids=["broken", "deep", "huge"],
+)
+def test_a_broken_drop_in_is_named(tmp_path: Path, text: str, said: str) -> None:
+    texts = {"": GOOD, "a.toml": GOOD, "b.toml": text, "c.toml": GOOD}
+    assert refusal_of_all(tmp_path, texts) == f"reading /hostagent.toml.d/b.toml: {said}"
+
+
+def test_tables_may_nest_deeply_in_several_files(tmp_path: Path) -> None:
+    deep = f"clock{'.a' * 2_000} = 1\n"
+    assert "a.toml, line 1: expected one of policy" in refusal_of_all(tmp_path, {"": deep, "a.toml": deep})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Path.mkdir, "expected a regular file, found something else"),
+        (os.mkfifo, "expected a regular file, found something else"),
+        (lambda path: path.symlink_to("/dev/null"), "expected a regular file, found something else"),
+        (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("/proc/self/mem"), "Input/output error"),  # a file that cannot be read
+    ],
+    ids=["folder", "pipe", "device", "dangling", "loop", "unreadable"],
+)
+def test_what_is_no_readable_file_is_an_error(tmp_path: Path, make: Callable[[Path], None], said: str) -> None:
+    load_all(tmp_path, {"": GOOD, "a.toml": GOOD})
+    make(tmp_path / "hostagent.toml.d" / "b.toml")
+    with pytest.raises(UsageError) as caught:
+        Config.load(tmp_path / "hostagent.toml")
+    assert str(caught.value) == f"reading {tmp_path}/hostagent.toml.d/b.toml: {said}"
+
+
+def test_a_link_to_a_file_is_a_drop_in(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("clock.samples = 2\n")
+    load_all(tmp_path, {"": GOOD})
+    (tmp_path / "hostagent.toml.d" / "a.toml").symlink_to(tmp_path / "elsewhere")
+    assert Config.load(tmp_path / "hostagent.toml").clock.samples == 2
+
+
+def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "hostagent.toml.d").write_text(GOOD)
+    assert refusal(tmp_path, GOOD) == "reading /hostagent.toml.d: Not a directory"
+
+
+# -- durations
 
 
 @pytest.mark.parametrize(

@@ -176,13 +176,19 @@ def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: Valid
             found=f"unknown key '{keys[-1]}'",
             hint=f"did you mean '{near[0]}'?" if near else None,
         )
-    value = json.dumps(fault["input"], default=str)
-    return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=value[:200])
+    return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=_shown(fault["input"]))
 
 
 def _keys(place: tuple[int | str, ...]) -> list[str]:
     """The key of a fault; numbers are places in its list."""
     return [part for part in place if isinstance(part, str)]
+
+
+def _shown(value: object) -> str:
+    try:
+        return json.dumps(value, default=str)[:200]
+    except RecursionError:  # dotted keys nest tables deeper than json goes
+        return "values nested too deeply"
 
 
 def _walk(model: type[BaseModel], keys: list[str]) -> tuple[type[BaseModel], str]:

@@ -193,6 +193,11 @@ def test_only_newlines_end_lines(tmp_path: Path) -> None:
     assert "line 3:" in refusal(tmp_path, '# a\u2028b\n[clock]\nsamples = "\u2028"\n')
 
 
+def test_tables_that_nest_deeper_than_can_be_shown(tmp_path: Path) -> None:
+    said = refusal(tmp_path, f"clock.samples{'.a' * 2_000} = 1\n")
+    assert said.endswith("line 1: expected clock.samples = a whole number from 1 to 64, found values nested too deeply")
+
+
 def test_a_huge_file_is_not_parsed(tmp_path: Path) -> None:
     assert "at most 65536 bytes" in refusal(tmp_path, "#" * 70_000)
 

@@ -106,18 +106,23 @@ def _parsed(path: Path, raw: bytes) -> SettingsFile:
 def _line_of(text: str, keys: Sequence[str]) -> int:
     """The line, from 1, on which a key is written.
 
-    tomllib keeps no positions, but it tells: the key is in the statement that ends with the first line whose
-    prefix of the file has it. Prefixes that end inside a statement of several lines do not parse.
+    tomllib keeps no positions, but it tells: the key is in the first statement that has it when read below the header
+    of its table. A statement ends with the first line up to which it parses; some have several.
     """
     lines = text.split("\n")  # splitlines() would also split at characters that TOML has inside texts
+    header = ""
     begin = 0  # of the statement that is being read
     for end in range(1, len(lines) + 1):
+        statement = "\n".join(lines[begin:end]) + "\n"
+        is_header = statement.lstrip().startswith("[")
         try:
-            document = tomllib.loads("\n".join(lines[:end]))
+            document = tomllib.loads(statement if is_header else header + statement)
         except tomllib.TOMLDecodeError:
             continue
         if _has(document, keys):
             return begin + 1
+        if is_header:
+            header = statement
         begin = end
     return 1
 

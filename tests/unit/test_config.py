@@ -198,6 +198,18 @@ def test_tables_that_nest_deeper_than_can_be_shown(tmp_path: Path) -> None:
     assert said.endswith("line 1: expected clock.samples = a whole number from 1 to 64, found values nested too deeply")
 
 
+def test_lines_may_end_as_on_windows(tmp_path: Path) -> None:
+    text = '[libvirt]\nuri = """\na"""\n\n[clock]\nsamples = 0\n'
+    assert "line 6:" in refusal(tmp_path, text)
+    (tmp_path / "hostagent.toml").write_bytes(text.replace("\n", "\r\n").encode())
+    with pytest.raises(UsageError, match="line 6: expected clock"):
+        Config.load(tmp_path / "hostagent.toml")
+
+
+def test_a_long_file_is_searched_once(tmp_path: Path) -> None:
+    assert "line 60002: expected clock.samples" in refusal(tmp_path, f"[clock]\n{chr(10) * 60_000}samples = 0\n")
+
+
 def test_a_huge_file_is_not_parsed(tmp_path: Path) -> None:
     assert "at most 65536 bytes" in refusal(tmp_path, "#" * 70_000)
 

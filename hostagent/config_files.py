@@ -97,7 +97,10 @@ def _parsed(path: Path, raw: bytes) -> SettingsFile:
     try:
         text = raw.decode("utf-8")
         return SettingsFile(path, text, tomllib.loads(text))
-    except ValueError as error:  # of the decoder, of tomllib, or of int() for a number of 4,300 digits
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{doing}, line {line}", expected=expected, found=str(error)) from error
+    except ValueError as error:  # of tomllib, which tells the line, or of int() for a number of 4,300 digits
         raise UsageError(doing, expected=expected, found=str(error)) from error
     except RecursionError as error:
         raise UsageError(doing, expected=expected, found="values nested too deeply") from error

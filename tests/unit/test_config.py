@@ -179,8 +179,8 @@ def test_broken_toml_says_where(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="TOML in UTF-8"):
+    path.write_bytes(b"[clock]\n# \xc3\xa4\n# \xe4\n")
+    with pytest.raises(UsageError, match=r"x\.toml, line 3: expected TOML in UTF-8"):
         Config.load(path)
 
 

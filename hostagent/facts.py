@@ -159,7 +159,14 @@ class Guest:
     security_label: str = ""  # of the process, when one is enforced
     snapshots: int = 0
     checkpoints: int = 0
+    argv: tuple[str, ...] = ()  # its arguments, had it booted as it is now; () if nothing changed since
+    plugged_taps: tuple[tuple[int, str], ...] = ()  # numbers in them that its QEMU has under others: taps, by name
     memory_room: int | None = None  # bytes that its cgroups let it use beyond what it does; None: no limit
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """QEMU's argument list for the guest as it is now; () without a process."""
+        return self.argv or (self.process.argv if self.process else ())
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,6 @@ LIMITS: tuple[Limit, ...] = (
     Limit("chardev", "spice.*", Reason.SPICE, "no SPICE channel", "remove the SPICE channels"),
     Limit("audiodev", "spice", Reason.SPICE, "no SPICE sound", "use <audio type='none'/>"),
     Limit(
-        "chardev",
-        "pty",
-        Reason.OPTION,
-        "no pseudo terminal",
-        "a later version takes it: use <serial type='file'/> and restart the guest",
-    ),
-    Limit(
         "cpu",
         "max",
         Reason.OPTION,

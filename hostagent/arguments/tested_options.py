@@ -146,6 +146,7 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
     "chardev": {
         "socket": Tested({"id": NAME, "fd": NUMBER, "server": ON, "wait": OFF}),
         "file": Tested({"id": NAME, "path": Values("a path", "/.*"), "append": SWITCH}),
+        "pty": Tested({"id": NAME, "logfile": Values("an fd set", r"/dev/fdset/\d+"), "logappend": SWITCH}),
     },
     "blockdev": {
         "file": Tested(_FILE),

@@ -7,7 +7,7 @@ OutcomeUnknown, and the caller asks the world.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -74,13 +74,23 @@ class Inventory:
     devices: tuple[str, ...]  # ids below /machine/peripheral
     block_nodes: Mapping[str, str]  # node name -> file name
     chardevs: tuple[str, ...]
+    terminals: Mapping[str, str]  # character device -> the pseudo terminal that QEMU opened for it
     iothreads: Mapping[str, int]  # id -> thread id
     vcpu_threads: Mapping[int, int]  # vCPU index -> thread id
     objects: tuple[str, ...]
     memory_devices: tuple[str, ...]
     jobs: tuple[str, ...]
-    throttled: tuple[str, ...]  # block devices with an I/O limit
     fdsets: Mapping[int, int]  # fdset number -> descriptor in that process
+
+
+@dataclass(frozen=True)
+class Uncarried:
+    """What was set through a monitor, and neither arguments nor the stream hold."""
+
+    throttles: Mapping[
+        str, Mapping[str, object]
+    ]  # place of a block device in QOM -> arguments of block_set_io_throttle
+    polling: Mapping[str, int]  # balloon's id -> how often it asks for statistics, seconds
 
 
 class Sender(Protocol):
@@ -139,6 +149,11 @@ class Monitor(Sender, Protocol):
         ...
 
     def inventory(self) -> Inventory: ...
+    def uncarried(self) -> Uncarried: ...
+    def set_again(self, wanted: Uncarried, *, links_down: Collection[str], reboot: str) -> None:
+        """Set what another QEMU had: `links_down` are network cards, `reboot` is what a reboot of the guest does."""
+        ...
+
     def reconnect_questions(self) -> None:
         """Ask everything that libvirt asks when its daemon comes back; raises Failed on the first refusal."""
         ...
@@ -222,6 +237,10 @@ class Qemu(Protocol):
 
     def differences(self, old: ProcessId, new: ProcessId, *, opened: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Where the surroundings differ beyond the explained list; `opened` are files that only the new one has."""
+        ...
+
+    def tap_descriptor(self, process: ProcessId, name: str) -> int:
+        """The descriptor of the tap of that name in the process; Failed when it has none."""
         ...
 
     def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:

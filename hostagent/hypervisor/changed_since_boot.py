@@ -151,14 +151,9 @@ def _sizes(root: Element, command_line: CommandLine) -> Iterator[Difference]:
     vcpus = current_vcpus(root)
     if vcpus != command_line.vcpus:
         yield Difference(f"{command_line.vcpus} vCPUs, as the guest booted", f"{vcpus} now")
-    memory, ballooned = size(root.find("memory")), size(root.find("currentMemory"))
+    memory = size(root.find("memory"))
     if memory != command_line.memory:
         yield Difference(f"{_mib(command_line.memory)} of memory, as the guest booted", f"{_mib(memory)} now")
-    elif ballooned and ballooned != memory:
-        yield Difference(
-            f"all {_mib(memory)} of memory in the guest's hands",
-            f"{_mib(ballooned)}, the balloon has the rest",
-        )
     booted, iothreads = len(command_line.iothread_ids()), int(root.findtext("iothreads", "0") or 0)
     if iothreads != booted:
         yield Difference(f"{booted} iothreads, as the guest booted", f"{iothreads} now")
@@ -173,6 +168,9 @@ EXPLAINED: tuple[tuple[str, str], ...] = (
     ("domain/devices/emulator", ""),  # the new binary, when its path is another one
     ("domain/devices/channel/target", "state"),  # the guest agent connects anew
 )
+
+
+_PTY = ("tty", "path")  # of a pseudo terminal, which is opened anew and has another name
 
 
 def live_differences(before: str, after: str) -> tuple[str, ...]:
@@ -191,14 +189,15 @@ def _shown(value: str | None) -> str:
     return "nothing" if value is None else repr(value) if value else "it"
 
 
-def _lines(element: Element, *, plain: str = "", shown: str = "") -> Iterator[tuple[str, str]]:
+def _lines(element: Element, *, plain: str = "", shown: str = "", pty: bool = False) -> Iterator[tuple[str, str]]:
     """Every attribute and text with its place; a device is placed by its alias, its like by a count."""
     plain, shown = plain or element.tag, shown or element.tag
     if (plain, "") in EXPLAINED:
         return
+    pty = pty or (element.tag in ("serial", "console") and element.get("type") == "pty")
     yield shown, (element.text or "").strip()
     for name, value in sorted(element.attrib.items()):
-        if (plain, name) not in EXPLAINED:
+        if (plain, name) not in EXPLAINED and not (pty and name in _PTY):
             yield f"{shown}@{qualified(name)}", value
     seen: dict[str, int] = {}
     for child in element:
@@ -206,4 +205,4 @@ def _lines(element: Element, *, plain: str = "", shown: str = "") -> Iterator[tu
         key = f"{tag}[{alias_of(child)}]" if alias_of(child) else tag
         seen[key] = seen.get(key, 0) + 1
         place = key if seen[key] == 1 else f"{key}#{seen[key]}"
-        yield from _lines(child, plain=f"{plain}/{tag}", shown=f"{shown}/{place}")
+        yield from _lines(child, plain=f"{plain}/{tag}", shown=f"{shown}/{place}", pty=pty)

@@ -171,6 +171,8 @@ class FakeHost:
                 fdsets={0: log + 1},
                 ram=[[device, inode] for _, device, inode, _ in guest.ram],
                 holds=guest.life,
+                throttles=dict(physics.THROTTLES),
+                polling=dict(physics.POLLING),
             )
         )
         state.taps |= dict.fromkeys(taps.values(), physics.RIGHT_TAP)

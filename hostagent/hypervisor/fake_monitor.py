@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, OutcomeUnknown
-from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
+from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState, Uncarried
 from hostagent.hypervisor.fake_physics import dies, go_on, ram_sizes, stands_still
 from hostagent.hypervisor.fake_world import FaultKind, Process, State, World
 
@@ -79,14 +79,24 @@ class FakeMonitor:
                 devices=tuple(sorted(line.device_ids())),
                 block_nodes={node.name: node.filename for node in line.block_nodes()},
                 chardevs=tuple(sorted(line.chardev_ids())),
+                terminals={},
                 iothreads={name: process.pid + 50 + n for n, name in enumerate(line.iothread_ids())},
                 vcpu_threads={n: process.pid + 1 + n for n in range(process.vcpus)},
                 objects=tuple(sorted(objects)),
                 memory_devices=(),
                 jobs=(),
-                throttled=(),
                 fdsets=dict(process.fdsets),
             )
+
+    def uncarried(self) -> Uncarried:
+        with self._asked("query-block", changes=False) as (_, process):
+            throttles = {name: {"iops": limit} for name, limit in process.throttles.items()}
+            return Uncarried(throttles, dict(process.polling))
+
+    def set_again(self, wanted: Uncarried, *, links_down: Collection[str], reboot: str) -> None:
+        with self._asked("block_set_io_throttle") as (_, process):
+            process.throttles = {name: int(str(limits["iops"])) for name, limits in wanted.throttles.items()}
+            process.polling = dict(wanted.polling)
 
     def reconnect_questions(self) -> None:
         with self._asked("query-machines") as (state, process):

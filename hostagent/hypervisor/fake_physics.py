@@ -20,6 +20,7 @@ from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Proce
 STATE_BYTES = 350_000  # of device state
 DEFAULT_TAP = "10 0"  # what a starting QEMU leaves a tap with, until it loads state
 RIGHT_TAP = "12 25"
+THROTTLES, POLLING = {"virtio-disk0": 100}, {"balloon0": 5}  # as the owner of every guest has set them
 MINUTE_NS = 60_000_000_000
 _SAME_ON_BOTH = "x-ignore-shared"
 _BALLAST = "hostagent-ballast"

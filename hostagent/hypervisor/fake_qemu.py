@@ -155,6 +155,14 @@ class FakeQemu:
 
     # -- taps -------------------------------------------------------------------------------------------------------
 
+    def tap_descriptor(self, process: ProcessId, name: str) -> int:
+        with self.world.look() as state:
+            found = _found(state, process)
+            for fd, tap in (found.taps if found else {}).items():
+                if tap == name:
+                    return fd
+        raise Failed(f"finding tap {name}", expected=f"QEMU {process.pid} to have it", found="no such descriptor")
+
     def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:
         with self.world.look() as state:
             return {fd: state.taps[_tap(state, process, fd)] for fd in taps}

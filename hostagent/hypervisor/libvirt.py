@@ -25,6 +25,7 @@ from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files
 from hostagent.hypervisor.passthrough import PassthroughMonitor
 from hostagent.hypervisor.ram_room import memory_room, ram_room
+from hostagent.hypervisor.reconciled import Reconciled, reconciled
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.libvirt_files.xml_spans import PlainXmlError
@@ -174,7 +175,8 @@ class LibvirtApi:
             state = GuestState.PAUSED_BY_OWNER
         definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
-        line = CommandLine.parse(process.argv) if process else None
+        now = reconciled(xml, CommandLine.parse(process.argv)) if process else Reconciled(CommandLine("", ()))
+        line = now.line if process else None
         return Guest(
             name=name,
             uuid=uuid,
@@ -192,6 +194,8 @@ class LibvirtApi:
             security_label=surroundings.security_label(process.pid) if process else "",
             snapshots=self._on(domain, "counting its snapshots", lambda: int(domain.snapshotNum())),
             checkpoints=self._on(domain, "counting its checkpoints", lambda: len(domain.listAllCheckpoints())),
+            argv=line.argv if line and process and line.argv != process.argv else (),
+            plugged_taps=tuple(now.plugged_taps.items()),
             memory_room=memory_room(process.pid) if process else None,
         )
 

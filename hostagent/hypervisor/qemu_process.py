@@ -170,6 +170,18 @@ class HostQemu:
 
     # -- taps ------------------------------------------------------------------------------------------------
 
+    def tap_descriptor(self, process: ProcessId, name: str) -> int:
+        folder = surroundings.PROC / str(process.pid) / "fd"
+        try:
+            taps = [int(entry.name) for entry in folder.iterdir() if _target(entry) == "/dev/net/tun"]
+        except OSError as error:
+            raise Failed(f"finding tap {name}", expected=f"QEMU {process.pid}", found=str(error)) from error
+        for fd in sorted(taps):
+            with _copied(process, fd) as tap:
+                if descriptors.tap_name(tap) == name:
+                    return fd
+        raise Failed(f"finding tap {name}", expected=f"QEMU {process.pid} to have it", found="no such descriptor")
+
     def tap_settings(self, process: ProcessId, taps: tuple[int, ...]) -> Mapping[int, str]:
         settings = {}
         for fd in taps:

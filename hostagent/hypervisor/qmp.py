@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +20,22 @@ from qemu.qmp.protocol import Runstate
 from qemu.qmp.qmp_client import ExecuteError
 
 from hostagent.errors import Failed, OutcomeUnknown
-from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState
+from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState, Uncarried
 from hostagent.hypervisor.qmp_verbs import BALLAST, QmpVerbs, as_mapping, as_rows
 
 T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0  # QEMU answers in well under a millisecond; past this it hangs
 LATE_SECONDS = 0.2  # for one that was late before, or may be: a guest stands still meanwhile
+_POLLING = "guest-stats-polling-interval"
+# Of BlockIOThrottle (QEMU, qapi/block-core.json): those it wants always, and those it takes.
+_NO_LIMITS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+_LIMITS = (
+    *_NO_LIMITS,
+    *(f"{name}_max" for name in _NO_LIMITS),
+    *(f"{name}_max_length" for name in _NO_LIMITS),
+    *("iops_size", "group"),
+)
 _ENDED = {"completed", "failed", "cancelled"}
 
 # What libvirt asks a QEMU that it comes back to; an error to any of these makes it kill the guest
@@ -79,19 +88,48 @@ class QmpMonitor(QmpVerbs):
     def inventory(self) -> Inventory:
         found = as_rows(self.ask("query-named-block-nodes", flat=True))
         nodes = [node for node in found if node.get("node-name") not in (None, "", BALLAST)]
+        consoles = as_rows(self.ask("query-chardev"))
         sets = as_rows(self.ask("query-fdsets"))
         return Inventory(
             devices=self._children("/machine/peripheral"),
             block_nodes={str(node["node-name"]): str(node.get("file", "")) for node in nodes},
-            chardevs=tuple(sorted(str(row["label"]) for row in as_rows(self.ask("query-chardev")))),
+            chardevs=tuple(sorted(str(row["label"]) for row in consoles)),
+            terminals={
+                str(row["label"]): str(row["filename"]).removeprefix("pty:")
+                for row in consoles
+                if str(row["filename"]).startswith("pty:")
+            },
             iothreads={str(row["id"]): int(row["thread-id"]) for row in as_rows(self.ask("query-iothreads"))},
             vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in as_rows(self.ask("query-cpus-fast"))},
             objects=self._children("/objects"),
             memory_devices=tuple(str(row) for row in as_rows(self.ask("query-memory-devices"))),
             jobs=tuple(str(row.get("id", row)) for row in as_rows(self.ask("query-jobs"))),
-            throttled=tuple(str(node["node-name"]) for node in nodes if node.get("iops") or node.get("bps")),
             fdsets={int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in sets if row["fds"]},
         )
+
+    def uncarried(self) -> Uncarried:
+        throttles = {}
+        for row in as_rows(self.ask("query-block")):
+            inserted = row.get("inserted") or {}
+            if limits := {key: inserted[key] for key in _LIMITS if inserted.get(key)}:
+                throttles[str(row["qdev"])] = {**_NO_LIMITS, **limits}
+        polling = {}
+        for name, kind in self._typed("/machine/peripheral"):
+            if kind == "child<virtio-balloon-pci>":
+                seconds = self.ask("qom-get", path=f"/machine/peripheral/{name}", property=_POLLING)
+                polling[name] = int(str(seconds))
+        return Uncarried(throttles, polling)
+
+    def set_again(self, wanted: Uncarried, *, links_down: Collection[str], reboot: str) -> None:
+        for name, limits in wanted.throttles.items():
+            self.ask("block_set_io_throttle", id=name, **limits)
+        for name, seconds in wanted.polling.items():
+            if seconds:
+                self.ask("qom-set", path=f"/machine/peripheral/{name}", property=_POLLING, value=seconds)
+        for name in links_down:
+            self.ask("set_link", name=name, up=False)
+        if reboot != "reset":
+            self.ask("set-action", reboot=reboot)
 
     def reconnect_questions(self) -> None:
         for question in RECONNECT_QUESTIONS:
@@ -243,8 +281,11 @@ class QmpMonitor(QmpVerbs):
         return answer
 
     def _children(self, path: str) -> tuple[str, ...]:
+        return tuple(sorted(name for name, kind in self._typed(path) if kind.startswith("child<")))
+
+    def _typed(self, path: str) -> list[tuple[str, str]]:
         rows = as_rows(self.ask("qom-list", path=path))
-        return tuple(sorted(str(row["name"]) for row in rows if str(row["type"]).startswith("child<")))
+        return [(str(row["name"]), str(row["type"])) for row in rows]
 
     def _within(self, seconds: float, coroutine: Coroutine[Any, Any, T], doing: str) -> T:
         asking = f"asking QEMU at {self._path.name}: {doing}"

@@ -138,7 +138,7 @@ def ram_files(guest: Guest) -> Found:
     seen = {file.backend for file in guest.ram_files}
     return tuple(
         Blocker(Reason.RAM_FILE, f"the RAM file {backend.path}", "no such file", _RESTART)
-        for backend in CommandLine.parse(guest.process.argv).ram_backends()
+        for backend in CommandLine.parse(guest.arguments).ram_backends()
         if backend.id not in seen
     )
 
@@ -147,12 +147,12 @@ def ram_files(guest: Guest) -> Found:
 
 
 def on_reboot(guest: Guest) -> Found:
-    """libvirt tells QEMU by set-action once, at start: the new QEMU would reboot the guest instead."""
-    if guest.definition.on_reboot in ("restart", ""):
+    """libvirt tells QEMU by set-action once, at start (qemuProcessSetupLifecycleActions); the new one is told too."""
+    if guest.definition.on_reboot in ("restart", "destroy", ""):
         return None
     return Blocker(
         Reason.SETTING_NOT_CARRIED,
-        "<on_reboot>restart</on_reboot>",
+        "<on_reboot> restart or destroy",
         guest.definition.on_reboot,
         f"a later version carries it: {_RESTART}",
     )
@@ -171,7 +171,7 @@ def options(guest: Guest) -> Found:
     if guest.process is None:
         return None
     named = {(found.reason, found.expected) for found in _all(check(guest) for check in _NAMED_BETTER)}
-    found = blockers(CommandLine.parse(guest.process.argv))
+    found = blockers(CommandLine.parse(guest.arguments))
     return tuple(blocker for blocker in found if (blocker.reason, blocker.expected) not in named)
 
 

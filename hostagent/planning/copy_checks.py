@@ -10,7 +10,7 @@ _HEAP = 256 * _MIB  # what a second QEMU takes beside its guest's RAM, generousl
 
 def ram_to_copy(guest: Guest) -> NamelessRam | None:
     """RAM that no other process can map; None for a guest whose RAM is in files."""
-    return CommandLine.parse(guest.process.argv).nameless_ram() if guest.process else None
+    return CommandLine.parse(guest.arguments).nameless_ram() if guest.process else None
 
 
 def copy_blockers(guest: Guest, ram: NamelessRam, host: Host, promised: int) -> tuple[Blocker, ...]:

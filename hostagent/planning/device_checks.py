@@ -107,22 +107,7 @@ def refused_devices(guest: Guest) -> tuple[Blocker, ...]:
 
 # (element, mark) -> reason, what was expected, what to do.
 MARKS: Mapping[tuple[str, str], tuple[Reason, str, str]] = {
-    ("disk", "iotune"): (
-        Reason.SETTING_NOT_CARRIED,
-        "no I/O limit",
-        f"{_LATER}: take it off for the update (virsh blkdeviotune)",
-    ),
     ("disk", "throttling"): (Reason.SETTING_NOT_CARRIED, "no I/O limit", f"{_LATER}: {_RESTART}"),
-    ("interface", "link-down"): (
-        Reason.SETTING_NOT_CARRIED,
-        "a link that is up",
-        f"{_LATER}: set it up (virsh domif-setlink) or detach the interface",
-    ),
-    ("memballoon", "stats"): (
-        Reason.SETTING_NOT_CARRIED,
-        "no polling of balloon statistics",
-        f"{_LATER}: turn it off (virsh dommemstat --period 0 --live)",
-    ),
     ("graphics", "password"): (
         Reason.SETTING_NOT_CARRIED,
         "no display password",

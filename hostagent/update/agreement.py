@@ -77,7 +77,6 @@ def same_guest(name: str, old: Inventory, new: Inventory, line: CommandLine) -> 
     _equal(name, "vCPUs", sorted(old.vcpu_threads), sorted(new.vcpu_threads))
     _equal(name, "memory devices", [], [*old.memory_devices, *new.memory_devices])
     _equal(name, "block jobs", [], list(old.jobs))
-    _equal(name, "I/O limits", [], list(old.throttled))
 
 
 def _equal(name: str, what: str, expected: object, found: object) -> None:
@@ -106,6 +105,16 @@ def recorded_threads(record: RuntimeRecord, vcpu_threads: Mapping[int, int]) -> 
     except KeyError as error:
         raise Failed(
             f"{record.name}: placing vCPU {error} in the record", expected="its thread", found="none"
+        ) from error
+
+
+def recorded_terminals(record: RuntimeRecord, terminals: Mapping[str, str]) -> dict[str, str]:
+    """Alias -> pseudo terminal of the new QEMU, for exactly those that the record names."""
+    try:
+        return {alias: terminals[f"char{alias}"] for alias, _ in record.terminals}
+    except KeyError as error:
+        raise Failed(
+            f"{record.name}: placing {error} in the record", expected="its pseudo terminal", found="none"
         ) from error
 
 

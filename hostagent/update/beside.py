@@ -59,10 +59,15 @@ def _new_ram(swap: GuestSwap, line: CommandLine, record: RuntimeRecord, old: Pro
 def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_path: Path) -> Notes:
     process, domain_id = guest.process, guest.domain_id
     assert process is not None and domain_id is not None  # noqa: S101 - prepare() has looked
-    line = CommandLine.parse(process.argv)
+    line = CommandLine.parse(guest.arguments)
     old = swap.ports.qemu.identify(process.pid)
     uses = line.descriptors()
-    taps = tuple(use.number for use in uses if use.kind is DescriptorKind.TAP)
+    plugged = dict(guest.plugged_taps)
+    taps = {
+        use.number: swap.ports.qemu.tap_descriptor(old, plugged[use.number]) if use.number in plugged else use.number
+        for use in uses
+        if use.kind is DescriptorKind.TAP
+    }
     logs = agreement.log_descriptors(swap.name, uses, swap.ports.qemu.log_pipes(old))
     channels = {
         f"char{device.alias}": device.source for device in guest.definition.devices if device.element == "channel"
@@ -96,9 +101,9 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
             for use in uses
             if use.kind is DescriptorKind.LISTENER
         ),
-        taps=dict(swap.ports.qemu.tap_settings(old, taps)),
+        taps=dict(swap.ports.qemu.tap_settings(old, tuple(taps.values()))),
         argv=line.handed_over(swap.tree.emulator, new_ram.path if new_ram else "").argv,
-        taken_over={**{number: number for number in taps}, **logs},
+        taken_over={**taps, **logs},
         vhosts=tuple(use.number for use in uses if use.kind is DescriptorKind.VHOST),
         new_record=str(record_path.with_suffix(f".{token}-record")),
         old_record=str(record_path.with_suffix(f".{token}-old-record")),
@@ -107,6 +112,8 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         old_pid_file=str(record_path.with_suffix(f".{token}-old")),
         flags=agreement.flags(swap, guest, record),
         live_xml=swap.ports.libvirt.live_xml(swap.uuid),
+        links_down=tuple(device.alias for device in guest.definition.devices if "link-down" in device.marks),
+        reboot="shutdown" if guest.definition.on_reboot == "destroy" else "reset",
         new_ram=new_ram,
         loses_writes=new_ram is not None and _loses_writes(line, guest.qemu),
     )

@@ -46,9 +46,18 @@ def reconcile(swap: GuestSwap) -> None:
         old.set_capabilities(swap.crossing_capabilities)
         old.set_parameters(CROSSING_PARAMETERS)
         new.set_capabilities({**swap.crossing_capabilities, **LOCK_LATE})
+    _set_again(swap, old, new)
     swap.ports.qemu.place_threads(swap.notes.old, swap.new_process, agreement.thread_pairs(swap, ours, theirs))
     agreement.same_surroundings(swap)
     prepare_record(swap)
+
+
+def _set_again(swap: GuestSwap, old: Monitor, new: Monitor) -> None:
+    """Before the state crosses: the guest never runs without its limits, and nothing of it is in the pause."""
+    wanted = old.uncarried()
+    new.set_again(wanted, links_down=swap.notes.links_down, reboot=swap.notes.reboot)
+    if (found := new.uncarried()) != wanted:
+        raise Failed(f"{swap.name}: setting I/O limits and the like again", expected=str(wanted), found=str(found))
 
 
 def check_unblocked(swap: GuestSwap, old: Sender) -> None:
@@ -139,8 +148,10 @@ def prepare_record(swap: GuestSwap) -> None:
     record = RuntimeRecord.parse(files.read_private(Path(notes.kept_record)))
     if swap.copies:
         record = record.adopted()
-    threads = agreement.recorded_threads(record, swap.new_monitor().inventory().vcpu_threads)
-    swap.new_record = record.handed_over(new.pid, threads, swap.tree.emulator, notes.flags)
+    now = swap.new_monitor().inventory()
+    threads = agreement.recorded_threads(record, now.vcpu_threads)
+    terminals = agreement.recorded_terminals(record, now.terminals)
+    swap.new_record = record.handed_over(new.pid, threads, swap.tree.emulator, notes.flags, terminals=terminals)
     files.replace(Path(notes.new_record), swap.new_record)
 
 

@@ -44,6 +44,7 @@ class GuestSpec:
     """An I/O thread for the disk; CPU time of every kind of thread limited, each pinned."""
     pci_ports: int = 0
     """On q35: libvirt makes as many as it needs at the start, which leaves none to plug a device into later."""
+    on_reboot: str = "restart"
     console: Console = Console.FILE
     transient: bool = False
     fill_mib: int = 0
@@ -100,6 +101,7 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
     if kvm:
         SubElement(domain, "cpu", mode="host-passthrough", migratable="on")
     SubElement(domain, "clock", offset="utc")
+    _text(domain, "on_reboot", spec.on_reboot)
     devices = SubElement(domain, "devices")
     if spec.emulator:
         _text(devices, "emulator", spec.emulator)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hostagent.facts import GuestState
 from hostagent.hypervisor import RunState
-from hostagent.hypervisor.fake_physics import RIGHT_TAP
+from hostagent.hypervisor.fake_physics import POLLING, RIGHT_TAP, THROTTLES
 from hostagent.hypervisor.fake_qemu import PARAMETERS
 from hostagent.hypervisor.fake_world import LIBVIRT, GuestLife, Process, State
 from hostagent.update.journal import Outcome, UpdateRecord
@@ -99,6 +99,8 @@ def _runs_well(rig: Rig, state: State, guest: GuestLife, living: list[Process], 
         yield f"{name} is left with {capabilities}{' and ballast' * process.ballast}"
     if process.parameters != PARAMETERS:
         yield f"{name} is left with {process.parameters}"
+    if (process.throttles, process.polling) != (THROTTLES, POLLING):
+        yield f"{name} is left without its limits: {process.throttles}, {process.polling}"
     for tap in process.taps.values():
         if state.taps[tap] != RIGHT_TAP:
             yield f"tap {tap} of {name} is left with {state.taps[tap]}"

@@ -271,8 +271,8 @@ STOPS = """
     user-network: expected a network interface with a tap, found -netdev dgram (id n)
 -object {"qom-type":"sev-guest","id":"s"}
     feature: expected no launch security, found -object sev-guest (id s)
--chardev pty,id=charserial0
-    option: expected no pseudo terminal, found -chardev pty (id charserial0)
+-chardev pty,id=charserial0,logfile=/tmp/x
+    option: expected logfile=an fd set, found -chardev pty (id charserial0) logfile=/tmp/x
 -cpu max
     option: expected a CPU model that means the same to every QEMU, found -cpu max
 -device {"driver":"usb-tablet","id":"i"}

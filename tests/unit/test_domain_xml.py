@@ -212,9 +212,7 @@ def test_real_changes() -> None:
     snapshot = f"disk vda on {IMAGES}/guest27.qcow2, as it booted | {IMAGES}/guest27.s now"
     assert differences("hot-nic") == [HOT_DISK, HOT_NIC]
     assert differences("snapshot") == [HOT_DISK, HOT_NIC, snapshot]
-    assert differences("balloon")[-1] == (
-        "all 256 MiB of memory in the guest's hands | 160 MiB, the balloon has the rest"
-    )
+    assert differences("balloon") == differences("snapshot")  # what the balloon has is in the state
     assert differences("commit-mirror") == [
         "disk vda without a block job | a job: active-commit",
         f"disk vda on {IMAGES}/guest28.qcow2, as it booted | {IMAGES}/guest28.s now",
@@ -293,10 +291,6 @@ DISK, CHAINED = "devices/disk[1]", "devices/disk[3]"
         (
             lambda root: set_text(root, "memory", "524288"),
             ["256 MiB of memory, as the guest booted | 512 MiB now"],
-        ),
-        (
-            lambda root: set_text(root, "currentMemory", "131072"),
-            ["all 256 MiB of memory in the guest's hands | 128 MiB, the balloon has the rest"],
         ),
         (lambda root: set_text(root, "iothreads", "3"), ["2 iothreads, as the guest booted | 3 now"]),
     ],

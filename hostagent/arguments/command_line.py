@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Self
 
 from hostagent.arguments.known_limits import LIMITS, SHARED_FILE_HINT, Limit
-from hostagent.arguments.qemu_options import KIND, Option, Property, read_options
+from hostagent.arguments.qemu_options import KIND, Option, Property, join_list, read_options
 from hostagent.arguments.tested_options import TESTED, TESTED_SWITCHES, TESTED_WORDS, Tested
 from hostagent.plan import Blocker, Reason
 
@@ -183,20 +183,34 @@ class CommandLine:
             for item in self.named("blockdev")
         )
 
-    def handed_over(self, binary: str, ram_file: str = "") -> "CommandLine":
+    @property
+    def has_display(self) -> bool:
+        """Whether it listens for VNC clients, and so at a place that only one process can have."""
+        return any(self.named("vnc"))
+
+    def handed_over(self, binary: str, ram_file: str = "", display_socket: str = "") -> "CommandLine":
         """The new QEMU's list: it waits for the state and stays paused (-S); else as it was, word for word.
 
         But for switches that QEMU 9 took away: their -machine property means the same to every version. And for RAM
-        that has no name, which is in `ram_file` from now on.
+        that has no name, which is in `ram_file` from now on, and a VNC display, which waits at a socket of its own.
         """
         kept = [_RENAMED.get(item.name, item) for item in self.options if item.name != "incoming"]
         ram = self.nameless_ram()
         if ram is not None:
             kept = [ram.in_file(ram_file) if item.kind in _NAMELESS else item for item in kept]
+        kept = [_displayed_at(item, display_socket) if item.name == "vnc" else item for item in kept]
         stop = Option("S", ("-S",))
         where = kept.index(stop) if stop in kept else len(kept)
         rest = [item for item in kept if item.name != "S"]
         return CommandLine(binary, (*rest[:where], stop, *rest[where:], Option("incoming", _WAITING)))
+
+
+def _displayed_at(option: Option, socket: str) -> Option:
+    """The same display at a unix socket."""
+    properties = [Property("vnc", f"unix:{socket}") if item.name == "vnc" else item for item in option.properties]
+    place, rest = properties[0].value.replace(",", ",,"), join_list(properties[1:])
+    (made,) = read_options(("-vnc", f"{place},{rest}" if rest else place))
+    return made
 
 
 _DESCRIPTORS = {

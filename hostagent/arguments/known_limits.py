@@ -38,13 +38,12 @@ LIMITS: tuple[Limit, ...] = (
         "a CPU model that means the same to every QEMU",
         "use <cpu mode='host-model'/> or a named model and restart the guest",
     ),
-    Limit("vnc", "", Reason.GRAPHICS, "no graphical display", _LATER),
     Limit("display", "(?!none$).*", Reason.GRAPHICS, "no graphical display", _LATER),
     Limit(
         "device",
-        r"VGA|.*-vga(-gl)?|qxl.*|virtio-gpu.*|bochs-display|ramfb",
+        r"qxl.*|.*-gl|virtio-gpu.*|bochs-display|ramfb|vmware-svga",
         Reason.GRAPHICS,
-        "no video device",
+        "VGA, cirrus-vga or virtio-vga",
         _LATER,
     ),
     Limit(

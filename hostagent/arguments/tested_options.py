@@ -38,6 +38,7 @@ class Tested:
 ANY = Values("anything", ".*")
 NUMBER = Values("a number", r"\d+")
 NUMBERS = Values("numbers", r"\d+(:\d+)*")  # one descriptor a queue, "29:30"
+PORT = Values("a port", r"\d+(\.\d+)*")
 NAME = Values("a name", r"[^,=]+")
 PATH = Values("a path", r"/(?!dev/fdset/).*")  # a disk in an fd set would have to be opened again by us
 ON, OFF, SWITCH = exactly("on"), exactly("off"), exactly("on", "off")
@@ -105,6 +106,17 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
     "overcommit": {"": Tested({"mem-lock": OFF})},
     "smp": {"": Tested(dict.fromkeys(("cpus", "sockets", "dies", "clusters", "modules", "cores", "threads"), NUMBER))},
     "display": {"none": Tested()},
+    "vnc": {
+        "": Tested(
+            {
+                "vnc": Values(
+                    "an address and a display, or a socket", r"(\d+(\.\d+){3}|\[[0-9a-fA-F:]+\]):\d+|unix:/.*"
+                ),
+                "password": ON,
+                "audiodev": NAME,
+            }
+        )
+    },
     "audiodev": {"none": Tested({"id": NAME})},
     "mon": {"": Tested({"chardev": NAME, "id": NAME, "mode": exactly("control")})},
     "rtc": {"": Tested({"base": exactly("utc", "localtime"), "driftfix": exactly("slew", "none")})},
@@ -203,6 +215,11 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
                 "host_mtu": NUMBER,
             }
         ),
+        "VGA": Tested({**_PCI, "vgamem_mb": NUMBER}),
+        "cirrus-vga": Tested(_PCI),
+        "virtio-vga": Tested({**_PCI, "max_outputs": exactly("1")}),
+        "usb-tablet": Tested({"id": NAME, "bus": NAME, "port": PORT}),
+        "ide-cd": Tested({"id": NAME, "bus": NAME, "drive": NAME, "bootindex": NUMBER, "unit": NUMBER}),
         "virtio-rng-pci": Tested({**_PCI, "rng": NAME, "max-bytes": NUMBER, "period": NUMBER}),
         "virtio-balloon-pci": Tested(_PCI),
     },

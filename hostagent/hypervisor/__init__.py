@@ -17,6 +17,7 @@ from typing import Protocol
 from hostagent.clock import GuestAgent
 from hostagent.facts import Guest, Host
 from hostagent.libvirt_files.capability_cache import CapabilityCache
+from hostagent.libvirt_files.vnc_display import VncDisplay
 
 
 class RunState(StrEnum):
@@ -149,6 +150,14 @@ class Monitor(Sender, Protocol):
         ...
 
     def inventory(self) -> Inventory: ...
+    def display(self) -> str:
+        """Where its VNC display is, as VncDisplay.place says it; "" when nobody can connect to it."""
+        ...
+
+    def open_display(self, display: VncDisplay) -> None:
+        """Have the VNC display there, with its password; done when it is there already."""
+        ...
+
     def uncarried(self) -> Uncarried: ...
     def set_again(self, wanted: Uncarried, *, links_down: Collection[str], reboot: str) -> None:
         """Set what another QEMU had: `links_down` are network cards, `reboot` is what a reboot of the guest does."""

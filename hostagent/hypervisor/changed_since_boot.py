@@ -102,9 +102,9 @@ def _below(name: str, used: set[str], nodes: dict[str, BlockNode]) -> bool:
 
 
 def _chain(disk: Element) -> Iterator[Element]:
-    """The disk and the images below it: elements with a <source>, top first."""
+    """The disk and the images below it, top first; an empty drive has none."""
     image: Element | None = disk
-    while image is not None and image.find("source") is not None:
+    while image is not None and source_of(image):
         yield image
         image = image.find("backingStore")
 
@@ -170,7 +170,9 @@ EXPLAINED: tuple[tuple[str, str], ...] = (
 )
 
 
-_PTY = ("tty", "path")  # of a pseudo terminal, which is opened anew and has another name
+# What libvirt says anew of a pseudo terminal, which has another name, and no more of a drive without a medium.
+_OF_PTY = frozenset(("tty", "path"))
+_OF_EMPTY_DRIVE = frozenset(("type", "index"))
 
 
 def live_differences(before: str, after: str) -> tuple[str, ...]:
@@ -189,20 +191,31 @@ def _shown(value: str | None) -> str:
     return "nothing" if value is None else repr(value) if value else "it"
 
 
-def _lines(element: Element, *, plain: str = "", shown: str = "", pty: bool = False) -> Iterator[tuple[str, str]]:
-    """Every attribute and text with its place; a device is placed by its alias, its like by a count."""
+def _lines(
+    element: Element, *, plain: str = "", shown: str = "", besides: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, str]]:
+    """Every attribute and text with its place; a device is placed by its alias, its like by a count.
+
+    besides: attributes that mean nothing in there.
+    """
     plain, shown = plain or element.tag, shown or element.tag
     if (plain, "") in EXPLAINED:
         return
-    pty = pty or (element.tag in ("serial", "console") and element.get("type") == "pty")
+    empty = element.tag == "disk" and not source_of(element)
+    if element.tag in ("serial", "console") and element.get("type") == "pty":
+        besides = _OF_PTY
+    elif empty:
+        besides = _OF_EMPTY_DRIVE
     yield shown, (element.text or "").strip()
     for name, value in sorted(element.attrib.items()):
-        if (plain, name) not in EXPLAINED and not (pty and name in _PTY):
+        if (plain, name) not in EXPLAINED and name not in besides:
             yield f"{shown}@{qualified(name)}", value
     seen: dict[str, int] = {}
     for child in element:
         tag = qualified(child.tag)
+        if empty and tag == "source":
+            continue
         key = f"{tag}[{alias_of(child)}]" if alias_of(child) else tag
         seen[key] = seen.get(key, 0) + 1
         place = key if seen[key] == 1 else f"{key}#{seen[key]}"
-        yield from _lines(child, plain=f"{plain}/{tag}", shown=f"{shown}/{place}", pty=pty)
+        yield from _lines(child, plain=f"{plain}/{tag}", shown=f"{shown}/{place}", besides=besides)

@@ -14,6 +14,7 @@ from hostagent.errors import Failed, OutcomeUnknown
 from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState, Uncarried
 from hostagent.hypervisor.fake_physics import dies, go_on, ram_sizes, stands_still
 from hostagent.hypervisor.fake_world import FaultKind, Process, State, World
+from hostagent.libvirt_files.vnc_display import VncDisplay
 
 ANSWER_SECONDS = 5.0
 LATE_SECONDS = 0.2
@@ -87,6 +88,14 @@ class FakeMonitor:
                 jobs=(),
                 fdsets=dict(process.fdsets),
             )
+
+    def display(self) -> str:
+        with self._asked("query-vnc", changes=False) as (_, process):
+            return process.display
+
+    def open_display(self, display: VncDisplay) -> None:
+        with self._asked("display-update") as (_, process):
+            process.display = display.place
 
     def uncarried(self) -> Uncarried:
         with self._asked("query-block", changes=False) as (_, process):

@@ -90,6 +90,7 @@ class Process:
     fdsets: dict[int, int] = field(default_factory=dict)
     throttles: dict[str, int] = field(default_factory=dict)  # disk -> operations a second
     polling: dict[str, int] = field(default_factory=dict)
+    display: str = ""
     ram: list[list[int]] = field(default_factory=list)  # (device, inode) that it maps
     disks: bool = False  # whether it has the disks active, and so locked
     holds: int = -1  # the moment of the guest's life that it could go on from; -1 none

@@ -218,7 +218,6 @@ _ATTRIBUTE_MARKS: Mapping[str, Mapping[tuple[str, str], str]] = {
         ("trustGuestRxFilters", "yes"): "trusted-filters",
     },
     "memballoon": {("freePageReporting", "on"): "free-page-reporting", ("autodeflate", "on"): "autodeflate"},
-    "graphics": {("passwd", ""): "password", ("passwdValidTo", ""): "password"},
 }
 
 

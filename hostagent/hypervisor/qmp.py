@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from qemu.qmp.qmp_client import ExecuteError
 from hostagent.errors import Failed, OutcomeUnknown
 from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState, Uncarried
 from hostagent.hypervisor.qmp_verbs import BALLAST, QmpVerbs, as_mapping, as_rows
+from hostagent.libvirt_files.vnc_display import VncDisplay
 
 T = TypeVar("T")
 
@@ -106,6 +108,26 @@ class QmpMonitor(QmpVerbs):
             jobs=tuple(str(row.get("id", row)) for row in as_rows(self.ask("query-jobs"))),
             fdsets={int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in sets if row["fds"]},
         )
+
+    def display(self) -> str:
+        answer = as_mapping(self.ask("query-vnc"))
+        if not answer.get("enabled"):
+            return ""
+        unix = answer.get("family") == "unix"
+        return str(answer.get("service" if unix else "host", "")) if unix else f"{answer['host']}:{answer['service']}"
+
+    def open_display(self, display: VncDisplay) -> None:
+        if display.password:
+            self.ask("set_password", protocol="vnc", password=display.password)
+        if display.valid_until:
+            ends = datetime.fromisoformat(display.valid_until).replace(tzinfo=UTC)  # libvirt keeps it in UTC
+            self.ask("expire_password", protocol="vnc", time=str(round(ends.timestamp())))
+        if self.display() == display.place:
+            return
+        at: dict[str, object] = {"type": "inet", "host": display.address, "port": str(display.port)}
+        if display.socket:
+            at = {"type": "unix", "path": display.socket}
+        self.ask("display-update", type="vnc", addresses=[at])
 
     def uncarried(self) -> Uncarried:
         throttles = {}

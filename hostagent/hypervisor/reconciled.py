@@ -82,10 +82,12 @@ def _with_disk(options: list[Option], root: Element, disk: Element) -> list[Opti
     """The options with this disk's chain of images, and with the disk itself if it was plugged in."""
     images, alias = list(_chain(disk)), alias_of(disk)
     at = next((n for n, item in enumerate(options) if item.name == "device" and item.get("id") == alias), None)
+    device = options[at] if at is not None else _plugged_disk(root, disk)
+    if not images and device is not None and device.kind == "ide-cd" and at is not None:
+        return [*options[:at], _ejected(device), *options[at + 1 :]]
     if not images or disk.find("mirror") is not None or any(not image.index for image in images):
         return options
-    device = options[at] if at is not None else _plugged_disk(root, disk)
-    if device is None or device.kind != "virtio-blk-pci" or not device.words[-1].startswith("{"):
+    if device is None or device.kind not in ("virtio-blk-pci", "ide-cd") or not device.words[-1].startswith("{"):
         return options
     nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
     if any(not item.words[-1].startswith("{") for item in nodes.values()):
@@ -101,7 +103,7 @@ def _with_disk(options: list[Option], root: Element, disk: Element) -> list[Opti
 def _chain(disk: Element) -> Iterator[_Image]:
     """The disk's image and those below it, top first."""
     image: Element | None = disk
-    while image is not None and image.find("source") is not None:
+    while image is not None and source_of(image):  # an empty drive has a source without a name
         index = attribute(image.find("source"), "index") or image.get("index", "")
         driver, form = attribute(image.find("driver"), "type"), attribute(image.find("format"), "type")
         yield _Image(index, driver or form or "raw", source_of(image))
@@ -130,6 +132,13 @@ def _nodes(disk: Element, images: list[_Image], known: Mapping[str, Option]) -> 
             properties["backing"] = below
         yield _option("blockdev", properties)
         below = image.format_node
+
+
+def _ejected(device: Option) -> Option:
+    """A drive without a medium."""
+    if not device.has("drive") or not device.words[-1].startswith("{"):
+        return device
+    return _option("device", {name: value for name, value in _properties(device).items() if name != "drive"})
 
 
 def _storage(disk: Element, image: _Image, pattern: Option | None) -> Option:

@@ -83,13 +83,18 @@ def identify(pid: int) -> ProcessId:
 
 
 def alive(process: ProcessId) -> bool:
-    """Whether that very process still runs; a zombie does not."""
+    """Whether that very process still runs; a zombie does not, unless threads of it have yet to end.
+
+    Those have its files open, and so its disks locked and its ports taken (exit_notify of Linux, kernel/exit.c).
+    """
+    folder = PROC / str(process.pid)
     try:
-        stat = (PROC / str(process.pid) / "stat").read_text()
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        if int(fields[19]) != process.start_ticks:
+            return False
+        return fields[0] not in {"Z", "X"} or len(os.listdir(folder / "task")) > 1  # noqa: PTH208
     except (FileNotFoundError, ProcessLookupError):
         return False
-    fields = stat.rpartition(")")[2].split()
-    return int(fields[19]) == process.start_ticks and fields[0] not in {"Z", "X"}
 
 
 def cgroups(path: Path) -> frozenset[tuple[str, str]]:

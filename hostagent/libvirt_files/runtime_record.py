@@ -27,6 +27,7 @@ from hostagent.libvirt_files.record_shape import (
     one,
     text_of,
 )
+from hostagent.libvirt_files.vnc_display import VncDisplay, vnc_display
 from hostagent.libvirt_files.xml_spans import Element, PlainXmlError, Span, differences, escaped, parse_xml, spliced
 from hostagent.plan import Blocker, Reason
 
@@ -75,6 +76,7 @@ class RuntimeRecord:
     ram_access: str  # "shared", "private" or ""
     block_nodes: tuple[tuple[str, tuple[str, ...]], ...]  # disk alias and its node names, backing files included
     terminals: tuple[tuple[str, str], ...]  # alias and pty; a serial port also shows up as a console
+    display: VncDisplay | None = field(repr=False)
     next_block_node: int
     next_fdset: int
     job: str  # "" when none
@@ -117,6 +119,7 @@ class RuntimeRecord:
             ram_access=ram_of(domain)[1],
             block_nodes=tuple((_alias(disk), _node_names(disk)) for disk in devices.named("disk")),
             terminals=tuple((_alias(device), source.get("path")) for device, source in _ptys(devices)),
+            display=vnc_display(devices),
             next_block_node=number_of(one(root, "nodename"), "index"),
             next_fdset=number_of(one(root, "fdset"), "index"),
             job="".join(f"{job.get('type')}/{job.get('async')}" for job in root.named("job")),

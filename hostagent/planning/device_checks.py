@@ -36,8 +36,8 @@ def spice_channel(device: Device) -> bool:
 
 
 def display(device: Device) -> bool:
-    """VNC's listener has to move from the old QEMU to the new one."""
-    return device.element == "graphics" and device.kind != "spice"
+    """VNC's listener moves from the old QEMU to the new one; nobody has tried others."""
+    return device.element == "graphics" and device.kind not in ("spice", "vnc")
 
 
 def passthrough(device: Device) -> bool:
@@ -75,7 +75,7 @@ def untried_network(device: Device) -> bool:
 DEVICE_RULES: tuple[DeviceRule, ...] = (
     DeviceRule(spice_display, Reason.SPICE, "no SPICE display", "use <graphics type='vnc'/> or none"),
     DeviceRule(spice_channel, Reason.SPICE, "no SPICE channel", "remove the SPICE channels"),
-    DeviceRule(display, Reason.GRAPHICS, "no graphical display", f"a later version takes VNC: {_RESTART}"),
+    DeviceRule(display, Reason.GRAPHICS, "a VNC display or none", f"use <graphics type='vnc'/>: {_RESTART}"),
     DeviceRule(passthrough, Reason.PASSTHROUGH, "no passed-through device", _DETACH),
     DeviceRule(vhost_user, Reason.VHOST_USER, "no vhost-user device", _DETACH),
     DeviceRule(virtiofs, Reason.VIRTIOFS, "no virtiofs folder", "unmount and detach it"),
@@ -108,11 +108,6 @@ def refused_devices(guest: Guest) -> tuple[Blocker, ...]:
 # (element, mark) -> reason, what was expected, what to do.
 MARKS: Mapping[tuple[str, str], tuple[Reason, str, str]] = {
     ("disk", "throttling"): (Reason.SETTING_NOT_CARRIED, "no I/O limit", f"{_LATER}: {_RESTART}"),
-    ("graphics", "password"): (
-        Reason.SETTING_NOT_CARRIED,
-        "no display password",
-        f"{_LATER}: {_RESTART}",
-    ),
     ("disk", "shareable"): (
         Reason.OPTION,
         "a disk with a write lock",

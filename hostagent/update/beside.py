@@ -75,6 +75,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
     channels["charmonitor"] = record.monitor_path
     new_ram = _new_ram(swap, line, record, old)
     token = swap.ports.token()
+    display = files.temporary_socket(record.monitor_path, f"{token}-vnc", 0) if line.has_display else ""
     return Notes(
         old=old,
         domain_id=domain_id,
@@ -102,7 +103,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
             if use.kind is DescriptorKind.LISTENER
         ),
         taps=dict(swap.ports.qemu.tap_settings(old, tuple(taps.values()))),
-        argv=line.handed_over(swap.tree.emulator, new_ram.path if new_ram else "").argv,
+        argv=line.handed_over(swap.tree.emulator, new_ram.path if new_ram else "", display).argv,
         taken_over={**taps, **logs},
         vhosts=tuple(use.number for use in uses if use.kind is DescriptorKind.VHOST),
         new_record=str(record_path.with_suffix(f".{token}-record")),
@@ -113,6 +114,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         flags=agreement.flags(swap, guest, record),
         live_xml=swap.ports.libvirt.live_xml(swap.uuid),
         links_down=tuple(device.alias for device in guest.definition.devices if "link-down" in device.marks),
+        display=display,
         reboot="shutdown" if guest.definition.on_reboot == "destroy" else "reset",
         new_ram=new_ram,
         loses_writes=new_ram is not None and _loses_writes(line, guest.qemu),
@@ -224,6 +226,7 @@ def stop_new(swap: GuestSwap) -> None:
     if swap.saved is None:
         return
     swap.end_new()
-    files.discard(*(entry.temporary for entry in swap.notes.sockets), swap.notes.new_pid_file, swap.notes.new_record)
+    made = (swap.notes.new_pid_file, swap.notes.new_record, *([swap.notes.display] if swap.notes.display else []))
+    files.discard(*(entry.temporary for entry in swap.notes.sockets), *made)
     if swap.old_is_alive():
         swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)

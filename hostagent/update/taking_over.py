@@ -8,6 +8,7 @@ from pathlib import Path
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.hypervisor import Monitor, RunState
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
+from hostagent.libvirt_files.vnc_display import VncDisplay
 from hostagent.update import files
 from hostagent.update.crossing import set_back
 from hostagent.update.pause import measured
@@ -107,6 +108,7 @@ def new_one_runs(swap: GuestSwap) -> bool:
 def end_old(swap: GuestSwap) -> None:
     put_settings_right(swap)
     bury_old(swap)
+    open_display(swap)
 
 
 def put_settings_right(swap: GuestSwap) -> None:
@@ -130,8 +132,23 @@ def bury_old(swap: GuestSwap) -> None:
     swap.ports.qemu.kill(swap.notes.old, KILL_SECONDS)
 
 
+def open_display(swap: GuestSwap) -> None:
+    """The new one's display goes where the old one's was, with its password, which only libvirt's record has."""
+    display = _display(swap)
+    if display is not None:
+        swap.new_monitor().open_display(display)
+        files.discard(swap.notes.display)
+
+
+def _display(swap: GuestSwap) -> VncDisplay | None:
+    return RuntimeRecord.parse(files.read_private(Path(swap.notes.record))).display if swap.notes.display else None
+
+
 def old_one_is_gone(swap: GuestSwap) -> bool:
     if swap.old_is_alive() or any(Path(entry.temporary).exists() for entry in swap.notes.sockets):
+        return False
+    display = _display(swap)
+    if display is not None and swap.new_monitor().display() != display.place:
         return False
     capabilities = swap.new_monitor().capabilities()
     return not capabilities.get("x-ignore-shared") and bool(capabilities.get("events"))

@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 BRIDGE = "br0"
 HOST_ADDRESS = "10.77.0.1"
+SCREEN_PASSWORD = "s3cret"
 GUEST_FILES = Path("/var/lib/libvirt/images")
 """Kernel, initramfs, disks and console logs of the guests, inside the bench."""
 
@@ -45,6 +46,8 @@ class GuestSpec:
     pci_ports: int = 0
     """On q35: libvirt makes as many as it needs at the start, which leaves none to plug a device into later."""
     on_reboot: str = "restart"
+    screen: str = ""
+    """Model of a graphics card; with it come a VNC display with a password, a tablet, a CD-ROM drive with a medium."""
     console: Console = Console.FILE
     transient: bool = False
     fill_mib: int = 0
@@ -66,6 +69,10 @@ class GuestSpec:
     @property
     def disk_path(self) -> Path:
         return GUEST_FILES / f"guest{self.index}.qcow2"
+
+    @property
+    def medium_path(self) -> Path:
+        return GUEST_FILES / f"guest{self.index}.iso"
 
     @property
     def console_log(self) -> Path:
@@ -114,6 +121,8 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
     for _ in range(spec.pci_ports):
         SubElement(devices, "controller", type="pci", model="pcie-root-port")
     _add_console(devices, spec)
+    if spec.screen:
+        _add_screen(devices, spec)
     channel = SubElement(devices, "channel", type="unix")
     SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
     rng = SubElement(devices, "rng", model="virtio")
@@ -165,6 +174,20 @@ def _add_nic(devices: Element, spec: GuestSpec, *, vhost: bool) -> None:
     driver = SubElement(nic, "driver", name="vhost" if vhost else "qemu")
     if not spec.mergeable_buffers:
         SubElement(driver, "host", mrg_rxbuf="off")
+
+
+def _add_screen(devices: Element, spec: GuestSpec) -> None:
+    SubElement(devices, "input", type="tablet", bus="usb")
+    graphics = SubElement(devices, "graphics", type="vnc", autoport="yes", passwd=SCREEN_PASSWORD)
+    SubElement(graphics, "listen", type="address", address="127.0.0.1")
+    video = SubElement(devices, "video")
+    SubElement(video, "model", type=spec.screen)
+    drive = SubElement(devices, "disk", type="file", device="cdrom")
+    SubElement(drive, "driver", name="qemu", type="raw")
+    SubElement(drive, "source", file=str(spec.medium_path))
+    old = spec.machine.startswith("pc") and "q35" not in spec.machine
+    SubElement(drive, "target", dev="hdc" if old else "sda", bus="ide" if old else "sata")
+    SubElement(drive, "readonly")
 
 
 def _add_console(devices: Element, spec: GuestSpec) -> None:

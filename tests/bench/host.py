@@ -156,6 +156,8 @@ class Host:
     def _make_disk(self, spec: GuestSpec) -> None:
         if spec.disk:
             _run("qemu-img", "create", "-q", "-f", "qcow2", str(spec.disk_path), DISK_SIZE)
+        if spec.screen:
+            spec.medium_path.write_bytes(b"medium 1".ljust(1 << 20, b"."))
 
     def _mount_ram(self) -> None:
         user = pwd.getpwnam(QEMU_USER)

@@ -1,8 +1,9 @@
 """A guest that was changed while it ran goes to QEMU 10.0 as it is, is changed again, and goes back as it is then.
 
 Plugged in: a disk and a network card; its image has a snapshot on top; its balloon is filled; it has an I/O limit, a
-link that is down, and a balloon that is asked for statistics; its console is a pseudo terminal. Then the snapshot is
-committed, and what was plugged in is plugged out.
+link that is down, and a balloon that is asked for statistics; its console is a pseudo terminal, its screen a VNC
+display with a password; its CD-ROM drive has another medium than it booted with. Then the snapshot is committed, the
+drive is emptied, and what was plugged in is plugged out.
 """
 
 import json
@@ -22,16 +23,18 @@ import libvirt_qemu
 import pytest
 
 from hostagent.update.journal import GuestRecord, Outcome
-from tests.bench.guest_spec import BRIDGE, GUEST_FILES, Console, GuestSpec
+from tests.bench import vnc
+from tests.bench.guest_spec import BRIDGE, GUEST_FILES, SCREEN_PASSWORD, Console, GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
 from tests.bench.peer import Peer
 from tests.bench.proof import ProofReport
 from tests.guests.watched import Look, Watched
 
-GUEST = GuestSpec("changed", 1, pci_ports=10, fill_mib=64, console=Console.PTY, on_reboot="destroy")
+GUEST = GuestSpec("changed", 1, pci_ports=10, fill_mib=64, console=Console.PTY, on_reboot="destroy", screen="virtio")
 PLUGGED = GUEST_FILES / "guest-plugged.qcow2"
 SNAPSHOT = GUEST_FILES / "guest-snapshot.qcow2"
+OTHER_MEDIUM = GUEST_FILES / "guest-medium.iso"
 MAC = "52:54:00:77:01:01"
 MEMORY_KIB, LIMIT = 400 * 1024, 1500
 SECONDS = 20.0
@@ -48,6 +51,9 @@ class Way:
     polling: int
     plugged: str
     carrier: str
+    let_in: bool  # to its display, with the password
+    kept_out: bool  # without
+    same_screen: bool
     console: str
     checked: ProofReport
 
@@ -65,6 +71,7 @@ def ways(host: Host, peer: Peer, lab: Lab) -> Iterator[dict[str, Way]]:
         finally:
             PLUGGED.unlink(missing_ok=True)
             SNAPSHOT.unlink(missing_ok=True)
+            OTHER_MEDIUM.unlink(missing_ok=True)
 
 
 def go(guest: Watched, lab: Lab, to: Callable[[], str]) -> Way:
@@ -73,7 +80,8 @@ def go(guest: Watched, lab: Lab, to: Callable[[], str]) -> Way:
     record = lab.update(tree).guests[GUEST.uuid]
     assert record.outcome is Outcome.UPDATED, record.reason
     after = guest.look()
-    plugged = after.live_xml.count("<disk ") == 2
+    plugged = str(PLUGGED) in after.live_xml
+    address, port = screen(after.live_xml)
     return Way(
         record=record,
         before=before,
@@ -82,6 +90,9 @@ def go(guest: Watched, lab: Lab, to: Callable[[], str]) -> Way:
         polling=polling(guest),
         plugged=inside(guest, "cat /dev/vdb | head -c 5") if plugged else "",
         carrier=inside(guest, "cat /sys/class/net/eth1/carrier") if plugged else "",
+        let_in=vnc.let_in(address, port, SCREEN_PASSWORD),
+        kept_out=not vnc.let_in(address, port, "another"),
+        same_screen=screen(before.live_xml) == (address, port),
         console=read_console(after.live_xml),
         checked=guest.proof.check(),
     )
@@ -96,6 +107,8 @@ def change(guest: Watched) -> None:
     inside(guest, "printf hello > /dev/vdb; sync; ip link set eth1 up")
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
     domain.snapshotCreateXML(_snapshot(), flags)
+    OTHER_MEDIUM.write_bytes(b"medium 2".ljust(1 << 20, b"."))
+    domain.updateDeviceFlags(_medium(OTHER_MEDIUM), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     domain.setMemory(MEMORY_KIB)
     deadline = time.monotonic() + SECONDS
     while domain.memoryStats()["actual"] != MEMORY_KIB:
@@ -114,6 +127,7 @@ def change_back(guest: Watched) -> None:
         assert time.monotonic() < deadline, "expected the snapshot to be committed"
         time.sleep(0.1)
     domain.blockJobAbort("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+    domain.updateDeviceFlags(_medium(None), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     domain.updateDeviceFlags(_nic(link="up"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     wait_for(guest, "test $(cat /sys/class/net/eth1/carrier) = 1")
     domain.detachDeviceFlags(_disk(), libvirt.VIR_DOMAIN_AFFECT_LIVE)
@@ -142,6 +156,13 @@ def polling(guest: Watched) -> int:
     return int(json.loads(libvirt_qemu.qemuMonitorCommand(guest.domain, words, 0))["return"])
 
 
+def screen(live_xml: str) -> tuple[str, int]:
+    """Where libvirt says that its display is."""
+    graphics = ElementTree.fromstring(live_xml).find("devices/graphics")
+    assert graphics is not None
+    return graphics.get("listen", ""), int(graphics.get("port", "0"))
+
+
 def read_console(live_xml: str) -> str:
     """A line of what the guest says on its pseudo terminal, by the name that libvirt shows."""
     source = ElementTree.fromstring(live_xml).find("devices/serial/source")
@@ -164,6 +185,16 @@ def _disk() -> str:
     SubElement(disk, "source", file=str(PLUGGED))
     SubElement(disk, "target", dev="vdb", bus="virtio")
     return ElementTree.tostring(disk, encoding="unicode")
+
+
+def _medium(path: Path | None) -> str:
+    drive = Element("disk", type="file", device="cdrom")
+    SubElement(drive, "driver", name="qemu", type="raw")
+    if path is not None:
+        SubElement(drive, "source", file=str(path))
+    SubElement(drive, "target", dev="sda", bus="sata")
+    SubElement(drive, "readonly")
+    return ElementTree.tostring(drive, encoding="unicode")
 
 
 def _nic(*, link: str) -> str:
@@ -203,13 +234,23 @@ def test_libvirt_sees_it_as_it_was(way: Way) -> None:
 def test_what_was_plugged_in_is_there(ways: dict[str, Way]) -> None:
     assert ways["up"].plugged == "hello"
     assert ways["up"].carrier == "0"  # its link is down still
-    assert ways["up"].after.live_xml.count("<disk ") == 2
-    assert ways["back"].after.live_xml.count("<disk ") == 1
+    assert str(PLUGGED) in ways["up"].after.live_xml
+    assert str(PLUGGED) not in ways["back"].after.live_xml
 
 
 def test_its_disk_is_what_the_snapshot_has_made_of_it(ways: dict[str, Way]) -> None:
     assert str(SNAPSHOT) in ways["up"].after.live_xml
     assert str(SNAPSHOT) not in ways["back"].after.live_xml
+
+
+def test_its_drive_has_the_medium_that_was_put_in(ways: dict[str, Way]) -> None:
+    assert str(OTHER_MEDIUM) in ways["up"].after.live_xml
+    assert ".iso" not in ways["back"].after.live_xml
+
+
+def test_its_screen_is_where_it_was_and_asks_for_its_password(way: Way) -> None:
+    assert way.same_screen
+    assert (way.let_in, way.kept_out) == (True, True)
 
 
 def test_limits_and_polling_are_set_again(way: Way) -> None:

@@ -28,8 +28,8 @@ from tests.guests.watched import Watched, is_of, leavings
 
 WAYS = ("up", "back")
 GUESTS = (
-    GuestSpec("files", 1, 256, fill_mib=100, seed=21),
-    GuestSpec("files on pc", 2, 256, "pc", transient=True, fill_mib=100, seed=22),
+    GuestSpec("files", 1, 256, fill_mib=100, seed=21, screen="vga"),
+    GuestSpec("files on pc", 2, 256, "pc", transient=True, fill_mib=100, seed=22, screen="cirrus"),
     GuestSpec("ordinary", 3, 256, ram=Ram.ANONYMOUS, fill_mib=100, seed=23),
     GuestSpec("ordinary & paused, on <pc>", 4, 256, "pc", vcpus=2, ram=Ram.ANONYMOUS, fill_mib=100, seed=24),
     GuestSpec("mémfd", 5, 256, vcpus=2, ram=Ram.MEMFD, mergeable_buffers=False, fill_mib=100, seed=25),

@@ -158,7 +158,7 @@ def test_marks_of_attributes() -> None:
     </devices></domain>"""
     devices = read_definition(xml).devices
     assert [sorted(device.marks) for device in devices] == [
-        ["password"],
+        [],
         ["vhost-user"],
         ["nvme"],
         ["user"],

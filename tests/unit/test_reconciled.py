@@ -91,6 +91,38 @@ def test_what_was_plugged_out_is_gone_with_what_was_behind_it() -> None:
     assert list(line.argv) == sampled.argv("hot-before")
 
 
+DRIVE = """<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>{source}
+<target dev='sda' bus='sata'/><readonly/><alias name='sata0-0-0'/>
+<address type='drive' controller='0' bus='0' target='0' unit='0'/></disk>"""
+
+
+@pytest.mark.parametrize("booted_with_a_medium", [False, True])
+def test_another_medium_and_none(booted_with_a_medium: bool) -> None:
+    drive: dict[str, object] = {"driver": "ide-cd", "bus": "ide.0", "id": "sata0-0-0"}
+    nodes = (
+        {"driver": "file", "filename": "/a.iso", "node-name": "libvirt-5-storage", "read-only": True},
+        {"node-name": "libvirt-5-format", "read-only": True, "driver": "raw", "file": "libvirt-5-storage"},
+    )
+    if booted_with_a_medium:
+        drive["drive"] = "libvirt-5-format"
+    blockdevs = [word for node in nodes for word in ("-blockdev", json.dumps(node))] if booted_with_a_medium else []
+    line = CommandLine.parse([*sampled.argv("q35-plain"), *blockdevs, "-device", json.dumps(drive)])
+    plain = sampled.xml("q35-plain")
+
+    def with_medium(source: str) -> str:
+        return plain.replace("</devices>", DRIVE.format(source=source) + "</devices>")
+
+    for source, name in (("<source file='/b.iso' index='6'/>", "/b.iso"), ("<source index='7'/>", ""), ("", "")):
+        xml = with_medium(source)
+        found = reconciled(xml, line).line
+        assert changed_since_boot(xml, found) == ()
+        (device,) = found.named("device", "ide-cd")
+        assert device.get("drive") == ("libvirt-6-format" if name else "")
+        images = {node.filename: node.read_only for node in found.block_nodes() if node.filename.endswith(".iso")}
+        assert list(images) == ([name] if name else [])
+        assert all(node.read_only for node in found.block_nodes() if node.name == "libvirt-6-format")
+
+
 def test_a_copy_that_goes_on_stays_named() -> None:
     assert changed_since_boot(sampled.xml("commit-mirror"), now("commit-mirror"))
 

@@ -130,6 +130,46 @@ def test_the_ram_s_folder_is_called_as_libvirt_calls_it() -> None:
     assert RuntimeRecord.parse(read("q35.xml")).ram_folder == "1-web1"
 
 
+# --- the display
+
+
+def displayed(graphics: str) -> bytes:
+    """A record whose live definition has that as well."""
+    before, end, after = read("q35.xml").rpartition(b"</devices>")
+    return before + graphics.encode() + end + after
+
+
+@pytest.mark.parametrize(
+    ("graphics", "place", "password"),
+    [
+        ("<graphics type='vnc' port='5901' listen='127.0.0.1'>{}</graphics>", "127.0.0.1:5901", ""),
+        ("<graphics type='vnc' port='5900' passwd='s &amp; t'>{}</graphics>", "127.0.0.1:5900", "s & t"),
+    ],
+)
+def test_where_its_display_is_with_its_password(graphics: str, place: str, password: str) -> None:
+    listen = "<listen type='address' address='127.0.0.1'/>"
+    data = displayed(graphics.format(listen))
+    display = RuntimeRecord.parse(data).display
+    assert display is not None
+    assert (display.place, display.password) == (place, password)
+    assert password not in repr(display) or not password
+    assert "passw" not in repr(RuntimeRecord.parse(data))
+
+
+@pytest.mark.parametrize(
+    ("graphics", "place"),
+    [
+        ("<graphics type='vnc'><listen type='socket' socket='/run/vnc.sock'/></graphics>", "/run/vnc.sock"),
+        ("<graphics type='vnc'><listen type='none'/></graphics>", None),
+        ("<graphics type='spice' port='5900'><listen type='address' address='::1'/></graphics>", None),
+    ],
+)
+def test_a_display_at_a_socket_or_nowhere(graphics: str, place: str | None) -> None:
+    data = displayed(graphics)
+    display = RuntimeRecord.parse(data).display
+    assert (display and display.place) == place
+
+
 # --- obstacles
 
 

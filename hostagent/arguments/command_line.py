@@ -15,6 +15,7 @@ from hostagent.arguments.qemu_options import KIND, Option, Property, join_list, 
 from hostagent.arguments.tested_options import TESTED, TESTED_SWITCHES, TESTED_WORDS, Tested
 from hostagent.plan import Blocker, Reason
 
+CPU_DEVICE = "-x86_64-cpu"  # how the kind of a vCPU that is a device ends, after its model
 _NAMELESS = ("memory-backend-ram", "memory-backend-memfd")
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _WAITING = ("-incoming", "defer")
@@ -127,9 +128,13 @@ class CommandLine:
 
     @property
     def vcpus(self) -> int:
-        """How many vCPUs the guest booted with; 0 when the list does not say."""
+        """How many vCPUs the guest has, those that are devices of their own too; 0 when the list does not say."""
         count = self._first("smp").get("cpus")
-        return int(count) if count.isdecimal() else 0
+        return int(count) + len(self.plugged_vcpus()) if count.isdecimal() else 0
+
+    def plugged_vcpus(self) -> tuple[str, ...]:
+        """The ids of vCPUs that are devices of their own."""
+        return tuple(item.get("id") for item in self.named("device") if item.kind.endswith(CPU_DEVICE))
 
     @property
     def memory(self) -> int:

@@ -104,7 +104,11 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
     },
     "m": {"": Tested({"size": Values("a size", r"\d+[kKmMgG]?")})},
     "overcommit": {"": Tested({"mem-lock": OFF})},
-    "smp": {"": Tested(dict.fromkeys(("cpus", "sockets", "dies", "clusters", "modules", "cores", "threads"), NUMBER))},
+    "smp": {
+        "": Tested(
+            dict.fromkeys(("cpus", "maxcpus", "sockets", "dies", "clusters", "modules", "cores", "threads"), NUMBER)
+        )
+    },
     "display": {"none": Tested()},
     "vnc": {
         "": Tested(
@@ -218,6 +222,7 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
         "VGA": Tested({**_PCI, "vgamem_mb": NUMBER}),
         "cirrus-vga": Tested(_PCI),
         "virtio-vga": Tested({**_PCI, "max_outputs": exactly("1")}),
+        ".*-x86_64-cpu": Tested({"id": NAME, "socket-id": NUMBER, "core-id": NUMBER, "thread-id": NUMBER}),
         "usb-tablet": Tested({"id": NAME, "bus": NAME, "port": PORT}),
         "ide-cd": Tested({"id": NAME, "bus": NAME, "drive": NAME, "bootindex": NUMBER, "unit": NUMBER}),
         "virtio-rng-pci": Tested({**_PCI, "rng": NAME, "max-bytes": NUMBER, "period": NUMBER}),

@@ -100,6 +100,8 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
         found.append(("the host's clock was set during the pause, which was measured by the monotonic one", "dim"))
     if guest.pause_source == "journal":
         found.append(("the pause is an upper bound: nobody saw it end", "dim"))
+    if guest.halt_seconds is not None:
+        found.append((f"it also stood still for {words.duration(guest.halt_seconds)} as the copy began", "dim"))
     if guest.definition not in _DEFINITION_IS_RIGHT:
         found.append(
             (

@@ -37,7 +37,7 @@ def changed_since_boot(live_xml: str, command_line: CommandLine) -> tuple[Differ
 
 
 def _devices(root: Element, command_line: CommandLine) -> Iterator[Difference]:
-    at_boot = set(command_line.device_ids())
+    at_boot = set(command_line.device_ids()) - set(command_line.plugged_vcpus())  # counted below
     now = {alias_of(device): device for device in devices(root) if alias_of(device)}
     for alias, device in now.items():
         if alias not in at_boot and not _built_in(device, root):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
-from hostagent.arguments.command_line import CommandLine
+from hostagent.arguments.command_line import CPU_DEVICE, CommandLine
 from hostagent.arguments.qemu_options import Option, read_options
 from hostagent.hypervisor.live_definition import alias_of, attribute, parse, source_of
 
@@ -53,7 +53,7 @@ def reconciled(live_xml: str, command_line: CommandLine) -> Reconciled:
     """The argument list of the guest as it is now, as far as that is understood."""
     root = parse(live_xml)
     devices = {alias_of(device): device for device in root.iterfind("devices/*") if alias_of(device)}
-    options = list(_without_the_unplugged(command_line, devices))
+    options = _with_vcpus(list(_without_the_unplugged(command_line, devices)), root)
     for disk in root.iterfind("devices/disk"):
         options = _with_disk(options, root, disk)
     taps: dict[int, str] = {}
@@ -73,6 +73,38 @@ def _without_the_unplugged(line: CommandLine, devices: Mapping[str, Element]) ->
     for option in line.options:
         if option not in gone and not (option.name == "netdev" and option.get("id") in behind):
             yield option
+
+
+# -- vCPUs ---------------------------------------------------------------------------------------------------
+
+
+def _with_vcpus(options: list[Option], root: Element) -> list[Option]:
+    """The options with a device for each vCPU that was plugged in.
+
+    Numbered through threads, cores and sockets, as QEMU does it (hw/i386/x86.c, x86_possible_cpu_arch_ids).
+    """
+    line = CommandLine("", tuple(options))
+    smp, model = next(line.named("smp"), None), next(line.named("cpu"), None)
+    counts = {name: smp.get(name, "1") if smp else "" for name in ("cpus", "sockets", "cores", "threads")}
+    plugged = [vcpu for vcpu in root.iterfind("vcpus/vcpu[@enabled='yes']") if vcpu.get("hotpluggable") == "yes"]
+    flat = smp is None or all(smp.get(name, "1") == "1" for name in ("dies", "clusters", "modules"))
+    if model is None or not flat or not all(count.isdecimal() for count in counts.values()):
+        return options
+    cores, threads = int(counts["cores"]), int(counts["threads"])
+    wanted = []
+    for vcpu in plugged:
+        number = int(vcpu.get("id", "0"))
+        if number < int(counts["cpus"]):
+            continue  # one of those that it booted with
+        place = {
+            "socket-id": number // (cores * threads),
+            "core-id": number // threads % cores,
+            "thread-id": number % threads,
+        }
+        wanted.append(_option("device", {"driver": f"{model.kind}{CPU_DEVICE}", "id": f"vcpu{number}", **place}))
+    rest = [item for item in options if not (item.name == "device" and item.kind.endswith(CPU_DEVICE))]
+    at = next((n for n, item in enumerate(rest) if item.name == "device"), len(rest))
+    return [*rest[:at], *wanted, *rest[at:]]
 
 
 # -- disks ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from hostagent.facts import Device, Guest
 from hostagent.plan import Blocker, Reason
 
 _RESTART = "live-migrate or restart the guest"
-_LATER = "a later version carries it"
 _DETACH = "detach it, or " + _RESTART
 
 
@@ -107,7 +106,7 @@ def refused_devices(guest: Guest) -> tuple[Blocker, ...]:
 
 # (element, mark) -> reason, what was expected, what to do.
 MARKS: Mapping[tuple[str, str], tuple[Reason, str, str]] = {
-    ("disk", "throttling"): (Reason.SETTING_NOT_CARRIED, "no I/O limit", f"{_LATER}: {_RESTART}"),
+    ("disk", "throttling"): (Reason.SETTING_NOT_CARRIED, "no throttle filters", f"use <iotune>: {_RESTART}"),
     ("disk", "shareable"): (
         Reason.OPTION,
         "a disk with a write lock",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hostagent.plan import Blocker, Prediction, Reason
 
-FIRST_SECONDS = 0.25  # where nothing was measured yet: longer than any undisturbed handover seen so far
+FIRST_SECONDS = 0.25  # where nothing was measured yet: longer than nearly all handovers seen so far
 _LAST = 5  # of the guest's own
 _LAST_OF_ANY = 20
 

@@ -56,10 +56,12 @@ def _book_of_writes(swap: GuestSwap, old: Sender) -> Iterator[None]:
     deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
     swap.note(halted=True)
     swap.ports.watcher.pausing(deadline.ends)
+    stopped = swap.ports.monotonic()
     old.halt()
     yield
     old.wait_begun(deadline.left())
     old.go_on()
+    swap.measured({"halt_seconds": swap.ports.monotonic() - stopped})
     swap.ports.watcher.running()
     swap.note(halted=False)
 

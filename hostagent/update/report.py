@@ -52,6 +52,7 @@ class GuestReport:
     phases: Mapping[str, float]  # step -> seconds
     xml_differences: tuple[str, ...]
     ended_at: float | None
+    halt_seconds: float | None = None  # that it stood still as its RAM began to be copied, besides the pause
     definition: str | None = None  # what became of the persistent one of a guest whose RAM was copied
 
     @property
@@ -73,6 +74,7 @@ class GuestReport:
             "ram": self.ram,
             "pause_seconds": self.pause_seconds,
             "pause_source": self.pause_source,
+            "halt_seconds": self.halt_seconds,
             "felt_seconds": None,  # only somebody who watches the guest from outside can say
             "budget_seconds": self.budget_seconds,
             "over_budget": self.over_budget,
@@ -210,6 +212,7 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
         qemu_after=runs_on.get(record.outcome) if record.outcome else None,
         moved_bytes=moved if isinstance(moved, int) else None,
         definition=_text(measured, "definition"),
+        halt_seconds=_number(measured, "halt_seconds"),
         phases=phases if copying is None else {**phases, "copy": copying},
         xml_differences=tuple(map(str, differences)) if isinstance(differences, list) else (),
         ended_at=record.ended_at,

@@ -36,6 +36,8 @@ class GuestSpec:
     memory_mib: int = 512
     machine: str = "q35"
     vcpus: int = 1
+    vcpus_later: int = 0
+    """That can be plugged in while it runs."""
     ram: Ram = Ram.FILE
     disk: bool = True
     nic: bool = True
@@ -93,7 +95,7 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
     _text(domain, "name", spec.name)
     _text(domain, "uuid", spec.uuid)
     _text(domain, "memory", str(spec.memory_mib), unit="MiB")
-    _text(domain, "vcpu", str(spec.vcpus))
+    _text(domain, "vcpu", str(spec.vcpus + spec.vcpus_later), current=str(spec.vcpus))
     if spec.placed:
         _add_placement(domain, spec)
     _add_memory_backing(domain, spec)

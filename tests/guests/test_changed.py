@@ -1,7 +1,7 @@
 """A guest that was changed while it ran goes to QEMU 10.0 as it is, is changed again, and goes back as it is then.
 
-Plugged in: a disk and a network card; its image has a snapshot on top; its balloon is filled; it has an I/O limit, a
-link that is down, and a balloon that is asked for statistics; its console is a pseudo terminal, its screen a VNC
+Plugged in: a disk, a network card, a vCPU; its image has a snapshot on top; its balloon is filled; it has an I/O limit,
+a link that is down, and a balloon that is asked for statistics; its console is a pseudo terminal, its screen a VNC
 display with a password; its CD-ROM drive has another medium than it booted with. Then the snapshot is committed, the
 drive is emptied, and what was plugged in is plugged out.
 """
@@ -31,7 +31,9 @@ from tests.bench.peer import Peer
 from tests.bench.proof import ProofReport
 from tests.guests.watched import Look, Watched
 
-GUEST = GuestSpec("changed", 1, pci_ports=10, fill_mib=64, console=Console.PTY, on_reboot="destroy", screen="virtio")
+GUEST = GuestSpec(
+    "changed", 1, vcpus_later=1, pci_ports=10, fill_mib=64, console=Console.PTY, on_reboot="destroy", screen="virtio"
+)
 PLUGGED = GUEST_FILES / "guest-plugged.qcow2"
 SNAPSHOT = GUEST_FILES / "guest-snapshot.qcow2"
 OTHER_MEDIUM = GUEST_FILES / "guest-medium.iso"
@@ -51,6 +53,7 @@ class Way:
     polling: int
     plugged: str
     carrier: str
+    vcpus: str
     let_in: bool  # to its display, with the password
     kept_out: bool  # without
     same_screen: bool
@@ -89,6 +92,7 @@ def go(guest: Watched, lab: Lab, to: Callable[[], str]) -> Way:
         limits=guest.domain.blockIoTune("vda"),
         polling=polling(guest),
         plugged=inside(guest, "cat /dev/vdb | head -c 5") if plugged else "",
+        vcpus=inside(guest, "cat /sys/devices/system/cpu/online"),
         carrier=inside(guest, "cat /sys/class/net/eth1/carrier") if plugged else "",
         let_in=vnc.let_in(address, port, SCREEN_PASSWORD),
         kept_out=not vnc.let_in(address, port, "another"),
@@ -107,6 +111,9 @@ def change(guest: Watched) -> None:
     inside(guest, "printf hello > /dev/vdb; sync; ip link set eth1 up")
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
     domain.snapshotCreateXML(_snapshot(), flags)
+    domain.setVcpusFlags(2, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    wait_for(guest, "test -e /sys/devices/system/cpu/cpu1/online")
+    inside(guest, "echo 1 > /sys/devices/system/cpu/cpu1/online")
     OTHER_MEDIUM.write_bytes(b"medium 2".ljust(1 << 20, b"."))
     domain.updateDeviceFlags(_medium(OTHER_MEDIUM), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     domain.setMemory(MEMORY_KIB)
@@ -241,6 +248,10 @@ def test_what_was_plugged_in_is_there(ways: dict[str, Way]) -> None:
 def test_its_disk_is_what_the_snapshot_has_made_of_it(ways: dict[str, Way]) -> None:
     assert str(SNAPSHOT) in ways["up"].after.live_xml
     assert str(SNAPSHOT) not in ways["back"].after.live_xml
+
+
+def test_its_second_vcpu_runs(way: Way) -> None:
+    assert way.vcpus == "0-1"
 
 
 def test_its_drive_has_the_medium_that_was_put_in(ways: dict[str, Way]) -> None:

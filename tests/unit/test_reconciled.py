@@ -91,6 +91,26 @@ def test_what_was_plugged_out_is_gone_with_what_was_behind_it() -> None:
     assert list(line.argv) == sampled.argv("hot-before")
 
 
+def with_vcpus(*vcpus: str) -> str:
+    return sampled.xml("vcpu-current").replace("</vcpu>", f"</vcpu><vcpus>{''.join(vcpus)}</vcpus>", 1)
+
+
+FIRST = "<vcpu id='0' enabled='yes' hotpluggable='no' order='1'/>"
+SECOND = "<vcpu id='1' enabled='{}' hotpluggable='yes' order='2'/>"
+
+
+def test_a_vcpu_that_was_plugged_in_is_a_device_and_gone_when_it_is_plugged_out() -> None:
+    booted = CommandLine.parse(sampled.argv("vcpu-current"))
+    xml = with_vcpus(FIRST, SECOND.format("yes")).replace("current='1'", "current='2'")
+    plugged = reconciled(xml, booted).line
+    devices = [json.loads(option.argument) for option in plugged.named("device") if option not in booted.options]
+    assert devices == [{"driver": "qemu64-x86_64-cpu", "id": "vcpu1", "socket-id": 1, "core-id": 0, "thread-id": 0}]
+    assert (plugged.vcpus, changed_since_boot(xml, plugged), blockers(plugged)) == (2, (), ())
+    out = with_vcpus(FIRST, SECOND.format("no"))
+    assert reconciled(out, plugged).line == booted
+    assert changed_since_boot(out, booted) == ()
+
+
 DRIVE = """<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>{source}
 <target dev='sda' bus='sata'/><readonly/><alias name='sata0-0-0'/>
 <address type='drive' controller='0' bus='0' target='0' unit='0'/></disk>"""

@@ -45,6 +45,7 @@ def test_the_json_of_an_updated_guest_is_exactly_this() -> None:
                 "ram": "kept",
                 "pause_seconds": 0.0182,
                 "pause_source": "qemu",
+                "halt_seconds": None,
                 "felt_seconds": None,
                 "budget_seconds": 10.0,
                 "over_budget": False,

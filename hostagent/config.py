@@ -115,6 +115,7 @@ class UpdateSettings(_Table):
     converge_seconds: Seconds = 10.0  # and the rest of it, with libvirt's daemon away; the guest still runs
     adopt_definition: YesOrNo = True  # a guest whose RAM was copied into a file starts with such RAM from then on
     rehearse: YesOrNo = True
+    apparmor: YesOrNo = False  # take guests that AppArmor confines: the way for them was never tried
 
 
 class ClockSettings(_Table):

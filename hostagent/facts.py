@@ -157,6 +157,7 @@ class Guest:
     drift: tuple[Difference, ...] = ()  # what hotplug, snapshots and the like changed since its QEMU started
     job: str = ""  # a running domain or block job, in words; "" when none
     security_label: str = ""  # of the process, when one is enforced
+    label_is_taken: bool = False  # it is one that the settings allow to carry over
     snapshots: int = 0
     checkpoints: int = 0
     argv: tuple[str, ...] = ()  # its arguments, had it booted as it is now; () if nothing changed since

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from hostagent.hypervisor import surroundings
+from hostagent.hypervisor import apparmor, surroundings
 from hostagent.hypervisor.descriptors import copy_descriptor
 from hostagent.hypervisor.surroundings import PROC, Surroundings
 
@@ -153,6 +153,9 @@ def _become(order: Order, old: Surroundings, descriptors: dict[int, int], namesp
         # Only now: a process gives up its lock on a file as soon as it closes any descriptor of it.
         fcntl.lockf(pid_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
         _give_up_privileges(old)
+        profile = apparmor.profile_of(old.security_label)
+        if profile:  # after the user was changed: the kernel goes by who opened the file
+            apparmor.exec_label_file().write_text(f"exec {profile}")
         os.execve(order.argv[0], order.argv, dict(entry.split(b"=", 1) for entry in old.environ))  # noqa: S606
     except BaseException as error:  # this is the end of the process: everything must be told
         try:

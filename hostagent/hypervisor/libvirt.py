@@ -19,7 +19,7 @@ from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
-from hostagent.hypervisor import Sender, qemu_conf, surroundings
+from hostagent.hypervisor import Sender, apparmor, qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files
@@ -175,6 +175,7 @@ class LibvirtApi:
             state = GuestState.PAUSED_BY_OWNER
         definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
+        label = surroundings.security_label(process.pid) if process else ""
         now = reconciled(xml, CommandLine.parse(process.argv)) if process else Reconciled(CommandLine("", ()))
         line = now.line if process else None
         return Guest(
@@ -191,7 +192,8 @@ class LibvirtApi:
             ram_files=ram_files(line) if line else (),
             drift=changed_since_boot(xml, line) if line else (),
             job=self._job(domain, xml) if state.active else "",
-            security_label=surroundings.security_label(process.pid) if process else "",
+            security_label=label,
+            label_is_taken=self._config.update.apparmor and bool(apparmor.profile_of(label)),
             snapshots=self._on(domain, "counting its snapshots", lambda: int(domain.snapshotNum())),
             checkpoints=self._on(domain, "counting its checkpoints", lambda: len(domain.listAllCheckpoints())),
             argv=line.argv if line and process and line.argv != process.argv else (),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hostagent import processes
 from hostagent.errors import Failed, NeedsOperator
-from hostagent.hypervisor import LaunchOrder, ProcessId, descriptors, surroundings
+from hostagent.hypervisor import LaunchOrder, ProcessId, apparmor, descriptors, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.qmp import QmpMonitor
 from hostagent.hypervisor.surroundings import PROC
@@ -55,6 +55,8 @@ class HostQemu:
     def launch(self, order: LaunchOrder) -> Launching:
         for log in self._guest_logs.glob("*.log"):
             self._log_ends[log.stem] = log.stat().st_size
+        if label := surroundings.security_label(order.old.pid):
+            apparmor.allow(label, order.argv)
         return Launching(order)
 
     def kill(self, process: ProcessId, within_seconds: float) -> None:

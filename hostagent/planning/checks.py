@@ -93,7 +93,7 @@ def checkpoints(guest: Guest) -> Found:
 
 def security_label(guest: Guest) -> Found:
     """The new QEMU would run unconfined, or be refused its files."""
-    if not guest.security_label:
+    if not guest.security_label or guest.label_is_taken:
         return None
     return Blocker(
         Reason.SECURITY_LABEL,

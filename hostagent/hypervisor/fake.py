@@ -126,13 +126,13 @@ class FakeHost:
 
     # -- guests -----------------------------------------------------------------------------------------------------
 
-    def boot(self, shape: GuestShape, name: str, *, uuid: str = "", transient: bool = False) -> str:
-        """Start a guest through libvirt, which must be up; returns its uuid."""
+    def boot(self, shape: GuestShape, name: str, *, uuid: str = "", transient: bool = False, domain_id: int = 0) -> str:
+        """Start a guest through libvirt, which must be up; returns its uuid. libvirt's number for it may be given."""
         uuid = uuid or str(uuids.uuid5(uuids.NAMESPACE_URL, name))
         with self.world.change() as state:
             pid = state.next_pid
             state.next_pid += _PIDS
-            domain_id = len(state.guests) + 1
+            domain_id = domain_id or len(state.guests) + 1
             words = {"NAME": name, "UUID": uuid, "ID": str(domain_id), "PID": str(pid)}
             words |= {f"VCPU{n}": str(pid + 1 + n) for n in range(shape.vcpus)}
             words["ROOT"] = str(self.world.root)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from hostagent.errors import Failed
@@ -156,10 +155,7 @@ def libvirt_cleans_up(world: World, state: State, uuid: str, why: str) -> None:
     """What libvirt does once it believes that a guest is gone (qemuProcessStop)."""
     guest = state.guests[uuid]
     state.daemon.views.pop(uuid, None)
-    for path, *_ in guest.ram:
-        Path(path).unlink(missing_ok=True)
-        with suppress(OSError):
-            Path(path).parent.rmdir()
+    shutil.rmtree(world.ram_dir(guest), ignore_errors=True)  # whatever is in it
     for name in (f"{guest.name}.xml", f"{guest.name}.pid"):
         (world.libvirt_run / name).unlink(missing_ok=True)
     shutil.rmtree(world.lib_dir(guest), ignore_errors=True)

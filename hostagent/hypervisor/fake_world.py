@@ -256,6 +256,10 @@ class World:
         """The folder with the guest's monitor."""
         return self.root / "lib" / f"domain-{guest.domain_id}-{guest.name}"
 
+    def ram_dir(self, guest: GuestLife) -> Path:
+        """The folder for the guest's RAM files, whether it has any or not."""
+        return self.root / "ram" / "libvirt" / "qemu" / f"{guest.domain_id}-{guest.name}"
+
     def _load(self) -> State:
         path = self.root / "world.json"
         if self._state is None or os.fstat(self._held).st_ino != path.stat().st_ino:

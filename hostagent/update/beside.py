@@ -37,8 +37,7 @@ def prepare(swap: GuestSwap) -> None:
 def _make_room(swap: GuestSwap, ram: NewRam) -> None:
     """The file that its RAM will be in."""
     device, inode = files.make_ram(ram)
-    link = str(files.pin_folder(Path(ram.path)) / swap.ports.token())
-    swap.note(pins=(Pin(ram.path, link, device, inode, ram.size),))
+    swap.note(pins=(Pin(ram.path, ram.link, device, inode, ram.size),))
 
 
 def _new_ram(swap: GuestSwap, line: CommandLine, record: RuntimeRecord, old: ProcessId) -> NewRam | None:
@@ -53,7 +52,9 @@ def _new_ram(swap: GuestSwap, line: CommandLine, record: RuntimeRecord, old: Pro
     if not folder:
         folder = f"{swap.ports.libvirt.memory_backing_dir()}/libvirt/qemu/{record.ram_folder}"
     uid, gid = swap.ports.qemu.owner(old)
-    return NewRam(f"{folder}/{nameless.id}", nameless.size, uid, gid, in_new_folder=not Path(folder).exists())
+    path = f"{folder}/{nameless.id}"
+    link = str(files.pin_folder(Path(path)) / swap.ports.token())
+    return NewRam(path, link, nameless.size, uid, gid, in_new_folder=not Path(folder).exists())
 
 
 def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_path: Path) -> Notes:

@@ -34,6 +34,8 @@ class MadeRam(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def link(self) -> str: ...
+    @property
     def size(self) -> int: ...
     @property
     def uid(self) -> int: ...
@@ -147,9 +149,10 @@ def pin_folder(ram: Path) -> Path:
 def make_ram(made: MadeRam) -> tuple[int, int]:
     """An empty RAM file where libvirt would have put it, for its QEMU's user; device and inode.
 
-    That user may rename what is in the folder above: nothing is followed, and what is changed is held open.
+    It is made under our link's name first: that alone says later which file is ours. QEMU's user may rename what is in
+    the folder above the RAM: nothing is followed, and what is changed is held open.
     """
-    ram, doing = Path(made.path), f"making the RAM file {made.path}"
+    ram, link, doing = Path(made.path), Path(made.link), f"making the RAM file {made.path}"
     with ExitStack() as opened:
 
         def hold(fd: int) -> int:
@@ -157,16 +160,18 @@ def make_ram(made: MadeRam) -> tuple[int, int]:
             return fd
 
         try:
+            links = hold(_open_links(link.parent, doing))
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = hold(os.open(link.name, flags, 0o600, dir_fd=links))
+            os.ftruncate(file, made.size)
+            os.fchown(file, made.uid, made.gid)
             above = hold(os.open(ram.parents[1], _FOLDER))
             if made.in_new_folder:
                 os.mkdir(ram.parent.name, 0o700, dir_fd=above)
             folder = hold(os.open(ram.parent.name, _FOLDER, dir_fd=above))
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = hold(os.open(ram.name, flags, 0o600, dir_fd=folder))
-            os.ftruncate(file, made.size)
-            os.fchown(file, made.uid, made.gid)
             if made.in_new_folder:
                 os.fchown(folder, made.uid, made.gid)
+            os.link(link.name, ram.name, src_dir_fd=links, dst_dir_fd=folder, follow_symlinks=False)
             found = os.fstat(file)
         except FileExistsError as error:
             raise Failed(doing, expected="nothing of that name", found="something") from error
@@ -176,22 +181,46 @@ def make_ram(made: MadeRam) -> tuple[int, int]:
 
 
 def remove_ram(made: MadeRam) -> None:
-    """Give its memory back, and its folder if that is ours. Any number of times."""
-    ram = Path(made.path)
+    """Give its memory back, and its folder if that is ours. Any number of times.
+
+    Only the file that our link names: libvirt counts its guests anew when its daemon starts without any, so that
+    another life of the guest may have its RAM under the same name by now.
+    """
+    ram, link = Path(made.path), Path(made.link)
     try:
-        folder = os.open(ram.parent, _FOLDER)
-        try:
-            with suppress(FileNotFoundError):
-                os.unlink(ram.name, dir_fd=folder)
-        finally:
-            os.close(folder)
+        ours = link.lstat()
+        with suppress(FileNotFoundError):
+            _remove_if(ram, ours)
         if made.in_new_folder:
             with suppress(OSError):
                 ram.parent.rmdir()
+        link.unlink()
     except FileNotFoundError:
-        return
+        return  # it was never made, or is nobody's to take away any more
     except OSError as error:
         raise Failed(f"removing {made.path}", found=error.strerror or str(error)) from error
+    with suppress(OSError):
+        link.parent.rmdir()
+
+
+def _remove_if(path: Path, ours: os.stat_result) -> None:
+    folder = os.open(path.parent, _FOLDER)
+    try:
+        if os.path.samestat(os.stat(path.name, dir_fd=folder, follow_symlinks=False), ours):
+            os.unlink(path.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _open_links(folder: Path, doing: str) -> int:
+    """The folder of our links, made if need be; raises Failed for somebody else's."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    fd = os.open(folder, _FOLDER)
+    if os.fstat(fd).st_uid != os.geteuid():
+        os.close(fd)
+        raise Failed(doing, expected=f"{folder} to be a folder of ours", found="somebody else's")
+    return fd
 
 
 def pin(pinned: Pinned) -> None:
@@ -201,12 +230,8 @@ def pin(pinned: Pinned) -> None:
     """
     link, doing = Path(pinned.link), f"pinning {pinned.ram}"
     try:
-        with suppress(FileExistsError):
-            link.parent.mkdir(mode=0o700)
-        folder = os.open(link.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = _open_links(link.parent, doing)
         try:
-            if os.fstat(folder).st_uid != os.geteuid():
-                raise Failed(doing, expected=f"{link.parent} to be a folder of ours", found="somebody else's")
             with suppress(FileExistsError):
                 os.link(pinned.ram, link.name, dst_dir_fd=folder, follow_symlinks=False)
         finally:

@@ -96,6 +96,7 @@ class NewRam:
     """A file that RAM is copied into, as libvirt would have made it."""
 
     path: str
+    link: str  # ours to it, which is made first
     size: int
     uid: int
     gid: int

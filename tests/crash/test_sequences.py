@@ -148,6 +148,24 @@ def test_all_die_and_the_guest_is_destroyed() -> None:
         assert problems(host, gone={"web1"}) == []
 
 
+COPIED = Scenario(guests=("web1",), copied=("web1",))
+
+
+@pytest.mark.parametrize("words", ["after noted", "step-begun:start", "before step-done:copy", "after step-done:copy"])
+def test_all_die_over_a_copy_and_another_life_has_its_ram_there(words: str) -> None:
+    """libvirt's daemon was started anew without guests, and counts them from 1 again; the guest has file RAM now."""
+    with rig(COPIED) as host:
+        killed(host, words)
+        host.host.destroy(host.uuids["web1"])
+        host.host.daemon_crashes()
+        host.host.somebody_starts_daemon()
+        host.host.boot(shapes.q35(), "web1", domain_id=1)
+        assert host.recover() == ""
+        assert host.host.violations() == []
+        assert (len(running(host)), outcomes(host)["web1"]) == (1, Outcome.GONE)
+        assert not (host.root / "ram" / "hostagent").exists()
+
+
 # -- the disk of the journal is full -----------------------------------------------------------------------------
 
 

@@ -315,6 +315,10 @@ class Ram:
     gid: int = os.getgid()
     in_new_folder: bool = True
 
+    @property
+    def link(self) -> str:
+        return str(Path(self.path).parents[1] / "links" / "t0")
+
 
 def test_a_ram_file_is_sparse_and_private(tmp_path: Path) -> None:
     ram = tmp_path / "1-web1" / "pc.ram"
@@ -333,6 +337,28 @@ def test_a_ram_file_goes_with_the_folder_that_was_made_for_it(tmp_path: Path) ->
         (tmp_path / "1-web1").mkdir(exist_ok=True)
 
 
+def test_ram_of_another_life_stays(tmp_path: Path) -> None:
+    """libvirt's numbers come again once its daemon has started without guests, and so do the names of RAM files."""
+    ram = Ram(str(tmp_path / "1-web1" / "pc.ram"))
+    files.make_ram(ram)
+    (tmp_path / "1-web1" / "pc.ram").unlink()
+    (tmp_path / "1-web1" / "pc.ram").write_text("theirs")
+    for _ in range(2):
+        files.remove_ram(ram)
+        assert names(tmp_path) == ["1-web1"]
+        assert names(tmp_path / "1-web1") == ["pc.ram"]
+
+
+def test_what_was_in_the_way_stays_when_that_is_undone(tmp_path: Path) -> None:
+    (tmp_path / "1-web1").mkdir()
+    (tmp_path / "1-web1" / "pc.ram").write_text("theirs")
+    ram = Ram(str(tmp_path / "1-web1" / "pc.ram"), in_new_folder=False)
+    with pytest.raises(Failed, match="expected nothing of that name"):
+        files.make_ram(ram)
+    files.remove_ram(ram)
+    assert names(tmp_path / "1-web1") == ["pc.ram"]
+
+
 def test_a_folder_with_other_files_stays(tmp_path: Path) -> None:
     ram = Ram(str(tmp_path / "1-web1" / "pc.ram"))
     files.make_ram(ram)
@@ -345,8 +371,10 @@ def test_nothing_that_is_there_becomes_ram(tmp_path: Path) -> None:
     (tmp_path / "1-web1").mkdir()
     (tmp_path / "1-web1" / "pc.ram").write_text("theirs")
     for in_new_folder in (True, False):
+        ram = Ram(str(tmp_path / "1-web1" / "pc.ram"), in_new_folder=in_new_folder)
         with pytest.raises(Failed, match="expected nothing of that name"):
-            files.make_ram(Ram(str(tmp_path / "1-web1" / "pc.ram"), in_new_folder=in_new_folder))
+            files.make_ram(ram)
+        files.remove_ram(ram)
     assert (tmp_path / "1-web1" / "pc.ram").read_text() == "theirs"
 
 

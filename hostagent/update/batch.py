@@ -185,12 +185,25 @@ class Batch:
 
     def _back(self, member: Member, error: HostagentError) -> None:
         try:
+            if _needs_a_door(member):
+                self._make_a_door()
             self.engine.back(UNDONE_AT_ONCE, member.swap, member.progress)
             member.end(Outcome.ROLLED_BACK, error)
         except NeedsOperator as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
         finally:
             member.swap.close_monitors()
+
+    def _make_a_door(self) -> None:
+        """libvirt's daemon ended under a copy: its guest may stand still because of us, and must not wait for it."""
+        self.host.urgent = True
+        try:
+            self.host_progress = self.engine.forward(DETACH, self.host, self.host_progress)
+        except StepFailed as failed:
+            self.host_progress = failed.progress
+            raise NeedsOperator(
+                "reaching a guest's QEMU without libvirt's daemon", found=str(failed.error), hint="hostagent recover"
+            ) from failed
 
     def _gone(self, member: Member, error: HostagentError) -> None:
         """The old QEMU is gone and nothing has its state: clear up what is ours, touch nothing else."""
@@ -309,7 +322,8 @@ def _needs_monitors(member: Member) -> bool:
 def _needs_a_door(member: Member) -> bool:
     """Whether its copy is to be ended, which is done by way of libvirt's daemon, and that is not there."""
     copies = member.active and "copy" in member.progress.open and member.swap.saved is not None
-    return copies and member.swap.old_is_alive() and not member.swap.ports.daemon.is_up()
+    ports = member.swap.ports
+    return copies and member.swap.old_is_alive() and not ports.lock.held() and not ports.daemon.is_up()
 
 
 def _stands_still(member: Member) -> bool:

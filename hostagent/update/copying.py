@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hostagent.errors import Failed
+from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor import Move, MoveStatus, Sender
 from hostagent.update.crossing import check_set_back, check_unblocked, runs_as_noted, set_back, settable, too_busy
 from hostagent.update.pause import Deadline
@@ -55,7 +55,12 @@ def _book_of_writes(swap: GuestSwap, old: Sender) -> Iterator[None]:
         return
     deadline = Deadline.begin(swap.budget_seconds, swap.ports.monotonic)
     swap.note(halted=True)
-    swap.ports.watcher.pausing(deadline.ends)
+    try:
+        runs_as_noted(swap, old)  # once more: whoever paused it meanwhile does not want it to run
+        swap.ports.watcher.pausing(deadline.ends)
+    except HostagentError:
+        swap.note(halted=False)
+        raise
     stopped = swap.ports.monotonic()
     old.halt()
     yield
@@ -123,6 +128,9 @@ def end_copy(swap: GuestSwap) -> None:
     """The copy ends with the new QEMU; then what was set on the old one is taken back. Any number of times."""
     if swap.saved is None:
         return
+    if swap.notes.halted and swap.old_is_alive():  # first: it waits for nothing, as the new one has no whole copy
+        with swap.sender() as old:
+            old.go_on()
     swap.end_new()
     if swap.notes.capabilities is None or not swap.old_is_alive():
         return
@@ -130,8 +138,6 @@ def end_copy(swap: GuestSwap) -> None:
         ends = swap.ports.monotonic() + SETTLE_SECONDS
         while old.move().status is MoveStatus.UNDER_WAY and swap.ports.monotonic() < ends:
             old.wait_sent(WAIT_SECONDS)
-        if swap.notes.halted:
-            old.go_on()
         set_back(old, swap.notes)
         old.drop_ballast()
         check_set_back(swap, old)

@@ -17,7 +17,7 @@ from hostagent.update.journal import GuestRecord, Outcome
 from hostagent.update.recovery import recover
 from tests.crash import shapes
 from tests.crash.judge import outcomes, problems, reason
-from tests.crash.rig import JOURNAL, Points, Rig, Scenario, journal_full, kill_me, rig
+from tests.crash.rig import JOURNAL, WORLD, Points, Rig, Scenario, journal_full, kill_me, rig
 
 ALONE = Scenario(guests=("web1",))
 OLD = 1001  # pid of web1's old QEMU
@@ -164,6 +164,60 @@ def test_all_die_over_a_copy_and_another_life_has_its_ram_there(words: str) -> N
         assert host.host.violations() == []
         assert (len(running(host)), outcomes(host)["web1"]) == (1, Outcome.GONE)
         assert not (host.root / "ram" / "hostagent").exists()
+
+
+# -- a guest that stands still so that its QEMU misses nothing that it writes (update/copying.py) ----------------------
+
+
+def halted(host: Rig, act: Callable[[], None]) -> Points:
+    """`act` once, when web1 first stands still."""
+    points = Points(only=(WORLD,))
+
+    def look() -> None:
+        if living(host)[0].state is RunState.PAUSED:
+            points.act = lambda: None
+            act()
+
+    points.act = look
+    return points
+
+
+def test_libvirt_ends_while_a_guest_stands_still_for_its_copy() -> None:
+    """Nobody would start the daemon again, and the guest would wait for that."""
+    with rig(COPIED) as host:
+        host.update(halted(host, host.host.daemon_crashes))
+        assert running(host) == [OLD]
+        assert (outcomes(host)["web1"], problems(host)) == (Outcome.ROLLED_BACK, [])
+
+
+def test_all_die_while_a_guest_stands_still_for_its_copy_and_the_new_one_cannot_be_ended() -> None:
+    with rig(COPIED) as host:
+        assert host.update_killed(halted(host, kill_me)) == -signal.SIGKILL
+        assert running(host) == []
+        host.host.fault(K.KILL_HANGS, host.uuids["web1"], times=-1)
+        host.recover()
+        assert (running(host), outcomes(host)["web1"]) == ([OLD], Outcome.NEEDS_OPERATOR)
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (Outcome.ROLLED_BACK, [])
+
+
+@pytest.mark.parametrize("words", ["before noted", "after noted"])
+@pytest.mark.parametrize("number", [4, 5])  # the old one's settings, and that it is about to stand still
+def test_its_owner_pauses_it_just_before_it_stands_still_for_its_copy(words: str, number: int) -> None:
+    with rig(COPIED) as host:
+        points, seen = Points(only=(JOURNAL,)), []
+
+        def act() -> None:
+            seen.extend(label for label in points.labels[-1:] if words in label)
+            if len(seen) == number:
+                seen.append("")
+                host.host.pause(host.uuids["web1"])
+
+        points.act = act
+        assert host.update(points) == ""
+        assert (running(host), len(living(host)), host.host.violations()) == ([], 1, [])
+        assert outcomes(host)["web1"] is Outcome.ROLLED_BACK
 
 
 # -- the disk of the journal is full -----------------------------------------------------------------------------

@@ -232,6 +232,24 @@ class FakeHost:
             physics.go_on(self.world, state, state.processes[view.monitor_pid])
             view.state, view.reason = "running", "unpaused"
 
+    def take_link_down(self, uuid: str) -> None:
+        """The owner cuts the guest off its network: `virsh domif-setlink`."""
+        with self.world.change() as state:
+            state.processes[state.daemon.views[uuid].monitor_pid].links_down = ["net0"]
+            self._rewrite(state.guests[uuid], "<alias name='net0'/>", "<link state='down'/><alias name='net0'/>")
+
+    def end_at_reboot(self, uuid: str) -> None:
+        """The owner wants a reboot to end the guest: `virsh set-lifecycle-action`."""
+        with self.world.change() as state:
+            state.processes[state.daemon.views[uuid].monitor_pid].reboot = "shutdown"
+            self._rewrite(state.guests[uuid], "<on_reboot>restart<", "<on_reboot>destroy<")
+
+    def _rewrite(self, guest: GuestLife, old: str, new: str) -> None:
+        """The live XML changes, and with it libvirt's record."""
+        guest.xml = self.world.keep_text(self.world.text(guest.xml).replace(old, new))
+        record = self.world.libvirt_run / f"{guest.name}.xml"
+        record.write_text(record.read_text().replace(old, new))
+
     def somebody_starts_daemon(self) -> None:
         """By hand, by a socket, by a package's script: it stays away while the driver's lock is held."""
         with self.world.change() as state:

@@ -106,6 +106,7 @@ class FakeMonitor:
         with self._asked("block_set_io_throttle") as (_, process):
             process.throttles = {name: int(str(limits["iops"])) for name, limits in wanted.throttles.items()}
             process.polling = dict(wanted.polling)
+            process.links_down, process.reboot = sorted(links_down), reboot
 
     def reconnect_questions(self) -> None:
         with self._asked("query-machines") as (state, process):

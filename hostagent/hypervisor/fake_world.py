@@ -106,6 +106,8 @@ class Process:
     was_running: bool = False  # before it sent its state
     stopped_ns: int = 0
     resumed_ns: int = 0
+    links_down: list[str] = field(default_factory=list)  # its network cards that hear nothing
+    reboot: str = "reset"  # what it does when the guest reboots
 
 
 @dataclass

@@ -154,6 +154,12 @@ class RuntimeRecord:
         """The name of the guest's folder for RAM files: libvirt's short name of it, as in its other folders."""
         return self.lib_dir.rpartition("/")[2].removeprefix("domain-")
 
+    @property
+    def live_xml(self) -> str:
+        """The live XML in it, with libvirt's private data."""
+        whole = one(self.root, "domain").whole
+        return self.data[whole.start : whole.end].decode()
+
     def adopted(self) -> Self:
         """The record of the same guest with its RAM in shared files, every other byte as it was.
 

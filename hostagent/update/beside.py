@@ -114,9 +114,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         old_pid_file=str(record_path.with_suffix(f".{token}-old")),
         flags=agreement.flags(swap, guest, record),
         live_xml=swap.ports.libvirt.live_xml(swap.uuid),
-        links_down=tuple(device.alias for device in guest.definition.devices if "link-down" in device.marks),
         display=display,
-        reboot="shutdown" if guest.definition.on_reboot == "destroy" else "reset",
         new_ram=new_ram,
         loses_writes=new_ram is not None and _loses_writes(line, guest.qemu),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
 from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, RunState, Sender
+from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.pause import Deadline, measured
@@ -53,9 +54,17 @@ def reconcile(swap: GuestSwap) -> None:
 
 
 def _set_again(swap: GuestSwap, old: Monitor, new: Monitor) -> None:
-    """Before the state crosses: the guest never runs without its limits, and nothing of it is in the pause."""
+    """Before the state crosses: the guest never runs without its limits, and nothing of it is in the pause.
+
+    As it is now: since the guest was looked at, its owner may have taken a link down.
+    """
     wanted = old.uncarried()
-    new.set_again(wanted, links_down=swap.notes.links_down, reboot=swap.notes.reboot)
+    now = read_definition(RuntimeRecord.parse(files.read_private(Path(swap.notes.kept_record))).live_xml)
+    new.set_again(
+        wanted,
+        links_down=tuple(device.alias for device in now.devices if "link-down" in device.marks),
+        reboot="shutdown" if now.on_reboot == "destroy" else "reset",
+    )
     if (found := new.uncarried()) != wanted:
         raise Failed(f"{swap.name}: setting I/O limits and the like again", expected=str(wanted), found=str(found))
 

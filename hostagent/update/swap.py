@@ -135,9 +135,7 @@ class Notes:
     old_pid_file: str  # a link to the old one's, until there is no way back
     flags: tuple[str, ...]  # capability flags for the record
     live_xml: str
-    links_down: tuple[str, ...] = ()  # network cards whose link its owner has taken down
     display: str = ""  # socket at which the new one's VNC display waits for the old one to leave
-    reboot: str = "reset"  # what its QEMU was told to do when it reboots
     new_ram: NewRam | None = None  # of a guest whose RAM is copied
     loses_writes: bool = False  # see copying.py: its QEMU does not see all that the guest writes meanwhile
     halted: bool = False  # it stands still because of us, with libvirt's daemon there

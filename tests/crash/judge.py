@@ -101,6 +101,10 @@ def _runs_well(rig: Rig, state: State, guest: GuestLife, living: list[Process], 
         yield f"{name} is left with {process.parameters}"
     if (process.throttles, process.polling) != (THROTTLES, POLLING):
         yield f"{name} is left without its limits: {process.throttles}, {process.polling}"
+    xml = rig.host.world.text(guest.xml)
+    wanted_at = (["net0"] * ("<link state='down'/>" in xml), "shutdown" if "<on_reboot>destroy<" in xml else "reset")
+    if (process.links_down, process.reboot) != wanted_at:
+        yield f"{name} is left with links down {process.links_down}, at reboot {process.reboot}, not {wanted_at}"
     for tap in process.taps.values():
         if state.taps[tap] != RIGHT_TAP:
             yield f"tap {tap} of {name} is left with {state.taps[tap]}"

@@ -166,6 +166,20 @@ def test_all_die_over_a_copy_and_another_life_has_its_ram_there(words: str) -> N
         assert not (host.root / "ram" / "hostagent").exists()
 
 
+SETS = ("take_link_down", "end_at_reboot")
+
+
+@pytest.mark.parametrize("does", SETS)
+@pytest.mark.parametrize(
+    "words", ["before step-begun:prepare", "step-begun:start", "step-done:copy", "step-begun:detach"]
+)
+def test_its_owner_changes_what_the_state_does_not_carry(words: str, does: str) -> None:
+    """A copy takes minutes: a guest that was cut off its network meanwhile must stay so."""
+    with rig(COPIED) as host:
+        host.update(when(words, lambda: getattr(host.host, does)(host.uuids["web1"])))
+        assert (outcomes(host)["web1"], problems(host)) == (Outcome.UPDATED, [])
+
+
 # -- a guest that stands still so that its QEMU misses nothing that it writes (update/copying.py) ----------------------
 
 

@@ -147,6 +147,21 @@ def _interfaces(root: Element, command_line: CommandLine) -> Iterator[Difference
             yield Difference(f"interface {alias} with MAC {macs[alias]}, as it booted", f"MAC {mac} now")
 
 
+def network_cards(live_xml: str) -> tuple[str, ...]:
+    """Each card with what stays as long as it is plugged in: its tap, MAC and model, and its place."""
+    return tuple(
+        " ".join(
+            (
+                alias_of(nic),
+                *(attribute(nic.find(name), key) for name, key in (("target", "dev"), ("mac", "address"))),
+                attribute(nic.find("model"), "type"),
+                *(attribute(nic.find("address"), key) for key in ("domain", "bus", "slot", "function")),
+            )
+        )
+        for nic in parse(live_xml).iterfind("devices/interface")
+    )
+
+
 def _sizes(root: Element, command_line: CommandLine) -> Iterator[Difference]:
     vcpus = current_vcpus(root)
     if vcpus != command_line.vcpus:

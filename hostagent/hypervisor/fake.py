@@ -244,6 +244,27 @@ class FakeHost:
             state.processes[state.daemon.views[uuid].monitor_pid].reboot = "shutdown"
             self._rewrite(state.guests[uuid], "<on_reboot>restart<", "<on_reboot>destroy<")
 
+    def unplug_card(self, uuid: str) -> None:
+        """The owner takes the network card out: `virsh detach-interface`."""
+        with self.world.change() as state:
+            guest, process = state.guests[uuid], state.processes[state.daemon.views[uuid].monitor_pid]
+            process.taps.clear()
+            argv = self.world.argv(process)
+            at = argv.index("-netdev")
+            process.argv = self.world.keep_text(json.dumps((*argv[:at], *argv[at + 4 :])))
+            for text in (self.world.text(guest.xml), (self.world.libvirt_run / f"{guest.name}.xml").read_text()):
+                for found in re.findall(r"(?s) *<interface.*?</interface>\n", text):
+                    self._rewrite(guest, found, "")
+
+    def change_card(self, uuid: str) -> None:
+        """The owner takes the network card out and puts the same one in again: it has another tap then."""
+        with self.world.change() as state:
+            guest, process = state.guests[uuid], state.processes[state.daemon.views[uuid].monitor_pid]
+            process.taps = {_TAP + 9: "vnet9"}
+            state.taps["vnet9"] = physics.RIGHT_TAP
+            self._rewrite(guest, f"<target dev='vnet{guest.domain_id - 1}'/>", "<target dev='vnet9'/>")
+            self._rewrite(guest, "<target dev='vnet0'/>", "<target dev='vnet9'/>")
+
     def _rewrite(self, guest: GuestLife, old: str, new: str) -> None:
         """The live XML changes, and with it libvirt's record."""
         guest.xml = self.world.keep_text(self.world.text(guest.xml).replace(old, new))

@@ -169,8 +169,10 @@ class FakeQemu:
 
     def put_taps(self, process: ProcessId, settings: Mapping[int, str]) -> None:
         with self.world.change() as state:
+            found = _found(state, process)
             for fd, text in settings.items():
-                state.taps[_tap(state, process, fd)] = text
+                if found is None or fd in found.taps:
+                    state.taps[_tap(state, process, fd)] = text
 
     @contextmanager
     def keeping_taps(self, process: ProcessId, settings: Mapping[int, str]) -> Iterator[None]:

@@ -193,6 +193,8 @@ class HostQemu:
 
     def put_taps(self, process: ProcessId, settings: Mapping[int, str]) -> None:
         for fd, text in settings.items():
+            if _target(surroundings.PROC / str(process.pid) / "fd" / str(fd)) != "/dev/net/tun":
+                continue  # its card was taken out meanwhile
             length, offloads = (int(word) for word in text.split())
             with _copied(process, fd) as tap:
                 descriptors.set_tap_header_length(tap, length)

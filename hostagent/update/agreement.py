@@ -8,6 +8,7 @@ from hostagent.arguments.command_line import CommandLine, DescriptorKind, Descri
 from hostagent.errors import Failed
 from hostagent.facts import Guest
 from hostagent.hypervisor import Inventory
+from hostagent.hypervisor.domain_xml import network_cards
 from hostagent.libvirt_files.capability_cache import CapabilityCache, flags_blocker
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.plan import Blocker
@@ -77,6 +78,11 @@ def same_guest(name: str, old: Inventory, new: Inventory, line: CommandLine) -> 
     _equal(name, "vCPUs", sorted(old.vcpu_threads), sorted(new.vcpu_threads))
     _equal(name, "memory devices", [], [*old.memory_devices, *new.memory_devices])
     _equal(name, "block jobs", [], list(old.jobs))
+
+
+def same_cards(name: str, before: str, now: str) -> None:
+    """Network cards by two live XMLs: one that was taken out and put in again has another tap, or another place."""
+    _equal(name, "network cards", network_cards(before), network_cards(now))
 
 
 def _equal(name: str, what: str, expected: object, found: object) -> None:

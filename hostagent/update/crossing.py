@@ -41,6 +41,7 @@ def reconcile(swap: GuestSwap) -> None:
     ours, theirs = old.inventory(), new.inventory()
     agreement.same_guest(swap.name, ours, theirs, CommandLine.parse(swap.notes.argv))
     agreement.same_logs(swap, ours, theirs)
+    agreement.same_cards(swap.name, swap.notes.live_xml, _live_xml(swap))
     swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
     if not swap.copies:  # of which nothing can be set any more
         swap.note(capabilities=dict(old.capabilities()), parameters=settable(old))
@@ -59,7 +60,7 @@ def _set_again(swap: GuestSwap, old: Monitor, new: Monitor) -> None:
     As it is now: since the guest was looked at, its owner may have taken a link down.
     """
     wanted = old.uncarried()
-    now = read_definition(RuntimeRecord.parse(files.read_private(Path(swap.notes.kept_record))).live_xml)
+    now = read_definition(_live_xml(swap))
     new.set_again(
         wanted,
         links_down=tuple(device.alias for device in now.devices if "link-down" in device.marks),
@@ -67,6 +68,11 @@ def _set_again(swap: GuestSwap, old: Monitor, new: Monitor) -> None:
     )
     if (found := new.uncarried()) != wanted:
         raise Failed(f"{swap.name}: setting I/O limits and the like again", expected=str(wanted), found=str(found))
+
+
+def _live_xml(swap: GuestSwap) -> str:
+    """As libvirt left it when it went away."""
+    return RuntimeRecord.parse(files.read_private(Path(swap.notes.kept_record))).live_xml
 
 
 def check_unblocked(swap: GuestSwap, old: Sender) -> None:

@@ -180,6 +180,15 @@ def test_its_owner_changes_what_the_state_does_not_carry(words: str, does: str) 
         assert (outcomes(host)["web1"], problems(host)) == (Outcome.UPDATED, [])
 
 
+@pytest.mark.parametrize("does", ["unplug_card", "change_card"])
+@pytest.mark.parametrize("words", ["before step-done:start", "step-done:copy", "step-begun:detach"])
+def test_its_owner_takes_its_network_card_out(words: str, does: str) -> None:
+    """The tap is gone with it: there is none to put right, and the new QEMU's leads nowhere."""
+    with rig(COPIED) as host:
+        assert host.update(when(words, lambda: getattr(host.host, does)(host.uuids["web1"]))) == ""
+        assert (outcomes(host)["web1"], problems(host)) == (Outcome.ROLLED_BACK, []), reason(host, "web1")
+
+
 # -- a guest that stands still so that its QEMU misses nothing that it writes (update/copying.py) ----------------------
 
 

@@ -15,6 +15,7 @@ from hostagent.hypervisor.live_definition import (
     current_vcpus,
     devices,
     parse,
+    pci_place,
     qualified,
     size,
     source_of,
@@ -30,6 +31,7 @@ def changed_since_boot(live_xml: str, command_line: CommandLine) -> tuple[Differ
     root = parse(live_xml)
     return (
         *_devices(root, command_line),
+        *_places(root, command_line),
         *_disks(root, command_line),
         *_interfaces(root, command_line),
         *_sizes(root, command_line),
@@ -44,6 +46,18 @@ def _devices(root: Element, command_line: CommandLine) -> Iterator[Difference]:
             yield Difference("only devices that the guest booted with", f"{device.tag} {alias}, added since")
     for alias in sorted(at_boot - now.keys()):
         yield Difference(f"device {alias}, which the guest booted with", "no such device now")
+
+
+def _places(root: Element, command_line: CommandLine) -> Iterator[Difference]:
+    """One that was plugged out, and another in, under the same name."""
+    now: dict[str, list[str]] = {}  # the parts of a USB controller have one name
+    for device in devices(root):
+        if place := pci_place(root, device):
+            now.setdefault(alias_of(device), []).append(" ".join(place))
+    for item in command_line.named("device"):
+        booted, places = f"{item.get('bus')} {item.get('addr')}", now.get(item.get("id"), [])
+        if item.has("bus") and item.has("addr") and places and booted not in places:
+            yield Difference(f"device {item.get('id')} at {booted}, as it booted", f"it is at {places[0]} now")
 
 
 def _built_in(device: Element, root: Element) -> bool:

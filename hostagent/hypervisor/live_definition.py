@@ -112,6 +112,19 @@ def source_of(element: Element | None) -> str:
     return next((source.get(name, "") for name in names if source.get(name)), "")
 
 
+def pci_place(root: Element, device: Element) -> tuple[str, str] | None:
+    """QEMU's bus and addr of a PCI device; None for any other."""
+    address = device.find("address")
+    if address is None or address.get("type") != "pci":
+        return None
+    numbers = {name: int(address.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")}
+    controllers = {item.get("index"): alias_of(item) for item in root.iterfind("devices/controller[@type='pci']")}
+    bus = controllers.get(str(numbers["bus"]))
+    if not bus or numbers["domain"]:
+        return None
+    return bus, f"0x{numbers['slot']:x}" + (f".0x{numbers['function']:x}" if numbers["function"] else "")
+
+
 def _ram(root: Element) -> RamBacking:
     if root.find("memoryBacking/hugepages") is not None:
         return RamBacking.HUGE_PAGES

@@ -7,14 +7,17 @@ as it was, and `changed_since_boot` names it.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
 from hostagent.arguments.command_line import CPU_DEVICE, CommandLine
 from hostagent.arguments.qemu_options import Option, read_options
-from hostagent.hypervisor.live_definition import alias_of, attribute, parse, source_of
+from hostagent.hypervisor.live_definition import alias_of, attribute, parse, pci_place, source_of
 
+_NODE = re.compile(r"libvirt-\d+-(storage|format)")  # an image of a disk; others are firmware, or filters above one
+_OF_ALL_IMAGES = ("discard", "detect-zeroes", "cache")  # what libvirt says of a disk's images in its <driver>
 _STORAGE_DRIVERS = {"file": "file", "block": "host_device"}
 _DISK_ELEMENTS = frozenset(("driver", "source", "backingStore", "target", "alias", "address", "readonly", "iotune"))
 _NIC_ELEMENTS = frozenset(("mac", "source", "target", "model", "driver", "alias", "address", "link", "bandwidth"))
@@ -37,8 +40,10 @@ class _Image:
     """One of a disk's chain of images."""
 
     index: str
+    kind: str  # libvirt's word for where it is: "file", "block"
     format: str
     source: str
+    plain: bool  # nothing but its name is said of where it is
 
     @property
     def storage_node(self) -> str:
@@ -119,10 +124,15 @@ def _with_disk(options: list[Option], root: Element, disk: Element) -> list[Opti
         return [*options[:at], _ejected(device), *options[at + 1 :]]
     if not images or disk.find("mirror") is not None or any(not image.index for image in images):
         return options
+    if at is not None and device is not None and device.kind != "ide-cd" and not _is_of(options, device, images):
+        return options
     if device is None or device.kind not in ("virtio-blk-pci", "ide-cd") or not device.words[-1].startswith("{"):
         return options
     nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
     if any(not item.words[-1].startswith("{") for item in nodes.values()):
+        return options
+    added = [image for image in images if image.storage_node not in nodes]
+    if any(image.kind not in _STORAGE_DRIVERS or not image.plain for image in added):
         return options
     chain = list(_nodes(disk, images, nodes))
     own = {item.get("node-name") for item in chain}
@@ -132,33 +142,48 @@ def _with_disk(options: list[Option], root: Element, disk: Element) -> list[Opti
     return [*rest[:place], *chain, changed, *rest[place + (at is not None) :]]
 
 
+def _is_of(options: list[Option], device: Option, images: list[_Image]) -> bool:
+    """Whether a device that the guest booted with is still this disk: one of its images was there.
+
+    Another disk may have its name by now, with other properties. And nobody has tried filters above the images.
+    """
+    known = {item.get("node-name") for item in options if item.name == "blockdev"}
+    is_image = _NODE.fullmatch(device.get("drive")) is not None
+    return is_image and any(image.storage_node in known for image in images)
+
+
 def _chain(disk: Element) -> Iterator[_Image]:
     """The disk's image and those below it, top first."""
     image: Element | None = disk
     while image is not None and source_of(image):  # an empty drive has a source without a name
         index = attribute(image.find("source"), "index") or image.get("index", "")
         driver, form = attribute(image.find("driver"), "type"), attribute(image.find("format"), "type")
-        yield _Image(index, driver or form or "raw", source_of(image))
+        source = image.find("source")
+        plain = source is not None and len(source) == 0 and set(source.keys()) <= {"file", "dev", "index"}
+        yield _Image(index, image.get("type", ""), driver or form or "raw", source_of(image), plain)
         image = image.find("backingStore")
 
 
 def _nodes(disk: Element, images: list[_Image], known: Mapping[str, Option]) -> Iterator[Option]:
     """The nodes of a chain, the lowest first: those that are there already, others after the disk's own."""
     pattern = next((known[image.storage_node] for image in reversed(images) if image.storage_node in known), None)
+    above = next((known[image.format_node] for image in images if image.format_node in known), pattern)
+    of_all = {name: value for name, value in _properties(above).items() if name in _OF_ALL_IMAGES} if above else {}
     below: str | None = None
     for image in reversed(images):
         top = image is images[0]
         writable = top and disk.find("readonly") is None
         storage = known.get(image.storage_node)
-        if storage is None or storage.get("filename") != image.source:
-            storage = _storage(disk, image, pattern)
+        if storage is None:
+            storage = _storage(image, pattern)
         form = known.get(image.format_node)
         if form is None and storage is known.get(image.storage_node) and image.format == "raw" and below is None:
-            yield storage  # libvirt 10 gives a raw image no node of its own
+            # libvirt 10 gives a raw image no node of its own
+            yield _changed(storage, **{"read-only": not writable}) if storage.has("read-only") else storage
             below = image.storage_node
             continue
         yield storage
-        properties = _properties(form) if form is not None else {"node-name": image.format_node}
+        properties = _properties(form) if form is not None else {"node-name": image.format_node, **of_all}
         properties |= {"read-only": not writable, "driver": image.format, "file": image.storage_node}
         if image.format == "qcow2":
             properties["backing"] = below
@@ -173,17 +198,17 @@ def _ejected(device: Option) -> Option:
     return _option("device", {name: value for name, value in _properties(device).items() if name != "drive"})
 
 
-def _storage(disk: Element, image: _Image, pattern: Option | None) -> Option:
-    properties: Properties = {
-        "driver": _STORAGE_DRIVERS.get(disk.get("type", ""), disk.get("type", "")),
+def _storage(image: _Image, pattern: Option | None) -> Option:
+    own: Properties = {
+        "driver": _STORAGE_DRIVERS[image.kind],
         "filename": image.source,
         "node-name": image.storage_node,
         "auto-read-only": True,
         "discard": "unmap",
     }
-    if pattern is not None:
-        properties = {**_properties(pattern), "filename": image.source, "node-name": image.storage_node}
-    return _option("blockdev", properties)
+    like = _properties(pattern) if pattern is not None else {}
+    like.pop("read-only", None)  # its format node says that
+    return _option("blockdev", {**like, **own})
 
 
 def _plugged_disk(root: Element, disk: Element) -> Option | None:
@@ -191,10 +216,12 @@ def _plugged_disk(root: Element, disk: Element) -> Option | None:
     driver = disk.find("driver")
     plain = (
         disk.get("device", "disk") == "disk"
+        and set(disk.keys()) <= {"type", "device"}
         and disk.get("type") in _STORAGE_DRIVERS
         and attribute(disk.find("target"), "bus") == "virtio"
         and {child.tag for child in disk} <= _DISK_ELEMENTS
         and set(driver.keys() if driver is not None else ()) <= {"name", "type"}
+        and (driver is None or len(driver) == 0)
     )
     place = _place(root, disk)
     if not plain or place is None:
@@ -218,7 +245,10 @@ def _without_unused_nodes(options: list[Option]) -> Iterator[Option]:
         if name in nodes and name not in used:
             used.add(name)
             open_names += [nodes[name].get("file"), nodes[name].get("backing")]
-    yield from (item for item in options if item.name != "blockdev" or item.get("node-name") in used)
+    for item in options:
+        name = item.get("node-name")
+        if item.name != "blockdev" or name in used or not _NODE.fullmatch(name):
+            yield item
 
 
 # -- network cards -------------------------------------------------------------------------------------------
@@ -263,17 +293,11 @@ def _free_number(options: list[Option]) -> int:
 
 
 def _place(root: Element, device: Element) -> Properties | None:
-    """Bus and slot of a PCI device; None for any other."""
-    address = device.find("address")
-    if address is None or address.get("type") != "pci":
+    """Bus and slot of a PCI device that has its slot for itself; None for any other."""
+    place = pci_place(root, device)
+    if place is None or attribute(device.find("address"), "multifunction") == "on":
         return None
-    numbers = {name: int(address.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")}
-    controllers = {item.get("index"): alias_of(item) for item in root.iterfind("devices/controller[@type='pci']")}
-    bus = controllers.get(str(numbers["bus"]))
-    if not bus or numbers["domain"] or address.get("multifunction") == "on":
-        return None
-    function = f".0x{numbers['function']:x}" if numbers["function"] else ""
-    return {"bus": bus, "addr": f"0x{numbers['slot']:x}{function}"}
+    return {"bus": place[0], "addr": place[1]}
 
 
 def _properties(option: Option) -> Properties:

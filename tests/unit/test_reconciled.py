@@ -181,3 +181,124 @@ def test_a_disk_that_is_not_plain_stays_named(old: str, new: str) -> None:
     changed = xml.replace(old, new)
     line = reconciled(changed, CommandLine.parse(sampled.argv("hot-nic"))).line
     assert "disk virtio-disk7, added since" in [item.found for item in changed_since_boot(changed, line)]
+
+
+# -- what would be another guest ---------------------------------------------------------------------------------
+
+
+def changed(name: str, *words: tuple[str, str]) -> tuple[str, list[str]]:
+    """A sample's live XML and argument list, with words of both replaced."""
+    xml, argv = sampled.xml(name), list(now(name).argv)
+    for old, new in words:
+        assert old in xml or any(old in word for word in argv)
+        xml, argv = xml.replace(old, new), [word.replace(old, new) for word in argv]
+    return xml, argv
+
+
+@pytest.mark.parametrize("slot", ["0x00", "0x03"])
+def test_another_disk_under_the_same_name_does_not_get_the_first_one_s_properties(slot: str) -> None:
+    """It was plugged out and another in: whether that has the same serial number, queues or slot, nobody knows."""
+    xml, argv = changed("hot-nic", ('"id":"virtio-disk7"', '"id":"virtio-disk7","serial":"first"'))
+    xml = xml.replace("hot.qcow2' index='2'", "second.qcow2' index='9'")
+    xml = xml.replace("bus='0x07' slot='0x00'", f"bus='0x07' slot='{slot}'")
+    line = reconciled(xml, CommandLine.parse(argv)).line
+    assert changed_since_boot(xml, line)
+
+
+def test_a_device_in_another_place_is_named() -> None:
+    xml = sampled.xml("hot-before").replace("bus='0x01' slot='0x00'", "bus='0x01' slot='0x05'")
+    assert xml != sampled.xml("hot-before")
+    assert changed_since_boot(xml, now("hot-before"))
+
+
+def test_an_image_on_top_is_cached_and_discards_as_the_one_below() -> None:
+    """libvirt gives every image of a disk the same cache mode, and says so to whoever asks if it may migrate."""
+    mode = '"cache":{"direct":true,"no-flush":false}'
+    argv = [
+        word.replace('"discard":"unmap"', f'"discard":"unmap",{mode}').replace(
+            '"driver":"qcow2"', f'"discard":"unmap","detect-zeroes":"unmap",{mode},"driver":"qcow2"'
+        )
+        for word in sampled.argv("snapshot")
+    ]
+    line = reconciled(sampled.xml("snapshot"), CommandLine.parse(argv)).line
+    nodes = {item.get("node-name"): item for item in line.named("blockdev")}
+    for name in ("cache.direct", "cache.no-flush", "discard", "detect-zeroes"):
+        assert nodes["libvirt-3-format"].get(name) == nodes["libvirt-1-format"].get(name) != "", name
+    assert nodes["libvirt-3-storage"].get("cache.direct") == "on"
+
+
+def test_an_image_in_a_file_above_one_on_a_device_is_a_file() -> None:
+    argv = [
+        word.replace(
+            '"driver":"file","filename":"/var/lib/libvirt/images/guest27.qcow2"',
+            '"driver":"host_device","filename":"/dev/vg/guest27"',
+        )
+        for word in sampled.argv("snapshot")
+    ]
+    xml = sampled.xml("snapshot").replace(
+        "<backingStore type='file' index='1'>", "<backingStore type='block' index='1'>"
+    )
+    xml = xml.replace("<source file='/var/lib/libvirt/images/guest27.qcow2'/>", "<source dev='/dev/vg/guest27'/>")
+    nodes = {node.name: node for node in reconciled(xml, CommandLine.parse(argv)).line.block_nodes()}
+    assert nodes["libvirt-1-storage"].driver == "host_device"
+    assert nodes["libvirt-3-storage"].driver == "file"
+
+
+def test_a_raw_image_below_another_is_not_written_to() -> None:
+    """libvirt 10 gives a raw image no format node: what says read-only is on its storage then."""
+    argv = sampled.argv("snapshot")
+    at = next(n for n, word in enumerate(argv) if '"node-name":"libvirt-1-format"' in word)
+    argv = [
+        word.replace("libvirt-1-format", "libvirt-1-storage").replace('"auto-read-only":true', '"read-only":false')
+        for word in (*argv[: at - 1], *argv[at + 1 :])
+    ]
+    xml = sampled.xml("snapshot").replace("<format type='qcow2'/>", "<format type='raw'/>", 1)
+    line = reconciled(xml, CommandLine.parse(argv)).line
+    nodes = {node.name: node for node in line.block_nodes()}
+    assert nodes["libvirt-3-format"].backing == "libvirt-1-storage"
+    assert nodes["libvirt-1-storage"].read_only
+
+
+HOT_DISK = (
+    "<disk type='file' device='disk'>\n      <driver name='qemu' type='qcow2'/>\n"
+    "      <source file='/var/lib/libvirt/images/hot.qcow2' index='2'/>"
+)
+METADATA = "<driver name='qemu' type='qcow2'><metadata_cache><max_size>1</max_size></metadata_cache></driver>"
+SLICE = "index='2'><slices><slice type='storage' offset='4096' size='65536'/></slices></source>"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("device='disk'>", "device='disk' model='virtio-transitional'>"),
+        ("index='2'/>", SLICE),
+        ("<driver name='qemu' type='qcow2'/>", METADATA),
+    ],
+)
+def test_a_plugged_disk_with_more_to_it_stays_named(old: str, new: str) -> None:
+    xml = sampled.xml("hot-nic")
+    assert HOT_DISK in xml
+    xml = xml.replace(HOT_DISK, HOT_DISK.replace(old, new))
+    line = reconciled(xml, CommandLine.parse(sampled.argv("hot-nic"))).line
+    assert "disk virtio-disk7, added since" in [item.found for item in changed_since_boot(xml, line)]
+
+
+def test_a_filter_above_the_images_stays_named() -> None:
+    """<driver copy_on_read='on'>: nobody has tried it, and the list must not lose it unsaid."""
+    node = '{"driver":"copy-on-read","node-name":"libvirt-CoR-vda","file":"libvirt-1-format"}'
+    argv = sampled.argv("hot-before")
+    at = next(n for n, word in enumerate(argv) if '"drive":"libvirt-1-format"' in word)
+    argv[at] = argv[at].replace('"drive":"libvirt-1-format"', '"drive":"libvirt-CoR-vda"')
+    argv[at - 1 : at - 1] = ["-blockdev", node]
+    line = reconciled(sampled.xml("hot-before"), CommandLine.parse(argv)).line
+    assert list(line.argv) == argv
+    assert blockers(line)
+
+
+def test_firmware_images_stay_in_the_list() -> None:
+    argv = [
+        *sampled.argv("hot-before"),
+        "-blockdev",
+        '{"driver":"file","filename":"/usr/share/OVMF/OVMF_CODE.fd","node-name":"libvirt-pflash0-storage"}',
+    ]
+    assert list(reconciled(sampled.xml("hot-before"), CommandLine.parse(argv)).line.argv) == argv

@@ -131,6 +131,7 @@ def end_copy(swap: GuestSwap) -> None:
     if swap.notes.halted and swap.old_is_alive():  # first: it waits for nothing, as the new one has no whole copy
         with swap.sender() as old:
             old.go_on()
+        swap.ports.watcher.running()
     swap.end_new()
     if swap.notes.capabilities is None or not swap.old_is_alive():
         return

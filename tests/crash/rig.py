@@ -78,6 +78,19 @@ class Points:
 
 
 @dataclass
+class WatchingGuard(NoWatcher):
+    """Who would end the updater when a guest stands still past `until`."""
+
+    until: float | None = None
+
+    def pausing(self, until: float) -> None:
+        self.until = until
+
+    def running(self) -> None:
+        self.until = None
+
+
+@dataclass
 class WatchedJournal:
     """The journal in its file, with a point before and after each write."""
 
@@ -111,6 +124,7 @@ class Rig:
     scenario: Scenario
     uuids: dict[str, str]
     tokens: Iterator[int] = field(default_factory=count)
+    guard: WatchingGuard = field(default_factory=WatchingGuard)
 
     watched: ClassVar[list[tuple[Rig, Points]]] = []  # whose file operations are points now
 
@@ -189,7 +203,7 @@ class Rig:
                 journal=WatchedJournal(journal, points),
                 clock=self.host.clock,
                 config=self._config(),
-                watcher=NoWatcher(),
+                watcher=self.guard,
                 token=lambda: f"t{next(self.tokens)}",
             )
         finally:

@@ -225,6 +225,19 @@ def test_all_die_while_a_guest_stands_still_for_its_copy_and_the_new_one_cannot_
         assert (outcomes(host)["web1"], problems(host)) == (Outcome.ROLLED_BACK, [])
 
 
+def test_the_guard_hears_that_a_guest_goes_on_whose_copy_did_not_begin() -> None:
+    """Else it ends the updater some seconds later, in the midst of the others' copies."""
+    with rig(COPIED) as host:
+
+        def act() -> None:
+            (new,) = (one for one in living(host) if one.pid != OLD)
+            host.host.kill(new.pid)
+
+        assert host.update(halted(host, act)) == ""
+        assert (outcomes(host)["web1"], problems(host)) == (Outcome.ROLLED_BACK, [])
+        assert host.guard.until is None
+
+
 @pytest.mark.parametrize("words", ["before noted", "after noted"])
 @pytest.mark.parametrize("number", [4, 5])  # the old one's settings, and that it is about to stand still
 def test_its_owner_pauses_it_just_before_it_stands_still_for_its_copy(words: str, number: int) -> None:

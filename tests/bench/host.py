@@ -32,9 +32,11 @@ security_driver = "none"
 """
 DEFINITIONS = Path("/etc/libvirt/qemu")
 RUNTIME = Path("/run/libvirt/qemu")
-LIBVIRTD_START = ["/usr/sbin/libvirtd", "-d"]
-"""Comes back once libvirtd answers; it then runs on its own."""
-LIBVIRTD_PID = Path("/run/libvirtd.pid")
+DAEMON = os.environ.get("HOSTAGENT_BENCH_DAEMON", "libvirtd")
+"""Who has the guests: libvirtd, or virtqemud. The others of the modular daemons are not there."""
+LIBVIRTD_START = [f"/usr/sbin/{DAEMON}", "-d"]
+"""Comes back once it answers; it then runs on its own."""
+LIBVIRTD_PID = Path(f"/run/{DAEMON}.pid")
 VIRTLOGD_START = ["/usr/sbin/virtlogd", "-d"]
 VIRTLOGD_PID = Path("/run/virtlogd.pid")
 DISK_SIZE = "64M"

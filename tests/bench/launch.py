@@ -9,10 +9,11 @@ import secrets
 import signal
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 
 from tests.bench import cgroups
-from tests.bench.paths import BENCH, PROJECT
+from tests.bench.paths import BENCH, LIBVIRT, PROJECT, ROOTFS
 from tests.bench.syscalls import die_with_parent
 
 NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup")
@@ -22,15 +23,30 @@ NAME_VARIABLE = "HOSTAGENT_BENCH_NAME"
 """Environment: what to name the bench, for a caller that looks for it afterwards (left_over.py)."""
 
 
+class Daemon(StrEnum):
+    """libvirt's daemon that has the guests: the one for everything, or the QEMU driver's own (libvirt, "daemons")."""
+
+    LIBVIRTD = "libvirtd"
+    VIRTQEMUD = "virtqemud"
+
+
 def new_name() -> str:
     return f"{cgroups.NAME}{secrets.token_hex(4)}"
 
 
-def run_inside(command: list[str], *, keep: Path | None = None, kvm_node: bool = False) -> int:
+def run_inside(
+    command: list[str],
+    *,
+    keep: Path | None = None,
+    kvm_node: bool = False,
+    rootfs: Path = ROOTFS[LIBVIRT],
+    daemon: Daemon = Daemon.LIBVIRTD,
+) -> int:
     """Runs the command in a new bench and gives its exit code.
 
     keep: a folder for what the command changed in the root file system, instead of forgetting it.
     kvm_node: whether the bench has /dev/kvm.
+    rootfs: what the root file system is an overlay of.
     """
     groups = cgroups.create(os.environ.get(NAME_VARIABLE) or new_name())
     janitor = _start_janitor(groups)
@@ -41,7 +57,8 @@ def run_inside(command: list[str], *, keep: Path | None = None, kvm_node: bool =
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         cgroups.join(groups)
 
-    inside = [sys.executable, "-m", "tests.bench.inside", f"--keep={keep or ''}", f"--kvm={int(kvm_node)}"]
+    options = (f"--keep={keep or ''}", f"--kvm={int(kvm_node)}", f"--rootfs={rootfs}", f"--daemon={daemon}")
+    inside = [sys.executable, "-m", "tests.bench.inside", *options]
     try:
         return subprocess.run(
             ["unshare", *NAMESPACES, "--fork", "--kill-child", "--", *inside, "--", *command],

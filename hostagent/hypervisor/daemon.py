@@ -21,8 +21,11 @@ from hostagent.hypervisor.driver_lock import DriverLock
 POLL_SECONDS = 0.02
 RETRY_SECONDS = 0.2
 
-# Sockets first: an open socket starts the service again (systemd.socket(5)). libvirt 9.0's units.
-_UNITS = (
+# Sockets first: an open socket starts the service again (systemd.socket(5)). Units of libvirt 9.0 to 11.3: the QEMU
+# driver's own daemon, and the one for everything. Where both are there, qemu:///system is the first (libvirt,
+# remoteGetUNIXSocket). The other modular daemons stay up: a daemon that comes back to its guests asks them.
+_MODULAR = ("virtqemud.socket", "virtqemud-ro.socket", "virtqemud-admin.socket", "virtqemud.service")
+_MONOLITHIC = (
     "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tcp.socket", "libvirtd-tls.socket",
     "libvirtd.service",
 )  # fmt: skip
@@ -69,39 +72,65 @@ class CommandDaemon:
 
 @dataclass
 class SystemdDaemon:
-    """libvirtd.service and its sockets."""
+    """virtqemud.service or libvirtd.service, and its sockets."""
 
     lock: DriverLock
     answers: Callable[[], bool]
-    active: tuple[str, ...] = field(default=())
+    units: tuple[str, ...] = field(default=())  # stopped, or to be started
 
     def is_up(self) -> bool:
         return self.lock.holder() is not None
 
     def stop(self, within_seconds: float) -> None:
-        self.active = self._units("is-active", "active", within_seconds) or self.active
-        if self.active:
-            processes.run(["systemctl", "stop", *self.active], within_seconds=within_seconds)
+        states = _unit_states(within_seconds)
+        active = tuple(unit for unit in (*_MODULAR, *_MONOLITHIC) if states.get(unit, _Unit()).active)
+        if active:
+            self.units = active
+            processes.run(["systemctl", "stop", *active], within_seconds=within_seconds)
 
     def start(self, within_seconds: float) -> None:
-        # Whoever recovers did not stop them: then what is enabled was active.
-        units = self.active or self._units("is-enabled", "enabled", within_seconds) or ("libvirtd.service",)
+        self.units = self.units or _usual_units(_unit_states(within_seconds))
 
         def start_once() -> None:
             # Starts that our lock has doomed count against the units' start limit. 1: a unit that is not loaded.
-            processes.run(["systemctl", "reset-failed", *units], within_seconds=within_seconds, accept=(0, 1))
-            processes.run(["systemctl", "start", *units], within_seconds=within_seconds)
+            processes.run(["systemctl", "reset-failed", *self.units], within_seconds=within_seconds, accept=(0, 1))
+            processes.run(["systemctl", "start", *self.units], within_seconds=within_seconds)
 
         _start(start_once, self.is_up, self.answers, within_seconds)
 
-    def _units(self, question: str, wanted: str, within_seconds: float) -> tuple[str, ...]:
-        """The units of which systemctl answers a question as wanted; it exits 1, 3 or 4 if one is otherwise."""
-        argv = ["systemctl", question, *_UNITS]
-        said = processes.run(argv, within_seconds=within_seconds, accept=(0, 1, 3, 4)).stdout.splitlines()
-        return tuple(unit for unit, state in zip(_UNITS, said, strict=False) if state.strip() == wanted)
-
     def restart_hint(self) -> str:
-        return "systemctl start libvirtd.socket libvirtd.service"
+        return shlex.join(["systemctl", "start", *(self.units or ("libvirtd.socket", "libvirtd.service"))])
+
+
+@dataclass(frozen=True)
+class _Unit:
+    exists: bool = False
+    active: bool = False
+    enabled: bool = False
+
+
+def _unit_states(within_seconds: float) -> dict[str, _Unit]:
+    """By name; `systemctl is-enabled` stops at the first unit that a host does not have (systemd 252), `show` tells."""
+    shown = ["--property=Id", "--property=LoadState", "--property=ActiveState", "--property=UnitFileState"]
+    argv = ["systemctl", "show", *shown, *_MODULAR, *_MONOLITHIC]
+    states = {}
+    for block in processes.run(argv, within_seconds=within_seconds).stdout.split("\n\n"):
+        said = dict(line.partition("=")[::2] for line in block.splitlines())
+        states[said.get("Id", "")] = _Unit(
+            exists=said.get("LoadState") != "not-found",
+            active=said.get("ActiveState") == "active",
+            enabled=said.get("UnitFileState") == "enabled",
+        )
+    return states
+
+
+def _usual_units(states: dict[str, _Unit]) -> tuple[str, ...]:
+    """What was active before, when somebody else stopped it: what is enabled; of one daemon, for they conflict."""
+    for kind in (_MODULAR, _MONOLITHIC):
+        if enabled := tuple(unit for unit in kind if states.get(unit, _Unit()).enabled):
+            return enabled
+    services = (kind[-1] for kind in (_MONOLITHIC, _MODULAR))
+    return (next((name for name in services if states.get(name, _Unit()).exists), _MONOLITHIC[-1]),)
 
 
 def _start(

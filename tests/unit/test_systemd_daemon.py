@@ -1,0 +1,145 @@
+"""libvirt's daemon under systemd: which of its units are stopped, and which are started again."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from hostagent import processes
+from hostagent.config import Config, DaemonControl, DaemonSettings
+from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
+from hostagent.processes import Completed
+from hostagent.update.journal import SqliteJournal
+from hostagent.wiring import ports_of
+
+SECONDS = 1.0
+MODULAR = ("virtqemud.socket", "virtqemud-ro.socket", "virtqemud-admin.socket", "virtqemud.service")
+MONOLITHIC = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service")
+
+
+@dataclass
+class Systemd:
+    """systemctl, as far as it is asked: units that it knows, by name, and whether each is enabled."""
+
+    known: dict[str, bool]
+    active: set[str] = field(default_factory=set)
+    called: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, argv: Sequence[str], *, within_seconds: float, accept: Collection[int] = (0,), **_: Any) -> Completed:
+        verb, *words = argv[1:]
+        units = [word for word in words if not word.startswith("--")]
+        stdout = ""
+        if verb == "show":
+            stdout = "\n".join(self._shown(unit) for unit in units)
+        else:
+            assert set(units) <= self.known.keys(), "units that the host does not have"
+            self.called.append((verb, *units))
+        if verb == "start":
+            self.active |= set(units)
+        if verb == "stop":
+            self.active -= set(units)
+        return Completed(tuple(argv), 0, stdout, "")
+
+    def _shown(self, unit: str) -> str:
+        """systemctl prints properties in an order of its own, and an empty line between units."""
+        loaded = "loaded" if unit in self.known else "not-found"
+        enabled = {True: "enabled", False: "disabled", None: ""}[self.known.get(unit)]
+        state = "active" if unit in self.active else "inactive"
+        return f"Id={unit}\nLoadState={loaded}\nActiveState={state}\nUnitFileState={enabled}\n"
+
+    @property
+    def is_up(self) -> bool:
+        return any(unit.endswith(".service") for unit in self.active)
+
+
+class Lock:
+    """The lock on driver.pid, which a daemon that runs has."""
+
+    def __init__(self, systemd: Systemd) -> None:
+        self._systemd = systemd
+
+    def holder(self) -> int | None:
+        return 1 if self._systemd.is_up else None
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    systemd = Systemd({})
+    monkeypatch.setattr(processes, "run", systemd.run)
+    return systemd
+
+
+def daemon(systemd: Systemd) -> SystemdDaemon:
+    return SystemdDaemon(Lock(systemd), lambda: True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("units", [MODULAR, MONOLITHIC], ids=["virtqemud", "libvirtd"])
+def test_what_was_active_is_stopped_and_started_again(systemd: Systemd, units: tuple[str, ...]) -> None:
+    systemd.known = dict.fromkeys((*units, "virtnetworkd.socket"), True)
+    systemd.active = {*units, "virtnetworkd.socket"} - {units[1]}  # somebody stopped one by hand
+    was = set(systemd.active)
+    found = daemon(systemd)
+    found.stop(SECONDS)
+    assert systemd.active == {"virtnetworkd.socket"}
+    assert systemd.called == [("stop", *(unit for unit in units if unit in was))]  # sockets before the service
+    assert not found.is_up()
+    found.start(SECONDS)
+    assert systemd.active == was
+    assert found.restart_hint() == f"systemctl start {units[0]} {units[2]} {units[3]}"
+
+
+@pytest.mark.parametrize(
+    ("known", "started"),
+    [
+        (dict.fromkeys(MODULAR, True), MODULAR),
+        (dict.fromkeys(MONOLITHIC, True), MONOLITHIC),
+        (dict.fromkeys(MODULAR, True) | dict.fromkeys(MONOLITHIC, True), MODULAR),
+        (dict.fromkeys(MODULAR, False) | dict.fromkeys(MONOLITHIC, True), MONOLITHIC),
+        (dict.fromkeys(MODULAR, True) | dict.fromkeys(MONOLITHIC, False), MODULAR),
+        ({"virtqemud.service": False}, ("virtqemud.service",)),
+        ({"libvirtd.service": False, "virtqemud.service": False}, ("libvirtd.service",)),
+    ],
+)
+def test_who_recovers_starts_what_is_enabled_of_one_daemon(
+    systemd: Systemd, known: dict[str, bool], started: tuple[str, ...]
+) -> None:
+    systemd.known = known
+    found = daemon(systemd)
+    found.start(SECONDS)
+    assert systemd.called == [("reset-failed", *started), ("start", *started)]
+
+
+def test_nothing_active_is_not_stopped_and_not_forgotten(systemd: Systemd) -> None:
+    systemd.known, systemd.active = dict.fromkeys(MODULAR, True), {"virtqemud.service"}
+    found = daemon(systemd)
+    found.stop(SECONDS)
+    found.stop(SECONDS)
+    found.start(SECONDS)
+    assert systemd.called == [
+        ("stop", "virtqemud.service"),
+        ("reset-failed", "virtqemud.service"),
+        ("start", "virtqemud.service"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("control", "booted", "kind"),
+    [
+        (DaemonControl.AUTO, True, SystemdDaemon),
+        (DaemonControl.AUTO, False, CommandDaemon),
+        (DaemonControl.SYSTEMD, False, SystemdDaemon),
+        (DaemonControl.COMMAND, True, CommandDaemon),
+    ],
+)
+def test_systemd_is_asked_where_it_is_init(
+    monkeypatch: pytest.MonkeyPatch, control: DaemonControl, booted: bool, kind: type
+) -> None:
+    monkeypatch.setattr("hostagent.config.Path.is_dir", lambda path: booted)
+    settings = DaemonSettings(control=control, start=("/usr/sbin/virtqemud", "--daemon"))
+    config = Config().model_copy(update={"libvirt": Config().libvirt.model_copy(update={"daemon": settings})})
+    journal: SqliteJournal = None  # type: ignore[assignment]  # not looked at
+    found = ports_of(config, journal).daemon
+    assert type(found) is kind
+    if isinstance(found, CommandDaemon):
+        assert found.restart_hint() == "/usr/sbin/virtqemud --daemon"

@@ -20,6 +20,9 @@ from hostagent.hypervisor.driver_lock import DriverLock
 
 POLL_SECONDS = 0.02
 RETRY_SECONDS = 0.2
+# libvirt ends itself when its drivers have not ended for 30 s (virNetDaemonRun). 11.3 often does: its node device
+# driver waits for a thread that waits for it (nodeStateShutdownWait). The guests run meanwhile; none has been touched.
+LEAVES_SECONDS = 45.0
 
 # Sockets first: an open socket starts the service again (systemd.socket(5)). Units of libvirt 9.0 to 11.3: the QEMU
 # driver's own daemon, and the one for everything. Where both are there, qemu:///system is the first (libvirt,
@@ -46,7 +49,7 @@ class CommandDaemon:
         pid = self.lock.holder()
         if pid is None:
             return
-        doing = f"stopping libvirt's daemon (pid {pid})"
+        doing, within_seconds = f"stopping libvirt's daemon (pid {pid})", max(within_seconds, LEAVES_SECONDS)
         try:
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -86,7 +89,7 @@ class SystemdDaemon:
         active = tuple(unit for unit in (*_MODULAR, *_MONOLITHIC) if states.get(unit, _Unit()).active)
         if active:
             self.units = active
-            processes.run(["systemctl", "stop", *active], within_seconds=within_seconds)
+            processes.run(["systemctl", "stop", *active], within_seconds=max(within_seconds, LEAVES_SECONDS))
 
     def start(self, within_seconds: float) -> None:
         self.units = self.units or _usual_units(_unit_states(within_seconds))

@@ -1,6 +1,8 @@
-"""libvirt's daemon under systemd: which of its units are stopped, and which are started again."""
+"""libvirt's daemon, stopped and started: by signal and command, and which of its units under systemd."""
 
-from collections.abc import Collection, Sequence
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +10,8 @@ import pytest
 
 from hostagent import processes
 from hostagent.config import Config, DaemonControl, DaemonSettings
+from hostagent.errors import Failed
+from hostagent.hypervisor import daemon as daemon_module
 from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
 from hostagent.processes import Completed
 from hostagent.update.journal import SqliteJournal
@@ -72,6 +76,55 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
 def daemon(systemd: Systemd) -> SystemdDaemon:
     return SystemdDaemon(Lock(systemd), lambda: True)  # type: ignore[arg-type]
+
+
+# -- by signal
+
+SLOW = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), exit()))
+print(flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@dataclass
+class Held:
+    """The lock, and who has it."""
+
+    process: subprocess.Popen[bytes]
+
+    def holder(self) -> int | None:
+        return self.process.pid if self.process.poll() is None else None
+
+
+@pytest.fixture
+def slow_to_leave() -> Iterator[Held]:
+    """A daemon that takes its time to end."""
+    with subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield Held(process)
+        process.kill()
+
+
+def test_a_daemon_is_given_the_time_that_libvirt_takes(slow_to_leave: Held) -> None:
+    found = CommandDaemon(slow_to_leave, ["/bin/true"], lambda: True)  # type: ignore[arg-type]
+    found.stop(0.01)
+    assert not found.is_up()
+    found.stop(0.01)
+
+
+def test_a_daemon_that_does_not_leave_is_left_alone(slow_to_leave: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_module, "LEAVES_SECONDS", 0.05)
+    found = CommandDaemon(slow_to_leave, ["/bin/true"], lambda: True)  # type: ignore[arg-type]
+    with pytest.raises(Failed, match="it still runs"):
+        found.stop(0.01)
+    assert found.is_up()
+
+
+# -- under systemd
 
 
 @pytest.mark.parametrize("units", [MODULAR, MONOLITHIC], ids=["virtqemud", "libvirtd"])

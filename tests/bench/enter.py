@@ -38,7 +38,7 @@ def main() -> int:
         asked.command,
         keep=KEPT if asked.keep else None,
         kvm_node=kvm.is_usable(),
-        rootfs=ROOTFS[asked.libvirt],
+        libvirt=asked.libvirt,
         daemon=asked.daemon,
     )
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.bench import cgroups
-from tests.bench.paths import BENCH, BUILD, PROJECT
+from tests.bench.paths import BENCH, BUILD, PROJECT, ROOTFS
 from tests.bench.syscalls import Mount, bind, mount, pivot_root
 
 HOSTNAME = "hostagent-bench"
@@ -94,7 +94,7 @@ def mount_cgroups(root: Path) -> None:
             mount("cgroup2", top / name, "cgroup2")
 
 
-def environment(daemon: str) -> dict[str, str]:
+def environment(libvirt: str, daemon: str) -> dict[str, str]:
     """What the caller has, without what points at the machine outside."""
     outside = ("TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
     kept = {name: value for name, value in os.environ.items() if name not in outside}
@@ -106,6 +106,7 @@ def environment(daemon: str) -> dict[str, str]:
         "PYTHONPYCACHEPREFIX": str(BENCH / "pycache"),
         "PYTEST_ADDOPTS": f"{kept.get('PYTEST_ADDOPTS', '')} -o cache_dir={BUILD / 'pytest-cache'}",
         "HOSTAGENT_BENCH": "1",
+        "HOSTAGENT_BENCH_LIBVIRT": libvirt,
         "HOSTAGENT_BENCH_DAEMON": daemon,
     }
 
@@ -114,12 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.inside")
     parser.add_argument("--keep", default="")
     parser.add_argument("--kvm", type=int, default=0)
-    parser.add_argument("--rootfs", type=Path, required=True)
+    parser.add_argument("--libvirt", required=True)
     parser.add_argument("--daemon", required=True)
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args()
 
-    root = make_root(asked.rootfs, Path(asked.keep) if asked.keep else None)
+    root = make_root(ROOTFS[asked.libvirt], Path(asked.keep) if asked.keep else None)
     mount_kernel(root)
     make_devices(root, kvm=bool(asked.kvm))
     mount_cgroups(root)
@@ -128,7 +129,7 @@ def main() -> None:
     socket.sethostname(HOSTNAME)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     os.chdir(PROJECT)
-    os.execve("/usr/bin/tini", ["tini", "-s", "--", *asked.command], environment(asked.daemon))
+    os.execve("/usr/bin/tini", ["tini", "-s", "--", *asked.command], environment(asked.libvirt, asked.daemon))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tests.bench import cgroups
-from tests.bench.paths import BENCH, LIBVIRT, PROJECT, ROOTFS
+from tests.bench.paths import BENCH, LIBVIRT, PROJECT
 from tests.bench.syscalls import die_with_parent
 
 NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup")
@@ -39,14 +39,14 @@ def run_inside(
     *,
     keep: Path | None = None,
     kvm_node: bool = False,
-    rootfs: Path = ROOTFS[LIBVIRT],
+    libvirt: str = LIBVIRT,
     daemon: Daemon = Daemon.LIBVIRTD,
 ) -> int:
     """Runs the command in a new bench and gives its exit code.
 
     keep: a folder for what the command changed in the root file system, instead of forgetting it.
     kvm_node: whether the bench has /dev/kvm.
-    rootfs: what the root file system is an overlay of.
+    libvirt: which version of it; daemon: who has its guests.
     """
     groups = cgroups.create(os.environ.get(NAME_VARIABLE) or new_name())
     janitor = _start_janitor(groups)
@@ -57,7 +57,7 @@ def run_inside(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         cgroups.join(groups)
 
-    options = (f"--keep={keep or ''}", f"--kvm={int(kvm_node)}", f"--rootfs={rootfs}", f"--daemon={daemon}")
+    options = (f"--keep={keep or ''}", f"--kvm={int(kvm_node)}", f"--libvirt={libvirt}", f"--daemon={daemon}")
     inside = [sys.executable, "-m", "tests.bench.inside", *options]
     try:
         return subprocess.run(

@@ -22,6 +22,8 @@ RECORDS = Path(__file__).parent / "records"
 DATA = (RECORDS / "capabilities-qemu-7.2.xml").read_bytes()
 OLD = flags_of_capability_cache(DATA)
 NEW = flags_of_capability_cache((RECORDS / "capabilities-qemu-10.0.xml").read_bytes())
+OLD_11 = flags_of_capability_cache((RECORDS / "capabilities-qemu-7.2-libvirt-11.3.xml").read_bytes())
+NEW_11 = flags_of_capability_cache((RECORDS / "capabilities-qemu-10.0-libvirt-11.3.xml").read_bytes())
 WEB1 = RuntimeRecord.parse((RECORDS / "q35.xml").read_bytes())
 
 
@@ -46,6 +48,12 @@ def test_a_cache_file_is_read() -> None:
     assert (len(OLD.flags), OLD.flags[0], len(NEW.flags)) == (198, "sdl", 188)
     assert Machine("pc-q35-7.2", "tcg", hotplug_cpus=True) in NEW.machines
     assert OLD.kernel == ""
+
+
+def test_a_cache_file_of_libvirt_11_is_read() -> None:
+    assert (OLD_11.libvirt, OLD_11.qemu, NEW_11.qemu) == (Version(11, 3), OLD.qemu, NEW.qemu)
+    assert (len(OLD_11.flags), len(NEW_11.flags)) == (184, 190)
+    assert Machine("pc-q35-7.2", "tcg", hotplug_cpus=True) in NEW_11.machines
 
 
 def test_the_file_is_named_by_the_path() -> None:
@@ -74,6 +82,21 @@ def test_another_file_is_refused(right: bytes, wrong: bytes) -> None:
 @pytest.mark.parametrize("name", ["q35.xml", "q35-reconnected.xml", "pc.xml"])
 def test_what_libvirt_recorded_is_what_it_cached(name: str) -> None:
     assert blocker(RuntimeRecord.parse((RECORDS / name).read_bytes())) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("q35-11.3.xml", OLD_11, NEW_11),
+        ("pc-11.3.xml", OLD_11, NEW_11),
+        ("q35-handed-over-11.3.xml", NEW_11, OLD_11),  # as libvirt itself has written it again
+    ],
+)
+def test_the_same_of_libvirt_11(name: str, before: CapabilityCache, after: CapabilityCache) -> None:
+    record = RuntimeRecord.parse((RECORDS / name).read_bytes())
+    assert blocker(record, before=before, after=after) is None
+    other = blocker(record, before=OLD, after=NEW)
+    assert other is not None
 
 
 @pytest.mark.parametrize("name", ["q35-qemu10.xml", "pc-qemu10.xml"])

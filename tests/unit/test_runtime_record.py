@@ -1,4 +1,4 @@
-"""Runtime records: real ones of libvirt 9.0, made-up ones in every shape XML allows, damaged ones."""
+"""Runtime records: real ones of libvirt 9.0 and 11.3, made-up ones in every shape XML allows, damaged ones."""
 
 import re
 from collections.abc import Sequence
@@ -78,6 +78,20 @@ def test_only_what_was_asked_for_changes_in_a_real_record(name: str) -> None:
         old.pid, dict(old.vcpu_threads), old.emulator, old.flags, monitor_path=old.monitor_path
     )
     assert back == old.data
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("q35.xml", ""),
+        ("q35-11.3.xml", "/var/lib/libvirt/qemu/ram/libvirt/qemu/1-web1"),
+        ("pc-11.3.xml", "/var/lib/libvirt/qemu/ram/libvirt/qemu/2-db \"9\" & 'süß' <x>"),
+    ],
+)
+def test_libvirt_11_records_where_the_guests_own_ram_is(name: str, folder: str) -> None:
+    record = RuntimeRecord.parse(read(name))
+    assert record.memory_backing_dir == folder
+    assert folder in ("", f"/var/lib/libvirt/qemu/ram/libvirt/qemu/{record.ram_folder}")
 
 
 def test_terminals_are_renamed_wherever_they_stand() -> None:

@@ -41,7 +41,7 @@ _LIMITS = (
 _ENDED = {"completed", "failed", "cancelled"}
 
 # What libvirt asks a QEMU that it comes back to; an error to any of these makes it kill the guest
-# (libvirt 9.0 src/qemu/qemu_process.c, qemuProcessReconnect). 11.3 was seen to ask these and, as 9.0, qom-list and qom-get.
+# (libvirt 9.0 src/qemu/qemu_process.c, qemuProcessReconnect). 11.3 was seen to ask no others but qom-list and qom-get.
 RECONNECT_QUESTIONS = (
     "query-migrate-capabilities",
     "query-status",

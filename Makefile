@@ -23,7 +23,8 @@ real = $(BIN)/python -m tests.bench.left_over -- $(call enter,$(1)) $(BIN)/pytho
 ENTER := $(call enter,$(BENCH_ARGS))
 REAL := $(call real,$(BENCH_ARGS))
 FAULTS := tests/crash/test_real_faults.py tests/crash/test_real_crash.py tests/crash/test_real_copy.py tests/bench
-LIBVIRTS := tests/contract tests/libvirts -k "real or there_and_back"
+LIBVIRTD := tests/contract tests/libvirts -k "real or there_and_back"
+VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: demo test check soak shell bench machine venv rootfs rootfs-9.0 guest clean
@@ -39,8 +40,8 @@ ifeq ($(PYTEST_ARGS),)
 	$(BIN)/python -m tests.bench.side_by_side 'faults=$(REAL) $(FAULTS)' \
 	    'guests=$(REAL) tests --ignore=tests/unit --ignore=tests/libvirts $(addprefix --ignore=,$(FAULTS))'
 	$(BIN)/python -m tests.bench.side_by_side \
-	    'libvirtd 11.3=$(call real,--libvirt 11.3) $(LIBVIRTS)' \
-	    'virtqemud 11.3=$(call real,--libvirt 11.3 --daemon virtqemud) $(LIBVIRTS)'
+	    'libvirtd 11.3=$(call real,--libvirt 11.3) $(LIBVIRTD)' \
+	    'virtqemud 11.3=$(call real,--libvirt 11.3 --daemon virtqemud) $(VIRTQEMUD)'
 else
 	$(REAL) tests --ignore=tests/unit $(PYTEST_ARGS)
 endif

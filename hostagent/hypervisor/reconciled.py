@@ -124,15 +124,14 @@ def _with_disk(options: list[Option], root: Element, disk: Element) -> list[Opti
         return [*options[:at], _ejected(device), *options[at + 1 :]]
     if not images or disk.find("mirror") is not None or any(not image.index for image in images):
         return options
-    if at is not None and device is not None and device.kind != "ide-cd" and not _is_of(options, device, images):
-        return options
     if device is None or device.kind not in ("virtio-blk-pci", "ide-cd") or not device.words[-1].startswith("{"):
         return options
-    nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
-    if any(not item.words[-1].startswith("{") for item in nodes.values()):
+    if at is not None and device.kind != "ide-cd" and not _is_of(options, device, images):
         return options
+    nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
     added = [image for image in images if image.storage_node not in nodes]
-    if any(image.kind not in _STORAGE_DRIVERS or not image.plain for image in added):
+    understood = all(image.kind in _STORAGE_DRIVERS and image.plain for image in added)
+    if not understood or any(not item.words[-1].startswith("{") for item in nodes.values()):
         return options
     chain = list(_nodes(disk, images, nodes))
     own = {item.get("node-name") for item in chain}

@@ -29,6 +29,9 @@ OURS_TO_RESUME = {RunState.RUNNING, RunState.PAUSED, RunState.FINISH_MIGRATE, Ru
 # nothing to send. `downtime-limit` is in ms, `max-bandwidth` in bytes/s.
 CROSSING_PARAMETERS = {"downtime-limit": 2000, "max-bandwidth": UNLIMITED}
 
+# Capabilities that a crossing turns on, and that nobody may find on afterwards.
+OURS_TO_TAKE_BACK = ("x-ignore-shared", "late-block-activate", "dirty-bitmaps")
+
 # What the rest of a copy may take with the guest standing still, milliseconds; one after the other is tried.
 REST_MS = (20, 100, 300)
 
@@ -138,11 +141,7 @@ def give_settings_back(swap: GuestSwap) -> None:
 def set_back(monitor: Sender, notes: Notes) -> None:
     known = monitor.capabilities()
     wanted = {name: state for name, state in (notes.capabilities or {}).items() if known.get(name, state) is not state}
-    extra = {
-        name: False
-        for name in ("x-ignore-shared", "late-block-activate", "dirty-bitmaps")
-        if known.get(name) and name not in wanted
-    }
+    extra = {name: False for name in OURS_TO_TAKE_BACK if known.get(name) and name not in wanted}
     monitor.set_capabilities({**extra, **wanted})
     monitor.set_parameters(notes.parameters or {})
 

@@ -10,7 +10,7 @@ from hostagent.hypervisor import Monitor, RunState
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.libvirt_files.vnc_display import VncDisplay
 from hostagent.update import files
-from hostagent.update.crossing import set_back
+from hostagent.update.crossing import OURS_TO_TAKE_BACK, set_back
 from hostagent.update.pause import measured
 from hostagent.update.swap import KILL_SECONDS, GuestSwap
 
@@ -114,9 +114,9 @@ def end_old(swap: GuestSwap) -> None:
 def put_settings_right(swap: GuestSwap) -> None:
     """The new one's, before libvirt has it: with x-ignore-shared on, its next save would lose the RAM."""
     monitor = swap.new_monitor()
+    monitor.drop_ballast()  # first: of the rest `old_one_is_gone` sees whether it was done
     set_back(monitor, swap.notes)
     monitor.set_capabilities({"events": True})
-    monitor.drop_ballast()
 
 
 def bury_old(swap: GuestSwap) -> None:
@@ -150,8 +150,9 @@ def old_one_is_gone(swap: GuestSwap) -> bool:
     display = _display(swap)
     if display is not None and swap.new_monitor().display() != display.place:
         return False
-    capabilities = swap.new_monitor().capabilities()
-    return not capabilities.get("x-ignore-shared") and bool(capabilities.get("events"))
+    capabilities, before = swap.new_monitor().capabilities(), swap.notes.capabilities or {}
+    ours = [name for name in OURS_TO_TAKE_BACK if capabilities.get(name) and not before.get(name)]
+    return not ours and bool(capabilities.get("events"))
 
 
 def prove(swap: GuestSwap) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from hostagent import processes
+from hostagent.errors import Failed
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake import FaultKind
+from hostagent.hypervisor.fake_monitor import FakeMonitor
 from hostagent.hypervisor.fake_world import Process
 from hostagent.update.journal import GuestRecord, Outcome
 from hostagent.update.recovery import recover
@@ -187,6 +189,25 @@ def test_its_owner_takes_its_network_card_out(words: str, does: str) -> None:
     with rig(COPIED) as host:
         assert host.update(when(words, lambda: getattr(host.host, does)(host.uuids["web1"]))) == ""
         assert (outcomes(host)["web1"], problems(host)) == (Outcome.ROLLED_BACK, []), reason(host, "web1")
+
+
+@pytest.mark.parametrize("name", ["drop_ballast", "set_capabilities"])
+def test_the_new_one_s_settings_are_not_put_right_at_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left so, its next migration would break, and so would its next handover."""
+    put_right, refused = getattr(FakeMonitor, name), []
+
+    def refuses(monitor: FakeMonitor, *words: dict[str, bool]) -> None:
+        if monitor.pid != OLD and monitor.run_state() is RunState.RUNNING and len(refused) < 2:
+            refused.append(words)
+            raise Failed(f"asking QEMU {monitor.pid}", found="not now")
+        put_right(monitor, *words)
+
+    monkeypatch.setattr(FakeMonitor, name, refuses)
+    with rig(COPIED) as host:
+        assert host.update() == ""
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (Outcome.UPDATED, [])
 
 
 # -- a guest that stands still so that its QEMU misses nothing that it writes (update/copying.py) ----------------------

@@ -512,3 +512,34 @@ def test_what_is_part_of_the_shape(change: Callable[[Element], None]) -> None:
 def test_the_samples_are_all_there() -> None:
     assert {*sampled.GOOD} <= {*sampled.ALL}
     assert len(sampled.ALL) == len(list(Path(sampled.SAMPLES).glob("*.argv.json")))
+
+
+def test_a_pseudo_terminal_and_an_empty_drive_may_be_said_anew() -> None:
+    before = """<domain><devices>
+      <serial type='pty'><source path='/dev/pts/1'/><alias name='serial0'/></serial>
+      <console type='pty' tty='/dev/pts/1'><source path='/dev/pts/1'/><alias name='serial0'/></console>
+      <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source index='6'/><alias name='sata0'/></disk>
+    </devices></domain>"""
+    after = """<domain><devices>
+      <serial type='pty'><source path='/dev/pts/2'/><alias name='serial0'/></serial>
+      <console type='pty' tty='/dev/pts/2'><source path='/dev/pts/2'/><alias name='serial0'/></console>
+      <disk type='file' device='cdrom'><driver name='qemu'/><alias name='sata0'/></disk>
+    </devices></domain>"""
+    assert live_differences(before, after) == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<serial type='file'><source path='/a'/></serial>", "<serial type='file'><source path='/b'/></serial>"),
+        (
+            "<disk type='file'><driver type='raw'/><source file='/a' index='1'/></disk>",
+            "<disk type='file'><driver type='qcow2'/><source file='/a' index='1'/></disk>",
+        ),
+    ],
+)
+def test_a_file_and_a_disk_with_an_image_may_not(before: str, after: str) -> None:
+    differences = live_differences(
+        f"<domain><devices>{before}</devices></domain>", f"<domain><devices>{after}</devices></domain>"
+    )
+    assert len(differences) == 1

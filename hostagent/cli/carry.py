@@ -8,6 +8,7 @@ from hostagent.cli import plan_view, words
 from hostagent.cli.common import Call, Change, new_update_id
 from hostagent.cli.output import sentence
 from hostagent.cli.progress import Progress
+from hostagent.cli.report_view import report_parts
 from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
 from hostagent.facts import Host
 from hostagent.plan import Plan
@@ -16,6 +17,8 @@ from hostagent.update.host import update_qemu
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport, report_of
+
+Done = list[tuple[UpdateReport, Plan]]
 
 
 def approve(call: Call, work: Change, plans: Sequence[Plan], named: Collection[str], *, yes: bool) -> int | None:
@@ -72,6 +75,25 @@ def carry_out(call: Call, work: Change, host: Host, plan: Plan) -> UpdateReport 
         call.out.error(failed)
         return ExitCode.SIGNAL + work.signals.first
     return report_of(record)
+
+
+def carry_out_all(call: Call, work: Change, host: Host, plans: Sequence[Plan]) -> Done | int:
+    """One update for each plan that has something to do; an exit code when a signal ended a rehearsal."""
+    done: Done = []
+    for plan in plans:
+        if plan.to_update and not work.signals.cancelled():
+            report = carry_out(call, work, host, plan)
+            if isinstance(report, int):
+                return report
+            done.append((report, plan))
+    return done
+
+
+def show_all(call: Call, work: Change, done: Done) -> int:
+    """Tell what became of each; the exit code."""
+    parts = [part for report, plan in done for part in (*report_parts(report), sentence(verdict(report, plan)))]
+    call.out.show({"updates": [result(report, plan) for report, plan in done]}, *parts)
+    return exit_code([report for report, _ in done], work.signals.first)
 
 
 def _keep_the_way_back(call: Call, plan: Plan) -> None:

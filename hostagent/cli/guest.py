@@ -7,18 +7,16 @@ from collections.abc import Sequence
 import click
 
 from hostagent import wiring
-from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
+from hostagent.cli.carry import Done, approve, carry_out_all, show_all
 from hostagent.cli.common import Call, Change, begin, change
 from hostagent.cli.output import Part, sentence
 from hostagent.cli.plan import budget_of
-from hostagent.cli.report_view import report_parts
 from hostagent.cli.verbs import Asked, Verbs, verb
 from hostagent.errors import ExitCode, UsageError
 from hostagent.facts import Guest
-from hostagent.plan import Plan
 from hostagent.planning.planner import chosen_guests, plan_adoption
 from hostagent.session import require_nothing_open
-from hostagent.update.report import UpdateReport, past_of
+from hostagent.update.report import past_of
 
 _PLACES = {
     "adopt": ("hostagent.cli.guest:adopt", "Put its RAM into a shared file while it runs."),
@@ -54,29 +52,14 @@ def adopt(
     with change(call, "guest adopt") as work:
         require_nothing_open(work.session)
         done = _adopt(call, work, names, budget_of(call, budget), yes=yes)
-    if isinstance(done, int):
-        return done
-    parts = [part for report, plan in done for part in (*report_parts(report), sentence(verdict(report, plan)))]
-    call.out.show({"updates": [result(report, plan) for report, plan in done]}, *parts)
-    return exit_code([report for report, _ in done], work.signals.first)
+    return done if isinstance(done, int) else show_all(call, work, done)
 
 
-def _adopt(
-    call: Call, work: Change, names: Sequence[str], budget_seconds: float, *, yes: bool
-) -> list[tuple[UpdateReport, Plan]] | int:
+def _adopt(call: Call, work: Change, names: Sequence[str], budget_seconds: float, *, yes: bool) -> Done | int:
     host = call.host()
     plans = plan_adoption(host, names, budget_seconds=budget_seconds, past=past_of(call.updates()))
     code = approve(call, work, plans, names, yes=yes)
-    if code is not None:
-        return code
-    done = []
-    for plan in plans:
-        if plan.to_update and not work.signals.cancelled():
-            report = carry_out(call, work, host, plan)
-            if isinstance(report, int):
-                return report
-            done.append((report, plan))
-    return done
+    return code if code is not None else carry_out_all(call, work, host, plans)
 
 
 def _at_next_boot(call: Call, names: Sequence[str]) -> int:

@@ -6,22 +6,17 @@ from collections.abc import Sequence
 
 import click
 
-from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
+from hostagent.cli.carry import Done, approve, carry_out_all, show_all
 from hostagent.cli.common import Call, Change, begin, change, of_id
-from hostagent.cli.output import sentence
 from hostagent.cli.plan import budget_of
-from hostagent.cli.report_view import report_parts
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import UsageError
-from hostagent.plan import Plan
 from hostagent.planning.planner import chosen_guests
 from hostagent.planning.way_back import plan_way_back
 from hostagent.session import require_nothing_open
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind, UpdateOrder
-from hostagent.update.report import UpdateReport, past_of
-
-Done = list[tuple[UpdateReport, Plan]]
+from hostagent.update.report import past_of
 
 
 @verb("rollback", example="hostagent rollback --guest web1")
@@ -39,12 +34,7 @@ def rollback(asked: Asked, update: str | None, guests: tuple[str, ...], budget: 
     with change(call, "rollback") as work:
         require_nothing_open(work.session)
         done = _roll_back(call, work, update, guests, budget_of(call, budget), yes=yes)
-    if isinstance(done, int):
-        return done
-    document = {"updates": [result(report, plan) for report, plan in done]}
-    parts = [part for report, plan in done for part in (*report_parts(report), sentence(verdict(report, plan)))]
-    call.out.show(document, *parts)
-    return exit_code([report for report, _ in done], work.signals.first)
+    return done if isinstance(done, int) else show_all(call, work, done)
 
 
 def _roll_back(
@@ -63,16 +53,7 @@ def _roll_back(
     past = past_of(updates)
     plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, undoes=record.id, past=past)
     code = approve(call, work, plans, guests, yes=yes)
-    if code is not None:
-        return code
-    done: Done = []
-    for plan in plans:
-        if plan.to_update and not work.signals.cancelled():
-            report = carry_out(call, work, host, plan)
-            if isinstance(report, int):
-                return report
-            done.append((report, plan))
-    return done
+    return code if code is not None else carry_out_all(call, work, host, plans)
 
 
 def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> UpdateRecord:

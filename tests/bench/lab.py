@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hostagent import session, wiring
 from hostagent.config import Config
-from hostagent.facts import QemuTree
-from hostagent.planning.planner import plan_qemu
+from hostagent.facts import Host, QemuTree
+from hostagent.plan import Plan
+from hostagent.planning.planner import plan_adoption, plan_qemu
 from hostagent.trees import qemu_trees
 from hostagent.update import host as host_update
 from hostagent.update.journal import UpdateRecord, fold
@@ -87,11 +88,29 @@ class Lab:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> UpdateRecord:
         """What `hostagent update qemu` does, without its words."""
-        with session.changing(self.config, "update qemu", tell) as current:
+
+        def plan(host: Host) -> Plan:
+            return plan_qemu(host, to, guests, budget_seconds=budget_seconds)
+
+        return self._carry_out("update qemu", plan, tell, cancelled)
+
+    def adopt(self, guest: str) -> UpdateRecord:
+        """What `hostagent guest adopt` does, without its words."""
+
+        def plan(host: Host) -> Plan:
+            (made,) = plan_adoption(host, [guest], budget_seconds=10.0)
+            return made
+
+        return self._carry_out("guest adopt", plan, say_nothing, lambda: False)
+
+    def _carry_out(
+        self, doing: str, make: Callable[[Host], Plan], tell: Teller, cancelled: Callable[[], bool]
+    ) -> UpdateRecord:
+        with session.changing(self.config, doing, tell) as current:
             session.require_nothing_open(current)
             with current.guarded() as ports:
                 host = ports.libvirt.host()
-                plan = plan_qemu(host, to, guests, budget_seconds=budget_seconds)
+                plan = make(host)
                 assert not plan.blockers and not plan.blocked, plan
                 update_id = f"lab-{secrets.token_hex(4)}"
                 return host_update.update_qemu(ports, host, plan, update_id=update_id, tell=tell, cancelled=cancelled)

@@ -185,3 +185,29 @@ def test_a_large_guest_that_writes_all_the_time(large: Watched, lab: Lab) -> Non
     report = large.proof.check()
     assert report.ram.pages == FILLED >> 12
     assert report.good
+
+
+# -- adopted by itself ------------------------------------------------------------------------------------------
+
+
+def test_adopted_onto_the_same_qemu_and_from_its_next_boot_on(host: Host, peer: Peer, lab: Lab) -> None:
+    spec = GuestSpec("adopted", 8, 256, ram=Ram.MEMFD, fill_mib=64, seed=28)
+    guest = Watched(host, peer, spec)
+    with host.guest(spec):
+        guest.proof.wait_booted()
+        before = guest.look()
+        record = lab.adopt(spec.name).guests[spec.uuid]
+        assert (record.outcome, record.reason) == (Outcome.UPDATED, "")
+        after = guest.look()
+        assert (after.exe, after.qemus == before.qemus) == (before.exe, False)
+        assert len(after.ram) == 1
+        assert guest.proof.check().good
+        guest.domain.destroy()
+        guest.domain.create()
+        guest.proof.wait_booted()
+        again = guest.look()
+        assert len(again.ram) == 1
+        assert again.ram != after.ram
+        update = lab.update(lab.newer)
+        assert UpdateOrder.of(update).guests[0].method is Method.IN_PLACE
+        assert update.guests[spec.uuid].outcome is Outcome.UPDATED, update.guests[spec.uuid].reason

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -31,6 +31,14 @@ from hostagent.update.swap import GuestSwap, HostSwap, Ports
 from hostagent.update.taking_over import restore_record
 
 SECONDS = 20.0  # more than anything here takes
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Look again and again; AssertionError when it does not become true."""
+    ends = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 class World(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hostagent.update.files import is_named, is_pinned
 from hostagent.update.journal import Outcome
 from hostagent.update.swap import KEEP_RAM, LOCK_LATE
 from hostagent.update.taking_over import rewrite_record
-from tests.contract.conftest import SECONDS, Stage
+from tests.contract.conftest import SECONDS, Stage, wait_for
 
 
 def moved(stage: Stage) -> None:
@@ -417,12 +416,3 @@ def test_an_agent_answers_after_the_update(stage: Stage) -> None:
     assert member.outcome is Outcome.UPDATED, member.reason
     with stage.ports.libvirt.agent(stage.world.uuid) as agent:
         assert isinstance(agent.ask("guest-get-time", None, 10.0), int)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    import time
-
-    ends = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)

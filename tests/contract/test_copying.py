@@ -11,7 +11,7 @@ from hostagent.update.attachment import detach
 from hostagent.update.copying import end_copy, look_at_copy
 from hostagent.update.crossing import reconcile, switch
 from hostagent.update.journal import Outcome
-from tests.contract.conftest import SECONDS, Stage
+from tests.contract.conftest import SECONDS, Stage, wait_for
 
 LOOKS = 4  # a quarter of a second each
 
@@ -50,7 +50,7 @@ def test_a_copy_does_not_end_by_itself(ordinary: Stage) -> None:
         time.sleep(0.05)
     with ordinary.swap.sender() as old:
         assert old.run_state() is RunState.RUNNING
-        assert old.dirtying() is not None
+        wait_for(lambda: old.dirtying() is not None)  # it is measured over a second
     assert runs(ordinary)
     assert ordinary.new_monitor().move().status is MoveStatus.UNDER_WAY
 

@@ -129,7 +129,7 @@ def _watch(channel: socket.socket, updater: int, config: Config) -> DriverLock |
             until = None
             continue
         if channel.fileno() in readable:
-            data, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE, 1)
+            data, descriptors = _heard(channel)
             if data:
                 message = json.loads(data)
                 if descriptors:
@@ -147,6 +147,15 @@ def _watch(channel: socket.socket, updater: int, config: Config) -> DriverLock |
                 continue
             select.select([updater], [], [])  # it closed its end: it is ending; act on its death alone
         return lock
+
+
+def _heard(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and what came with it; nothing once the updater has closed its end, or died."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE, 1)
+    except ConnectionResetError:  # it died before it had read our answers
+        return b"", []
+    return data, descriptors
 
 
 if __name__ == "__main__":

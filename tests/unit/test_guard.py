@@ -1,0 +1,72 @@
+"""How the guard hears of its updater's end."""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostagent.config import Config
+from hostagent.guard import _watch
+from hostagent.hypervisor.driver_lock import DriverLock
+
+SECONDS = 10.0
+
+
+class Watched:
+    """A guard that watches over a process of ours, in a thread."""
+
+    def __init__(self, run: Path) -> None:
+        self.updater = subprocess.Popen(["sleep", "60"])
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.settimeout(SECONDS)
+        config = Config.model_validate({"paths": {"libvirt_run": run}})
+        self.found: list[DriverLock | None] = []
+
+        def watch() -> None:
+            self.found.append(_watch(theirs, os.pidfd_open(self.updater.pid), config))
+
+        self.thread = threading.Thread(target=watch, daemon=True)
+        self.thread.start()
+
+    def dies(self) -> list[DriverLock | None]:
+        """The updater is gone, and its end of the channel; what the guard makes of it."""
+        self.channel.close()
+        self.updater.kill()
+        self.updater.wait()
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive(), "expected the guard to act"
+        return self.found
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    made = Watched(tmp_path)
+    yield made
+    made.updater.kill()
+    made.updater.wait()
+
+
+def test_it_takes_over_when_the_updater_dies(watched: Watched) -> None:
+    assert watched.channel.recv(100) == b"ok"
+    (lock,) = watched.dies()
+    assert lock is not None
+
+
+def test_it_takes_over_also_from_one_that_had_not_read_its_answers(watched: Watched) -> None:
+    """The kernel says so by an error then (unix(7), ECONNRESET): an update that prepares for long has not read them."""
+    watched.channel.send(json.dumps({}).encode())
+    watched.channel.send(json.dumps({"pausing_until": 1e12}).encode())
+    (lock,) = watched.dies()
+    assert lock is not None
+
+
+def test_it_leaves_when_the_update_has_ended(watched: Watched) -> None:
+    assert watched.channel.recv(100) == b"ok"
+    watched.channel.send(json.dumps({"done": True}).encode())
+    assert watched.channel.recv(100) == b"ok"
+    assert watched.dies() == [None]

@@ -22,7 +22,7 @@ enter = $(BIN)/python -m tests.bench.enter $(1) --
 real = $(BIN)/python -m tests.bench.left_over -- $(call enter,$(1)) $(BIN)/python -m pytest -s -v --durations=15
 ENTER := $(call enter,$(BENCH_ARGS))
 REAL := $(call real,$(BENCH_ARGS))
-FAULTS := tests/crash/test_real_faults.py tests/crash/test_real_crash.py tests/crash/test_real_copy.py tests/bench
+FAULTS := tests/crash tests/bench
 LIBVIRTD := tests/contract tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive

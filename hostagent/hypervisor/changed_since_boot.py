@@ -196,6 +196,7 @@ def _mib(number: int) -> str:
 EXPLAINED: tuple[tuple[str, str], ...] = (
     ("domain/devices/emulator", ""),  # the new binary, when its path is another one
     ("domain/devices/channel/target", "state"),  # the guest agent connects anew
+    ("domain/currentMemory", ""),  # a balloon fills and empties by itself, and libvirt hears of it once a second
 )
 
 

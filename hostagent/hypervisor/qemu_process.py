@@ -21,7 +21,7 @@ from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.qmp import QmpMonitor
 from hostagent.hypervisor.surroundings import PROC
 
-LAUNCH_SECONDS = 10.0
+LAUNCH_SECONDS = 30.0  # a Python starts in it; the guest runs meanwhile, and the host may be busy
 TAP_INTERVAL = 0.0005  # a starting QEMU resets its taps three times while the old guest still uses them
 GUEST_LOGS = Path("/var/log/libvirt/qemu")  # libvirt's own, set when it was built
 _LAST_WORDS = 2000

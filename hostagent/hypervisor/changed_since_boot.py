@@ -14,6 +14,8 @@ from hostagent.hypervisor.live_definition import (
     attribute,
     current_vcpus,
     devices,
+    image_index,
+    images_of,
     parse,
     pci_place,
     qualified,
@@ -90,7 +92,7 @@ def _disks(root: Element, command_line: CommandLine) -> Iterator[Difference]:
         job = disk.find("mirror")
         if job is not None:
             yield Difference(f"{label} without a block job", f"a job: {attribute(job, 'job') or 'mirror'}")
-        images = list(_chain(disk))
+        images = list(images_of(disk))
         used |= {name for image in images for name in _names(image)}
         top = _names(images[0]) if images else ("",)
         if drives[alias_of(disk)] in top:
@@ -115,17 +117,9 @@ def _below(name: str, used: set[str], nodes: dict[str, BlockNode]) -> bool:
     return any(node.file == name for node in nodes.values() if node.name in used)
 
 
-def _chain(disk: Element) -> Iterator[Element]:
-    """The disk and the images below it, top first; an empty drive has none."""
-    image: Element | None = disk
-    while image is not None and source_of(image):
-        yield image
-        image = image.find("backingStore")
-
-
 def _names(image: Element) -> tuple[str, str]:
     """The node names that libvirt gives an image: format and storage (qemu_block.c)."""
-    index = attribute(image.find("source"), "index") or image.get("index", "")
+    index = image_index(image)
     return f"libvirt-{index}-format", f"libvirt-{index}-storage"
 
 

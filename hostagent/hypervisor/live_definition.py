@@ -112,6 +112,19 @@ def source_of(element: Element | None) -> str:
     return next((source.get(name, "") for name in names if source.get(name)), "")
 
 
+def images_of(disk: Element) -> Iterator[Element]:
+    """The disk and the images below it, top first; an empty drive has none: its source is without a name."""
+    image: Element | None = disk
+    while image is not None and source_of(image):
+        yield image
+        image = image.find("backingStore")
+
+
+def image_index(image: Element) -> str:
+    """The number that libvirt has given an image, part of the names of its nodes (qemu_block.c)."""
+    return attribute(image.find("source"), "index") or image.get("index", "")
+
+
 def pci_place(root: Element, device: Element) -> tuple[str, str] | None:
     """QEMU's bus and addr of a PCI device; None for any other."""
     address = device.find("address")

@@ -1,9 +1,9 @@
 """A guest's argument list as it would be if it had booted as it is now; pure.
 
 libvirt changes a running guest through QEMU's monitor, and its arguments stay those of boot. What is understood here
-is put into them as libvirt 9.0 would have written it (src/qemu/qemu_command.c, qemu_block.c): disks and network cards
-that were plugged in or out, and chains of images that snapshots and block commits have changed. Everything else stays
-as it was, and `changed_since_boot` names it.
+is put into them as libvirt 9.0 would have written it (src/qemu/qemu_command.c, qemu_block.c): vCPUs that
+were plugged in, disks and network cards that were plugged in or out, media that were changed, and chains of images
+that snapshots and block commits have changed. Everything else stays as it was, and `changed_since_boot` names it.
 """
 
 import json
@@ -14,7 +14,15 @@ from xml.etree.ElementTree import Element
 
 from hostagent.arguments.command_line import CPU_DEVICE, CommandLine
 from hostagent.arguments.qemu_options import Option, read_options
-from hostagent.hypervisor.live_definition import alias_of, attribute, parse, pci_place, source_of
+from hostagent.hypervisor.live_definition import (
+    alias_of,
+    attribute,
+    image_index,
+    images_of,
+    parse,
+    pci_place,
+    source_of,
+)
 
 _NODE = re.compile(r"libvirt-\d+-(storage|format)")  # an image of a disk; others are firmware, or filters above one
 _OF_ALL_IMAGES = ("discard", "detect-zeroes", "cache")  # what libvirt says of a disk's images in its <driver>
@@ -153,14 +161,11 @@ def _is_of(options: list[Option], device: Option, images: list[_Image]) -> bool:
 
 def _chain(disk: Element) -> Iterator[_Image]:
     """The disk's image and those below it, top first."""
-    image: Element | None = disk
-    while image is not None and source_of(image):  # an empty drive has a source without a name
-        index = attribute(image.find("source"), "index") or image.get("index", "")
+    for image in images_of(disk):
         driver, form = attribute(image.find("driver"), "type"), attribute(image.find("format"), "type")
         source = image.find("source")
         plain = source is not None and len(source) == 0 and set(source.keys()) <= {"file", "dev", "index"}
-        yield _Image(index, image.get("type", ""), driver or form or "raw", source_of(image), plain)
-        image = image.find("backingStore")
+        yield _Image(image_index(image), image.get("type", ""), driver or form or "raw", source_of(image), plain)
 
 
 def _nodes(disk: Element, images: list[_Image], known: Mapping[str, Option]) -> Iterator[Option]:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_it_takes_over_when_the_updater_dies(watched: Watched) -> None:
 def test_it_takes_over_also_from_one_that_had_not_read_its_answers(watched: Watched) -> None:
     """The kernel says so by an error then (unix(7), ECONNRESET): an update that prepares for long has not read them."""
     watched.channel.send(json.dumps({}).encode())
-    watched.channel.send(json.dumps({"pausing_until": 1e12}).encode())
+    watched.channel.send(json.dumps({"pausing_until": time.monotonic() + 60}).encode())
     (lock,) = watched.dies()
     assert lock is not None
 

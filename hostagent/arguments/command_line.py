@@ -16,6 +16,8 @@ from hostagent.arguments.tested_options import TESTED, TESTED_SWITCHES, TESTED_W
 from hostagent.plan import Blocker, Reason
 
 CPU_DEVICE = "-x86_64-cpu"  # how the kind of a vCPU that is a device ends, after its model
+DIMM = "pc-dimm"
+BLOCK_NAME = "x-use-canonical-path-for-ramblock-id"
 _NAMELESS = ("memory-backend-ram", "memory-backend-memfd")
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _WAITING = ("-incoming", "defer")
@@ -60,18 +62,31 @@ class NamelessRam:
 
     id: str
     size: int
+    named_by_default: bool  # in the migration stream: as any memfd or file of its machine type
 
-    def in_file(self, path: str) -> Option:
+    @classmethod
+    def of(cls, option: Option) -> Self:
+        """Read its -object."""
+        by_default = option.kind == "memory-backend-memfd" and not option.has(BLOCK_NAME)
+        return cls(option.get("id"), int(option.get("size", "0")), by_default)
+
+    @property
+    def file_name(self) -> str:
+        """The name that libvirt gives the file of such RAM: of a DIMM that of the device (qemuGetMemoryBackingPath)."""
+        return self.id.removeprefix("mem") if self.id.startswith("memdimm") else self.id
+
+    def in_file(self, folder: str) -> Option:
         """The same RAM in a shared file, as libvirt 9.0 and 11.3 write it (qemuBuildMemoryBackendProps).
 
-        The block has the same name in the migration stream: the backend's id alone, by x-use-canonical-path=off.
+        The block has the same name in the migration stream. That of ordinary RAM is the backend's id alone; for files
+        and memfds QEMU's oldest machine types (until 3.1) have another rule, if nothing is said.
         """
         properties = {
             "qom-type": "memory-backend-file",
             "id": self.id,
-            "mem-path": path,
+            "mem-path": f"{folder}/{self.file_name}",
             "share": True,
-            "x-use-canonical-path-for-ramblock-id": False,
+            **({} if self.named_by_default else {BLOCK_NAME: False}),
             "size": self.size,
         }
         (option,) = read_options(("-object", json.dumps(properties, separators=(",", ":"), ensure_ascii=False)))
@@ -138,9 +153,11 @@ class CommandLine:
 
     @property
     def memory(self) -> int:
-        """The RAM's size in bytes (a bare number counts MiB); 0 when the list does not say."""
+        """The RAM's size in bytes (a bare number counts MiB), DIMMs included; 0 when the list does not say."""
         found = re.fullmatch(r"(\d+)([kmg]?)", self._first("m").get("size").lower())
-        return int(found[1]) * _UNITS[found[2] or "m"] if found else 0
+        plugged = {item.get("memdev") for item in self.named("device", DIMM)}
+        dimms = sum(int(item.get("size", "0")) for item in self.named("object") if item.get("id") in plugged)
+        return int(found[1]) * _UNITS[found[2] or "m"] + dimms if found else 0
 
     def ram_backends(self) -> tuple[RamBackend, ...]:
         """The RAM's files."""
@@ -149,10 +166,9 @@ class CommandLine:
             for item in self.named("object", "memory-backend-file")
         )
 
-    def nameless_ram(self) -> NamelessRam | None:
-        """The guest's RAM, if it has to be copied to be kept; None when it is in files."""
-        found = [item for item in self.named("object") if item.kind in _NAMELESS]
-        return NamelessRam(found[0].get("id"), int(found[0].get("size", "0"))) if found else None
+    def nameless_ram(self) -> tuple[NamelessRam, ...]:
+        """The guest's RAM, as far as it has to be copied to be kept; empty when it is in files."""
+        return tuple(NamelessRam.of(item) for item in self.named("object") if item.kind in _NAMELESS)
 
     def descriptors(self) -> tuple[DescriptorUse, ...]:
         """Every reference to an inherited file descriptor, in order."""
@@ -193,16 +209,15 @@ class CommandLine:
         """Whether it listens for VNC clients, and so at a place that only one process can have."""
         return any(self.named("vnc"))
 
-    def handed_over(self, binary: str, ram_file: str = "", display_socket: str = "") -> "CommandLine":
+    def handed_over(self, binary: str, ram_folder: str = "", display_socket: str = "") -> "CommandLine":
         """The new QEMU's list: it waits for the state and stays paused (-S); else as it was, word for word.
 
         But for switches that QEMU 9 took away: their -machine property means the same to every version. And for RAM
-        that has no name, which is in `ram_file` from now on, and a VNC display, which waits at a socket of its own.
+        that has no name, which is in files below `ram_folder` from now on, and a VNC display, which waits at a socket
+        of its own.
         """
         kept = [_RENAMED.get(item.name, item) for item in self.options if item.name != "incoming"]
-        ram = self.nameless_ram()
-        if ram is not None:
-            kept = [ram.in_file(ram_file) if item.kind in _NAMELESS else item for item in kept]
+        kept = [NamelessRam.of(item).in_file(ram_folder) if item.kind in _NAMELESS else item for item in kept]
         kept = [_displayed_at(item, display_socket) if item.name == "vnc" else item for item in kept]
         stop = Option("S", ("-S",))
         where = kept.index(stop) if stop in kept else len(kept)
@@ -247,10 +262,11 @@ def blockers(command_line: CommandLine) -> tuple[Blocker, ...]:
 def _ram_without_backend(command_line: CommandLine) -> Iterator[Blocker]:
     """Plain -m: RAM of QEMU's own, which nobody else can map."""
     backend = command_line._first("machine").get("memory-backend")
-    backends = {item.get("id") for item in command_line.named("object") if "memory-backend" in item.kind}
-    if len(backends) > 1 and any(item.kind in _NAMELESS for item in command_line.named("object")):
+    backends = {item.get("id"): item.kind for item in command_line.named("object") if "memory-backend" in item.kind}
+    nameless = [name for name, kind in backends.items() if kind in _NAMELESS]
+    if nameless and len(nameless) != len(backends):
         yield Blocker(
-            Reason.RAM_ORDINARY, "RAM in one piece", f"{len(backends)} memory backends, one of them without a file"
+            Reason.RAM_ORDINARY, "RAM that is all in files, or none of it", f"{', '.join(nameless)} without a file"
         )
     if not backends or (backend and backend not in backends):
         yield Blocker(

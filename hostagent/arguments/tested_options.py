@@ -39,6 +39,7 @@ ANY = Values("anything", ".*")
 NUMBER = Values("a number", r"\d+")
 NUMBERS = Values("numbers", r"\d+(:\d+)*")  # one descriptor a queue, "29:30"
 PORT = Values("a port", r"\d+(\.\d+)*")
+SIZE = Values("a size", r"\d+[kKmMgG]?")
 NAME = Values("a name", r"[^,=]+")
 PATH = Values("a path", r"/(?!dev/fdset/).*")  # a disk in an fd set would have to be opened again by us
 ON, OFF, SWITCH = exactly("on"), exactly("off"), exactly("on", "off")
@@ -102,7 +103,18 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
         # `max` and `base` mean what the binary at hand can do: a guest could lose instructions it uses.
         "(?!max$|base$)[A-Za-z0-9][A-Za-z0-9._-]*": Tested(others=_CPU_FEATURES),
     },
-    "m": {"": Tested({"size": Values("a size", r"\d+[kKmMgG]?")})},
+    "m": {"": Tested({"size": SIZE, "slots": NUMBER, "maxmem": SIZE})},
+    "numa": {
+        "": Tested(
+            {
+                "type": exactly("node", "dist"),
+                "nodeid": NUMBER,
+                "cpus": Values("a vCPU, or from one to another", r"\d+(-\d+)?"),
+                "memdev": NAME,
+                **dict.fromkeys(("src", "dst", "val"), NUMBER),
+            }
+        )
+    },
     "overcommit": {"": Tested({"mem-lock": OFF})},
     "smp": {
         "": Tested(
@@ -222,7 +234,10 @@ TESTED: Mapping[str, Mapping[str, Tested]] = {
         "VGA": Tested({**_PCI, "vgamem_mb": NUMBER}),
         "cirrus-vga": Tested(_PCI),
         "virtio-vga": Tested({**_PCI, "max_outputs": exactly("1")}),
-        ".*-x86_64-cpu": Tested({"id": NAME, "socket-id": NUMBER, "core-id": NUMBER, "thread-id": NUMBER}),
+        ".*-x86_64-cpu": Tested(
+            {"id": NAME, "socket-id": NUMBER, "core-id": NUMBER, "thread-id": NUMBER, "node-id": NUMBER}
+        ),
+        "pc-dimm": Tested({"id": NAME, "memdev": NAME, "slot": NUMBER, "addr": NUMBER, "node": NUMBER}),
         "usb-tablet": Tested({"id": NAME, "bus": NAME, "port": PORT}),
         "ide-cd": Tested({"id": NAME, "bus": NAME, "drive": NAME, "bootindex": NUMBER, "unit": NUMBER}),
         "virtio-rng-pci": Tested({**_PCI, "rng": NAME, "max-bytes": NUMBER, "period": NUMBER}),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hostagent.arguments.command_line import CommandLine
+from hostagent.arguments.command_line import DIMM, CommandLine
 from hostagent.errors import Failed, OutcomeUnknown
 from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState, Uncarried
 from hostagent.hypervisor.fake_physics import dies, go_on, ram_sizes, stands_still
@@ -84,7 +84,7 @@ class FakeMonitor:
                 iothreads={name: process.pid + 50 + n for n, name in enumerate(line.iothread_ids())},
                 vcpu_threads={n: process.pid + 1 + n for n in range(process.vcpus)},
                 objects=tuple(sorted(objects)),
-                memory_devices=(),
+                memory_devices=tuple(sorted(str(item) for item in line.named("device", DIMM))),
                 jobs=(),
                 fdsets=dict(process.fdsets),
             )

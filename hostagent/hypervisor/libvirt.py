@@ -22,10 +22,10 @@ from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
 from hostagent.hypervisor import Sender, apparmor, qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
-from hostagent.hypervisor.guest_process import Builds, process_of, ram_files
+from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vhosts
 from hostagent.hypervisor.passthrough import PassthroughMonitor
 from hostagent.hypervisor.ram_room import memory_room, ram_room
-from hostagent.hypervisor.reconciled import Reconciled, reconciled
+from hostagent.hypervisor.reconciled import reconciled
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.libvirt_files.xml_spans import PlainXmlError
@@ -176,8 +176,8 @@ class LibvirtApi:
         definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
         label = surroundings.security_label(process.pid) if process else ""
-        now = reconciled(xml, CommandLine.parse(process.argv)) if process else Reconciled(CommandLine("", ()))
-        line = now.line if process else None
+        now = reconciled(xml, CommandLine.parse(process.argv), vhosts(process)) if process else None
+        line = now.line if now else None
         return Guest(
             name=name,
             uuid=uuid,
@@ -197,7 +197,7 @@ class LibvirtApi:
             snapshots=self._on(domain, "counting its snapshots", lambda: int(domain.snapshotNum())),
             checkpoints=self._on(domain, "counting its checkpoints", lambda: len(domain.listAllCheckpoints())),
             argv=line.argv if line and process and line.argv != process.argv else (),
-            plugged_taps=tuple(now.plugged_taps.items()),
+            plugged_taps=tuple(now.plugged_taps.items()) if now else (),
             memory_room=memory_room(process.pid) if process else None,
         )
 

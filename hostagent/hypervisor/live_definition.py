@@ -18,7 +18,7 @@ _UNITS |= {"GB": 1000**3, "G": 1024**3, "GiB": 1024**3, "TB": 1000**4, "T": 1024
 # the process (cgroups, affinity, scheduling), or libvirt's own. None: whatever is inside.
 KNOWN_ELEMENTS: Mapping[str, frozenset[str] | None] = {
     **dict.fromkeys(("name", "uuid", "genid", "title", "description", "metadata", "seclabel"), None),
-    **dict.fromkeys(("memory", "currentMemory", "vcpu", "vcpus", "iothreads", "iothreadids"), None),
+    **dict.fromkeys(("memory", "currentMemory", "maxMemory", "vcpu", "vcpus", "iothreads", "iothreadids"), None),
     **dict.fromkeys(("defaultiothread", "os", "sysinfo", "features", "cpu", "clock", "pm", "devices"), None),
     **dict.fromkeys(("on_poweroff", "on_reboot", "on_crash", "on_lockfailure"), None),
     "memoryBacking": frozenset(("source", "access", "allocation", "discard", "nosharepages", "hugepages")),
@@ -168,6 +168,10 @@ def _features(root: Element) -> Iterator[str]:
         known = KNOWN_ELEMENTS[element.tag]
         if known is not None:
             yield from (f"{element.tag}/{qualified(child.tag)}" for child in element if child.tag not in known)
+    if any(cell.get("memAccess", "shared") != "shared" for cell in root.iterfind("cpu/numa/cell")):
+        yield "cpu/numa/cell memAccess"
+    if any(memory.get("access", "shared") != "shared" for memory in root.iterfind("devices/memory")):
+        yield "devices/memory access"
     partition = root.findtext("resource/partition", "/machine")
     if partition != "/machine":
         yield f"resource/partition {partition}"

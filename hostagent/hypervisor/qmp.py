@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,7 +104,7 @@ class QmpMonitor(QmpVerbs):
             iothreads={str(row["id"]): int(row["thread-id"]) for row in as_rows(self.ask("query-iothreads"))},
             vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in as_rows(self.ask("query-cpus-fast"))},
             objects=self._children("/objects"),
-            memory_devices=tuple(str(row) for row in as_rows(self.ask("query-memory-devices"))),
+            memory_devices=tuple(sorted(_memory_device(row) for row in as_rows(self.ask("query-memory-devices")))),
             jobs=tuple(str(row.get("id", row)) for row in as_rows(self.ask("query-jobs"))),
             fdsets={int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in sets if row["fds"]},
         )
@@ -319,3 +319,9 @@ class QmpMonitor(QmpVerbs):
             raise Failed(asking, found=str(error)) from error
         except (QMPError, ProtocolError, OSError, EOFError) as error:
             raise Failed(asking, expected="an open connection", found=str(error) or type(error).__name__) from error
+
+
+def _memory_device(row: Mapping[str, Any]) -> str:
+    """What it is and where; not when it was plugged in."""
+    told = {name: value for name, value in as_mapping(row["data"]).items() if name != "hotplugged"}
+    return " ".join((str(row["type"]), *(f"{name}={value}" for name, value in sorted(told.items()))))

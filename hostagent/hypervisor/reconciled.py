@@ -2,17 +2,18 @@
 
 libvirt changes a running guest through QEMU's monitor, and its arguments stay those of boot. What is understood here
 is put into them as libvirt 9.0 would have written it (src/qemu/qemu_command.c, qemu_block.c): vCPUs that
-were plugged in, disks and network cards that were plugged in or out, media that were changed, and chains of images
-that snapshots and block commits have changed. Everything else stays as it was, and `changed_since_boot` names it.
+were plugged in, memory, disks and network cards that were plugged in or out, media that were changed, and chains of
+images that snapshots and block commits have changed. Everything else stays as it was: `changed_since_boot` names it.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
-from hostagent.arguments.command_line import CPU_DEVICE, CommandLine
+from hostagent.arguments.command_line import BLOCK_NAME, CPU_DEVICE, DIMM, CommandLine, DescriptorKind, NamelessRam
 from hostagent.arguments.qemu_options import Option, read_options
 from hostagent.hypervisor.live_definition import (
     alias_of,
@@ -21,6 +22,7 @@ from hostagent.hypervisor.live_definition import (
     images_of,
     parse,
     pci_place,
+    size,
     source_of,
 )
 
@@ -30,6 +32,11 @@ _STORAGE_DRIVERS = {"file": "file", "block": "host_device"}
 _DISK_ELEMENTS = frozenset(("driver", "source", "backingStore", "target", "alias", "address", "readonly", "iotune"))
 _NIC_ELEMENTS = frozenset(("mac", "source", "target", "model", "driver", "alias", "address", "link", "bandwidth"))
 _NICS = frozenset(("bridge", "network", "ethernet"))
+_DIMM_ELEMENTS = frozenset(("target", "alias", "address"))
+_PLUGGABLE = ("virtio-blk-pci", "virtio-net-pci", DIMM)
+# libvirt names controllers first, then memory, disks, network cards, and what follows.
+_CONTROLLERS = ("virtio-serial-pci", "pcie-root-port", "piix3-usb-uhci")
+_UP_TO_DISKS = ("virtio-blk-pci", DIMM, *_CONTROLLERS)
 _FIRST_FREE = 3  # above standard input, output and error
 
 Properties = dict[str, object]
@@ -62,30 +69,29 @@ class _Image:
         return f"libvirt-{self.index}-format"
 
 
-def reconciled(live_xml: str, command_line: CommandLine) -> Reconciled:
-    """The argument list of the guest as it is now, as far as that is understood."""
+def reconciled(live_xml: str, command_line: CommandLine, vhosts: int = 0) -> Reconciled:
+    """The argument list of the guest as it is now, as far as that is understood.
+
+    vhosts: how many descriptors of /dev/vhost-net its QEMU has.
+    """
     root = parse(live_xml)
     devices = {alias_of(device): device for device in root.iterfind("devices/*") if alias_of(device)}
     options = _with_vcpus(list(_without_the_unplugged(command_line, devices)), root)
+    for memory in root.iterfind("devices/memory"):
+        options = _with_dimm(options, memory)
     for disk in root.iterfind("devices/disk"):
         options = _with_disk(options, root, disk)
     taps: dict[int, str] = {}
-    for nic in root.iterfind("devices/interface"):
-        options = _with_nic(options, root, nic, taps)
+    for nic, by_kernel in _plugged_nics(options, root, vhosts):
+        options = _with_nic(options, root, nic, taps, by_kernel=by_kernel)
     return Reconciled(CommandLine(command_line.binary, tuple(_without_unused_nodes(options))), taps)
 
 
 def _without_the_unplugged(line: CommandLine, devices: Mapping[str, Element]) -> Iterator[Option]:
-    """The disk and network devices that are there no more, and what was behind them."""
-    gone = [
-        item
-        for item in line.named("device")
-        if item.kind in ("virtio-blk-pci", "virtio-net-pci") and item.get("id") not in devices
-    ]
-    behind = {item.get("netdev") for item in gone} - {""}
-    for option in line.options:
-        if option not in gone and not (option.name == "netdev" and option.get("id") in behind):
-            yield option
+    """The options without disks, network cards and memory that are there no more, and what was behind them."""
+    gone = [item for item in line.named("device") if item.kind in _PLUGGABLE and item.get("id") not in devices]
+    behind = {("netdev", item.get("netdev")) for item in gone} | {("object", item.get("memdev")) for item in gone}
+    return (item for item in line.options if item not in gone and (item.name, item.get("id")) not in behind)
 
 
 # -- vCPUs ---------------------------------------------------------------------------------------------------
@@ -114,10 +120,75 @@ def _with_vcpus(options: list[Option], root: Element) -> list[Option]:
             "core-id": number // threads % cores,
             "thread-id": number % threads,
         }
+        node = next((node for node, vcpus in _numa_nodes(line) if number in vcpus), None)
+        if node is not None:
+            place["node-id"] = node
         wanted.append(_option("device", {"driver": f"{model.kind}{CPU_DEVICE}", "id": f"vcpu{number}", **place}))
     rest = [item for item in options if not (item.name == "device" and item.kind.endswith(CPU_DEVICE))]
     at = next((n for n, item in enumerate(rest) if item.name == "device"), len(rest))
     return [*rest[:at], *wanted, *rest[at:]]
+
+
+def _numa_nodes(line: CommandLine) -> Iterator[tuple[int, frozenset[int]]]:
+    """Each node's number, with its vCPUs and those that may be plugged in later."""
+    for node in line.named("numa"):
+        ranges = [item.value.partition("-") for item in node.properties if item.name == "cpus"]
+        if node.get("nodeid").isdecimal() and all(first.isdecimal() for first, _, _ in ranges):
+            own = (range(int(first), int(last if last.isdecimal() else first) + 1) for first, _, last in ranges)
+            yield int(node.get("nodeid")), frozenset(number for some in own for number in some)
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def _with_dimm(options: list[Option], memory: Element) -> list[Option]:
+    """The options with this DIMM where it is, its backend like that of the memory that the guest booted with.
+
+    Its address is said also of one that it booted with: QEMU would choose the first that is free, and by now another
+    may be.
+    """
+    alias, target, address = alias_of(memory), memory.find("target"), memory.find("address")
+    like = next((item for item in options if item.name == "object" and item.kind.startswith("memory-backend-")), None)
+    if not _is_plain_dimm(memory) or target is None or address is None or like is None or not _is_json(like):
+        return options
+    backend = f"mem{alias}"
+    properties = {name: value for name, value in _properties(like).items() if name != BLOCK_NAME}
+    properties |= {"id": backend, "size": size(target.find("size"))}
+    if "mem-path" in properties:
+        name = NamelessRam(backend, 0, named_by_default=True).file_name
+        properties["mem-path"] = str(PurePosixPath(str(properties["mem-path"])).with_name(name))
+    booted = next((item for item in options if item.name == "object" and item.get("id") == backend), None)
+    if booted is not None and int(booted.get("size", "0")) == properties["size"]:
+        properties = _properties(booted)
+    device = {
+        "driver": DIMM,
+        "node": int(target.findtext("node", "0")),
+        "memdev": backend,
+        "id": alias,
+        "slot": int(address.get("slot", "0")),
+        "addr": int(address.get("base", "0"), 16),
+    }
+    ours = (("object", backend), ("device", alias))
+    places = [n for n, item in enumerate(options) if (item.name, item.get("id")) in ours]
+    rest = [item for item in options if (item.name, item.get("id")) not in ours]
+    at = places[0] if places else _last_of(rest, DIMM, *_CONTROLLERS) + 1
+    return [*rest[:at], _option("object", properties), _option("device", device), *rest[at:]]
+
+
+def _is_plain_dimm(memory: Element) -> bool:
+    """From ordinary pages, wherever the host has some, and with nothing else said of it."""
+    target, address = memory.find("target"), memory.find("address")
+    return (
+        dict(memory.attrib) == {"model": "dimm"}
+        and bool(alias_of(memory))
+        and {child.tag for child in memory} <= _DIMM_ELEMENTS
+        and target is not None
+        and {child.tag for child in target} <= {"size", "node"}
+        and target.findtext("node", "0").isdecimal()
+        and address is not None
+        and set(address.keys()) == {"type", "slot", "base"}
+        and address.get("type") == "dimm"
+    )
 
 
 # -- disks ---------------------------------------------------------------------------------------------------
@@ -132,19 +203,19 @@ def _with_disk(options: list[Option], root: Element, disk: Element) -> list[Opti
         return [*options[:at], _ejected(device), *options[at + 1 :]]
     if not images or disk.find("mirror") is not None or any(not image.index for image in images):
         return options
-    if device is None or device.kind not in ("virtio-blk-pci", "ide-cd") or not device.words[-1].startswith("{"):
+    if device is None or device.kind not in ("virtio-blk-pci", "ide-cd") or not _is_json(device):
         return options
     if at is not None and device.kind != "ide-cd" and not _is_of(options, device, images):
         return options
     nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
     added = [image for image in images if image.storage_node not in nodes]
     understood = all(image.kind in _STORAGE_DRIVERS and image.plain for image in added)
-    if not understood or any(not item.words[-1].startswith("{") for item in nodes.values()):
+    if not understood or any(not _is_json(item) for item in nodes.values()):
         return options
     chain = list(_nodes(disk, images, nodes))
     own = {item.get("node-name") for item in chain}
     rest = [item for item in options if not (item.name == "blockdev" and item.get("node-name") in own)]
-    place = rest.index(device) if at is not None else _last_disk(rest) + 1
+    place = rest.index(device) if at is not None else _last_of(rest, *_UP_TO_DISKS) + 1
     changed = _changed(device, drive=chain[-1].get("node-name"))
     return [*rest[:place], *chain, changed, *rest[place + (at is not None) :]]
 
@@ -197,7 +268,7 @@ def _nodes(disk: Element, images: list[_Image], known: Mapping[str, Option]) -> 
 
 def _ejected(device: Option) -> Option:
     """A drive without a medium."""
-    if not device.has("drive") or not device.words[-1].startswith("{"):
+    if not device.has("drive") or not _is_json(device):
         return device
     return _option("device", {name: value for name, value in _properties(device).items() if name != "drive"})
 
@@ -233,12 +304,6 @@ def _plugged_disk(root: Element, disk: Element) -> Option | None:
     return _option("device", {"driver": "virtio-blk-pci", **place, "drive": "", "id": alias_of(disk)})
 
 
-def _last_disk(options: list[Option]) -> int:
-    """Where disks stand; before the network cards and what follows."""
-    kinds = ("virtio-blk-pci", "virtio-serial-pci", "pcie-root-port", "piix3-usb-uhci")
-    return max((n for n, item in enumerate(options) if item.name == "device" and item.kind in kinds), default=0)
-
-
 def _without_unused_nodes(options: list[Option]) -> Iterator[Option]:
     """Images that no disk uses any more."""
     nodes = {item.get("node-name"): item for item in options if item.name == "blockdev"}
@@ -258,29 +323,49 @@ def _without_unused_nodes(options: list[Option]) -> Iterator[Option]:
 # -- network cards -------------------------------------------------------------------------------------------
 
 
-def _with_nic(options: list[Option], root: Element, nic: Element, taps: dict[int, str]) -> list[Option]:
-    """The options with this card, if it is a plain one that was plugged in."""
+def _plugged_nics(options: list[Option], root: Element, vhosts: int) -> Iterator[tuple[Element, bool]]:
+    """The plain cards that were plugged in, and whether the kernel (vhost) carries their packets or QEMU itself.
+
+    libvirt takes vhost under KVM where the definition says nothing, and goes without where it cannot have it
+    (qemuInterfaceOpenVhostNet). Its QEMU has a descriptor for each: if they are too many for none of these cards and
+    too few for all, nobody knows which, and the cards stay out.
+    """
+    there = {item.get("id") for item in options if item.name == "device"}
+    plugged = [nic for nic in root.iterfind("devices/interface") if alias_of(nic) not in there and _is_plain(nic)]
+    said = {alias_of(nic): attribute(nic.find("driver"), "name") for nic in plugged}
+    if root.get("type") == "qemu":
+        said = {alias: driver or "qemu" for alias, driver in said.items()}
+    booted = sum(use.kind is DescriptorKind.VHOST for use in CommandLine("", tuple(options)).descriptors())
+    unsaid = list(said.values()).count("")
+    left = vhosts - booted - list(said.values()).count("vhost")
+    if left in (0, unsaid):
+        yield from ((nic, (said[alias_of(nic)] or ("vhost" if left else "qemu")) == "vhost") for nic in plugged)
+
+
+def _with_nic(
+    options: list[Option], root: Element, nic: Element, taps: dict[int, str], *, by_kernel: bool
+) -> list[Option]:
+    """The options with this card, if it has a place of its own."""
     alias, tap = alias_of(nic), attribute(nic.find("target"), "dev")
-    there = any(item.name == "device" and item.get("id") == alias for item in options)
     place = _place(root, nic)
-    if there or not tap or place is None or not _is_plain(root, nic):
+    if not tap or place is None:
         return options
     number = _free_number(options)
     taps[number] = tap
-    netdev = _option("netdev", {"type": "tap", "fd": str(number), "id": f"host{alias}"})
+    vhost = {"vhost": True, "vhostfd": str(number + 1)} if by_kernel else {}
+    netdev = _option("netdev", {"type": "tap", "fd": str(number), **vhost, "id": f"host{alias}"})
     mac = attribute(nic.find("mac"), "address")
     device = _option("device", {"driver": "virtio-net-pci", "netdev": f"host{alias}", "id": alias, "mac": mac, **place})
-    at = max((n for n, item in enumerate(options) if item.kind == "virtio-net-pci"), default=_last_disk(options)) + 1
+    at = _last_of(options, "virtio-net-pci", *_UP_TO_DISKS) + 1
     return [*options[:at], netdev, device, *options[at:]]
 
 
-def _is_plain(root: Element, nic: Element) -> bool:
-    """One queue, served by QEMU itself: whether the kernel serves a card (vhost) cannot be seen in the definition."""
+def _is_plain(nic: Element) -> bool:
+    """One queue, and nothing else of its own."""
     driver = nic.find("driver")
-    served_by_qemu = root.get("type") == "qemu" or attribute(driver, "name") == "qemu"
     return (
         nic.get("type") in _NICS
-        and served_by_qemu
+        and attribute(driver, "name") in ("", "qemu", "vhost")
         and attribute(nic.find("model"), "type") == "virtio"
         and {child.tag for child in nic} <= _NIC_ELEMENTS
         and set(driver.keys() if driver is not None else ()) <= {"name"}
@@ -296,6 +381,11 @@ def _free_number(options: list[Option]) -> int:
 # -- both ----------------------------------------------------------------------------------------------------
 
 
+def _last_of(options: list[Option], *kinds: str) -> int:
+    """Where the last device of these kinds stands."""
+    return max((n for n, item in enumerate(options) if item.name == "device" and item.kind in kinds), default=0)
+
+
 def _place(root: Element, device: Element) -> Properties | None:
     """Bus and slot of a PCI device that has its slot for itself; None for any other."""
     place = pci_place(root, device)
@@ -307,6 +397,10 @@ def _place(root: Element, device: Element) -> Properties | None:
 def _properties(option: Option) -> Properties:
     read: Properties = json.loads(option.words[-1])
     return read
+
+
+def _is_json(option: Option) -> bool:
+    return option.words[-1].startswith("{")
 
 
 def _changed(option: Option, **properties: object) -> Option:

@@ -19,11 +19,11 @@ DISK_BYTES = 16 * 1024**2
 # What a rehearsal does not need, or must not touch: tuning, labels of the real guest's, libvirt's own notes.
 _DROPPED = (
     *("title", "description", "metadata", "genid", "seclabel", "resource", "launchSecurity"),
-    *("cputune", "numatune", "memtune", "blkiotune", "maxMemory", "perf", "idmap", "keywrap"),
+    *("cputune", "numatune", "memtune", "blkiotune", "perf", "idmap", "keywrap"),
 )
 # Devices of the host's, or with a second process behind them. A guest that has one is refused anyway.
 _DROPPED_DEVICES = frozenset(
-    ("hostdev", "filesystem", "redirdev", "smartcard", "tpm", "shmem", "lease", "vsock", "nvram", "memory")
+    ("hostdev", "filesystem", "redirdev", "smartcard", "tpm", "shmem", "lease", "vsock", "nvram")
 )
 _CHARACTER_DEVICES = ("serial", "console", "channel", "parallel")
 _DISK_KEPT = ("driver", "target", "boot", "readonly", "blockio", "serial", "wwn", "address", "alias")
@@ -58,8 +58,9 @@ def rehearsal_xml(live_xml: str, name: str, uuid: str, workdir: str, emulator: s
     _set(root, "name", name)
     _set(root, "uuid", uuid)
     _drop(root, [child for child in root if child.tag in _DROPPED or child.tag.startswith("{")])
+    pieces = _shrink_memory(root)
     for tag in ("memory", "currentMemory"):
-        _set(root, tag, str(MEMORY_KIB)).set("unit", "KiB")
+        _set(root, tag, str(pieces * MEMORY_KIB)).set("unit", "KiB")
     for tag in ("vcpu", "vcpus/vcpu"):
         for vcpu in root.iterfind(tag):
             vcpu.attrib.pop("cpuset", None)
@@ -92,6 +93,19 @@ def shape_digest(live_xml: str) -> str:
 
 def _canonical(element: Element) -> str:
     return ElementTree.canonicalize(ElementTree.tostring(element, encoding="unicode"))
+
+
+def _shrink_memory(root: Element) -> int:
+    """Every NUMA node and every DIMM gets as little as a guest without; how many pieces of memory that makes."""
+    devices = _child(root, "devices")
+    _drop(devices, [memory for memory in devices.iterfind("memory") if memory.get("model") != "dimm"])
+    cells, dimms = root.findall("cpu/numa/cell"), devices.findall("memory")
+    for cell in cells:
+        cell.attrib |= {"memory": str(MEMORY_KIB), "unit": "KiB"}
+    for dimm in dimms:
+        _set(_child(dimm, "target"), "size", str(MEMORY_KIB)).set("unit", "KiB")
+        _drop(dimm, list(dimm.iterfind("source")))
+    return max(1, len(cells)) + len(dimms)
 
 
 def _plain_start(root: Element) -> None:

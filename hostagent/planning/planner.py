@@ -77,7 +77,7 @@ def chosen_guests(host: Host, names: Sequence[str] | None) -> tuple[Guest, ...]:
 def in_place_blockers(host: Host, guest: Guest, *, promised: int = 0) -> tuple[Blocker, ...]:
     """Every reason why the guest cannot be updated in place; `promised`: see guest_plan."""
     ram = ram_to_copy(guest)
-    return guest_blockers(guest) + (copy_blockers(guest, ram, host, promised) if ram is not None else ())
+    return guest_blockers(guest) + (copy_blockers(guest, ram, host, promised) if ram else ())
 
 
 def guest_plan(
@@ -97,7 +97,7 @@ def guest_plan(
     """
     ram = ram_to_copy(guest)
     verdict, blockers = Verdict.UPDATE, in_place_blockers(host, guest, promised=promised)
-    predicted = predict(guest.uuid, past, ram.size if ram else 0) if past is not None else None
+    predicted = predict(guest.uuid, past, ram) if past is not None else None
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()
     elif guest.qemu is not None and guest.qemu.is_build_of(to) and not (adopt and ram):
@@ -107,7 +107,7 @@ def guest_plan(
     if blockers:
         verdict = Verdict.BLOCKED
     updates = verdict is Verdict.UPDATE
-    method = Method.IN_PLACE if ram is None else Method.IN_PLACE_COPY
+    method = Method.IN_PLACE_COPY if ram else Method.IN_PLACE
     return GuestPlan(
         name=guest.name,
         uuid=guest.uuid,
@@ -118,7 +118,7 @@ def guest_plan(
         blockers=blockers,
         budget_seconds=budget_seconds,
         predicted=predicted if updates else None,
-        copied_bytes=ram.size if updates and ram else 0,
+        copied_bytes=ram if updates else 0,
     )
 
 

@@ -76,7 +76,7 @@ def same_guest(name: str, old: Inventory, new: Inventory, line: CommandLine) -> 
     _equal(name, "objects", list(old.objects), list(new.objects))
     _equal(name, "I/O threads", sorted(old.iothreads), sorted(new.iothreads))
     _equal(name, "vCPUs", sorted(old.vcpu_threads), sorted(new.vcpu_threads))
-    _equal(name, "memory devices", [], [*old.memory_devices, *new.memory_devices])
+    _equal(name, "memory devices", list(old.memory_devices), list(new.memory_devices))
     _equal(name, "block jobs", [], list(old.jobs))
 
 
@@ -133,7 +133,7 @@ def no_obstacles(swap: GuestSwap, blockers: Sequence[Blocker]) -> None:
 
 def same_surroundings(swap: GuestSwap) -> None:
     """What libvirt set up around the old QEMU must surround the new one: nobody sets it up again."""
-    new_ram = swap.notes.new_ram
-    found = swap.ports.qemu.differences(swap.notes.old, swap.new_process, opened=(new_ram.path,) if new_ram else ())
+    opened = tuple(ram.path for ram in swap.notes.new_ram)
+    found = swap.ports.qemu.differences(swap.notes.old, swap.new_process, opened=opened)
     if found:
         raise Failed(f"{swap.name}: comparing surroundings", expected="the old QEMU's", found="; ".join(found))

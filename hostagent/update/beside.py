@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine, DescriptorKind
@@ -28,33 +29,46 @@ def prepare(swap: GuestSwap) -> None:
     agreement.no_obstacles(swap, record.obstacles())
     swap.begin_notes(_first_notes(swap, guest, record, record_path))
     files.write_private(Path(swap.notes.kept_record), record_bytes)
-    if swap.notes.new_ram is not None:
+    if swap.notes.new_ram:
         _make_room(swap, swap.notes.new_ram)
     for pin in swap.notes.pins:
         files.pin(pin)
 
 
-def _make_room(swap: GuestSwap, ram: NewRam) -> None:
-    """The file that its RAM will be in."""
-    device, inode = files.make_ram(ram)
-    swap.note(pins=(Pin(ram.path, ram.link, device, inode, ram.size),))
+def _make_room(swap: GuestSwap, new_ram: Sequence[NewRam]) -> None:
+    """The files that its RAM will be in."""
+    made = [(ram, *files.make_ram(ram)) for ram in new_ram]
+    swap.note(pins=tuple(Pin(ram.path, ram.link, device, inode, ram.size) for ram, device, inode in made))
 
 
-def _new_ram(swap: GuestSwap, line: CommandLine, record: RuntimeRecord, old: ProcessId) -> NewRam | None:
-    """Where libvirt would have put the RAM, had it been asked for such; None for RAM that is kept."""
+def _new_ram(swap: GuestSwap, line: CommandLine, record: RuntimeRecord, old: ProcessId) -> tuple[str, list[NewRam]]:
+    """The folder and the files where libvirt would have put the RAM, had it been asked for such.
+
+    None for RAM that is kept.
+    """
     nameless = line.nameless_ram()
-    if (nameless is not None) is not swap.copies:
+    if bool(nameless) is not swap.copies:
         found = "RAM without a name" if nameless else "RAM in files"
         raise Refused(f"{swap.name}: preparing", expected="its RAM as planned", found=found, hint="plan again")
-    if nameless is None:
-        return None
+    if not nameless:
+        return "", []
     folder = record.memory_backing_dir  # from libvirt 11.3, the guest's own
     if not folder:
         folder = f"{swap.ports.libvirt.memory_backing_dir()}/libvirt/qemu/{record.ram_folder}"
     uid, gid = swap.ports.qemu.owner(old)
-    path = f"{folder}/{nameless.id}"
-    link = str(files.pin_folder(Path(path)) / swap.ports.token())
-    return NewRam(path, link, nameless.size, uid, gid, in_new_folder=not Path(folder).exists())
+    folder_is_new, token = not Path(folder).exists(), swap.ports.token()
+    links = files.pin_folder(Path(folder) / nameless[0].file_name)
+    return folder, [
+        NewRam(
+            path=f"{folder}/{ram.file_name}",
+            link=f"{links}/{token}-{number}",
+            size=ram.size,
+            uid=uid,
+            gid=gid,
+            in_new_folder=folder_is_new and number == 0,  # it is made with the first of them
+        )
+        for number, ram in enumerate(nameless)
+    ]
 
 
 def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_path: Path) -> Notes:
@@ -74,7 +88,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         f"char{device.alias}": device.source for device in guest.definition.devices if device.element == "channel"
     }
     channels["charmonitor"] = record.monitor_path
-    new_ram = _new_ram(swap, line, record, old)
+    folder, new_ram = _new_ram(swap, line, record, old)
     token = swap.ports.token()
     display = files.temporary_socket(record.monitor_path, f"{token}-vnc", 0) if line.has_display else ""
     return Notes(
@@ -104,7 +118,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
             if use.kind is DescriptorKind.LISTENER
         ),
         taps=dict(swap.ports.qemu.tap_settings(old, tuple(taps.values()))),
-        argv=line.handed_over(swap.tree.emulator, new_ram.path if new_ram else "", display).argv,
+        argv=line.handed_over(swap.tree.emulator, folder, display).argv,
         taken_over={**taps, **logs},
         vhosts=tuple(use.number for use in uses if use.kind is DescriptorKind.VHOST),
         new_record=str(record_path.with_suffix(f".{token}-record")),
@@ -115,8 +129,8 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         flags=agreement.flags(swap, guest, record),
         live_xml=swap.ports.libvirt.live_xml(swap.uuid),
         display=display,
-        new_ram=new_ram,
-        loses_writes=new_ram is not None and _loses_writes(line, guest.qemu),
+        new_ram=tuple(new_ram),
+        loses_writes=bool(new_ram) and _loses_writes(line, guest.qemu),
     )
 
 
@@ -142,8 +156,8 @@ def unpin(swap: GuestSwap) -> None:
 
 def unprepare(swap: GuestSwap) -> None:
     """As if nothing had been prepared; the guest does not use a file that its RAM was to be copied into."""
-    if swap.saved is not None and swap.saved.new_ram is not None:
-        files.remove_ram(swap.saved.new_ram)
+    for ram in reversed(swap.saved.new_ram if swap.saved is not None else ()):  # the first one's folder goes with it
+        files.remove_ram(ram)
     unpin(swap)
 
 

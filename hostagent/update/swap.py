@@ -136,7 +136,7 @@ class Notes:
     flags: tuple[str, ...]  # capability flags for the record
     live_xml: str
     display: str = ""  # socket at which the new one's VNC display waits for the old one to leave
-    new_ram: NewRam | None = None  # of a guest whose RAM is copied
+    new_ram: tuple[NewRam, ...] = ()  # of a guest whose RAM is copied
     loses_writes: bool = False  # see copying.py: its QEMU does not see all that the guest writes meanwhile
     halted: bool = False  # it stands still because of us, with libvirt's daemon there
     new: ProcessId | None = None

@@ -38,6 +38,10 @@ class GuestSpec:
     vcpus: int = 1
     vcpus_later: int = 0
     """That can be plugged in while it runs."""
+    numa_nodes: int = 0
+    """Among which its memory and its vCPUs are shared out."""
+    memory_slots: int = 0
+    """For memory that is plugged in while it runs; only with NUMA nodes."""
     ram: Ram = Ram.FILE
     disk: bool = True
     nic: bool = True
@@ -53,6 +57,7 @@ class GuestSpec:
     console: Console = Console.FILE
     transient: bool = False
     fill_mib: int = 0
+    """What proof fills as it starts; with memory slots the test does that, once memory is plugged in."""
     seed: int = 1
     emulator: str | None = None
 
@@ -85,7 +90,7 @@ class GuestSpec:
         words = ["console=ttyS0", "quiet", "panic=-1"]
         if self.nic:
             words += [f"proof.ip={self.address}/24", f"proof.peer={HOST_ADDRESS}"]
-        if self.fill_mib:
+        if self.fill_mib and not self.memory_slots:
             words += [f"proof.fill={self.fill_mib}", f"proof.seed={self.seed}"]
         return " ".join(words)
 
@@ -94,6 +99,8 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
     domain = Element("domain", type="kvm" if kvm else "qemu")
     _text(domain, "name", spec.name)
     _text(domain, "uuid", spec.uuid)
+    if spec.memory_slots:
+        _text(domain, "maxMemory", "8", unit="GiB", slots=str(spec.memory_slots))
     _text(domain, "memory", str(spec.memory_mib), unit="MiB")
     _text(domain, "vcpu", str(spec.vcpus + spec.vcpus_later), current=str(spec.vcpus))
     if spec.placed:
@@ -107,8 +114,8 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
     features = SubElement(domain, "features")
     SubElement(features, "acpi")
     SubElement(features, "apic")
-    if kvm:
-        SubElement(domain, "cpu", mode="host-passthrough", migratable="on")
+    if kvm or spec.numa_nodes:
+        _add_cpu(domain, spec, kvm=kvm)
     SubElement(domain, "clock", offset="utc")
     _text(domain, "on_reboot", spec.on_reboot)
     devices = SubElement(domain, "devices")
@@ -135,6 +142,23 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
 
 def _text(parent: Element, tag: str, text: str, **attributes: str) -> None:
     SubElement(parent, tag, attributes).text = text
+
+
+def _add_cpu(domain: Element, spec: GuestSpec, *, kvm: bool) -> None:
+    cpu = SubElement(domain, "cpu")
+    if kvm:
+        cpu.attrib |= {"mode": "host-passthrough", "migratable": "on"}
+    if not spec.numa_nodes:
+        return
+    vcpus = spec.vcpus + spec.vcpus_later
+    cells = SubElement(cpu, "numa")
+    for number in range(spec.numa_nodes):
+        own = ",".join(str(vcpu) for vcpu in range(vcpus) if vcpu % spec.numa_nodes == number)
+        memory = str(spec.memory_mib // spec.numa_nodes)
+        cell = SubElement(cells, "cell", id=str(number), cpus=own, memory=memory, unit="MiB")
+        distances = SubElement(cell, "distances")
+        for other in range(spec.numa_nodes):
+            SubElement(distances, "sibling", id=str(other), value="10" if other == number else "21")
 
 
 def _add_memory_backing(domain: Element, spec: GuestSpec) -> None:

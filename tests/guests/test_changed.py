@@ -29,6 +29,7 @@ from tests.bench.host import Host
 from tests.bench.lab import Lab
 from tests.bench.peer import Peer
 from tests.bench.proof import ProofReport
+from tests.guests.plugged import SECONDS, inside, wait_for
 from tests.guests.watched import Look, Watched
 
 GUEST = GuestSpec(
@@ -39,7 +40,6 @@ SNAPSHOT = GUEST_FILES / "guest-snapshot.qcow2"
 OTHER_MEDIUM = GUEST_FILES / "guest-medium.iso"
 MAC = "52:54:00:77:01:01"
 MEMORY_KIB, LIMIT = 400 * 1024, 1500
-SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,6 @@ def change_back(guest: Watched) -> None:
     while "vdb" in domain.XMLDesc() or MAC in domain.XMLDesc():
         assert time.monotonic() < deadline + SECONDS, "expected libvirt to hear of it"
         time.sleep(0.1)
-
-
-def inside(guest: Watched, script: str) -> str:
-    return guest.proof.run_in_guest("/bin/sh", "-c", script).strip()
-
-
-def wait_for(guest: Watched, condition: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while inside(guest, f"if {condition}; then echo yes; fi") != "yes":
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.2)
 
 
 def polling(guest: Watched) -> int:

@@ -14,7 +14,7 @@ SAMPLES = Path(__file__).parent / "samples"
 GOOD = (
     *("q35-plain", "q35-none", "q35-2cpu", "q35-rich", "pc-plain", "pc-none", "pc-2cpu", "pc-rich"),
     *("pc-noacpi", "pc-timers", "cpu-hostmodel", "cpu-custom", "tuned", "hot-before", "commit-after"),
-    *("q35-pty", "noreboot", "vnc", "vcpu-current"),
+    *("q35-pty", "noreboot", "vnc", "vcpu-current", "numa"),
     *("q35-rich-11.3", "pc-rich-11.3", "pc-timers-11.3", "cpu-hostmodel-11.3"),
 )
 ALL = tuple(sorted(path.stem for path in SAMPLES.glob("*.xml")))

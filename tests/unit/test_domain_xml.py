@@ -94,7 +94,8 @@ def test_a_definition_without_memory_backing_has_ordinary_ram() -> None:
     [
         (".", "<numatune/>", "numatune"),
         (".", "<launchSecurity type='sev'/>", "launchSecurity"),
-        (".", "<maxMemory slots='2'>1</maxMemory>", "maxMemory"),
+        (".", "<cpu><numa><cell id='0' memAccess='private'/></numa></cpu>", "cpu/numa/cell memAccess"),
+        (".", "<devices><memory model='dimm' access='private'/></devices>", "devices/memory access"),
         (".", "<perf/>", "perf"),
         (".", "<memtune><hard_limit>1</hard_limit></memtune>", "memtune/hard_limit"),
         (".", "<cputune><cachetune vcpus='0'/></cputune>", "cputune/cachetune"),
@@ -189,7 +190,11 @@ def differences(name: str, xml: str | None = None) -> list[str]:
     return [f"{item.expected} | {item.found}" for item in changed_since_boot(xml or sampled.xml(name), line)]
 
 
-UNTOUCHED = sorted({*sampled.ALL} - {"hot-nic", "snapshot", "balloon", "commit-mirror"})
+UNTOUCHED = sorted(
+    {*sampled.ALL}
+    - {"hot-nic", "snapshot", "balloon", "commit-mirror"}
+    - {"numa-dimms", "numa-out", "numa-ordinary-dimms", "numa-memfd-dimms"}
+)
 
 
 @pytest.mark.parametrize("name", UNTOUCHED)
@@ -374,7 +379,11 @@ def test_a_rehearsal_touches_nothing_of_the_guests(name: str) -> None:
         UUID,
         None,
     )
-    assert (root.findtext("memory"), root.findtext("currentMemory")) == ("131072", "131072")
+    pieces = max(1, len(root.findall("cpu/numa/cell"))) + len(root.findall("devices/memory"))
+    assert {root.findtext("memory"), root.findtext("currentMemory")} == {str(pieces * 131072)}
+    sizes = [size.text for size in root.iterfind("devices/memory/target/size")]
+    sizes += [cell.get("memory") for cell in root.iterfind("cpu/numa/cell")]
+    assert sizes == ["131072"] * len(sizes)
     assert {nic.get("type") for nic in root.iterfind("devices/interface")} <= {"ethernet"}
     assert root.findall("devices/interface/mac") == root.findall("devices/interface/target") == []
     paths = {

@@ -5,7 +5,8 @@ import json
 import pytest
 import sampled
 
-from hostagent.arguments.command_line import CommandLine, blockers
+from hostagent.arguments.command_line import CPU_DEVICE, DIMM, CommandLine, blockers
+from hostagent.arguments.qemu_options import Property
 from hostagent.hypervisor.domain_xml import changed_since_boot
 from hostagent.hypervisor.reconciled import reconciled
 
@@ -111,6 +112,102 @@ def test_a_vcpu_that_was_plugged_in_is_a_device_and_gone_when_it_is_plugged_out(
     assert changed_since_boot(out, booted) == ()
 
 
+# -- memory
+
+
+MEMORY = ("numa-dimms", "numa-out", "numa-ordinary-dimms", "numa-memfd-dimms")
+
+
+def memory_of(line: CommandLine) -> list[tuple[str, ...]]:
+    """Each DIMM with its backend."""
+    backends = {item.get("id"): item for item in line.named("object")}
+    dimms = [(item, backends[item.get("memdev")]) for item in line.named("device", DIMM)]
+    return [
+        (
+            device.get("id"),
+            *(device.get(name) for name in ("slot", "node", "addr")),
+            *(backend.get(name) for name in ("size", "qom-type")),
+        )
+        for device, backend in dimms
+    ]
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_that_was_plugged_in_leaves_nothing_to_name(name: str) -> None:
+    assert changed_since_boot(sampled.xml(name), now(name)) == ()
+    assert blockers(now(name)) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("numa-dimms", "memory-backend-file"),
+        ("numa-ordinary-dimms", "memory-backend-ram"),
+        ("numa-memfd-dimms", "memory-backend-memfd"),
+    ],
+)
+def test_it_is_where_the_guest_sees_it_and_of_the_kind_of_the_rest(name: str, kind: str) -> None:
+    assert memory_of(now(name)) == [
+        ("dimm0", "0", "1", str(0x100000000), str(256 << 20), kind),
+        ("dimm1", "1", "0", str(0x110000000), str(128 << 20), kind),
+    ]
+    plugged = [item for item in now(name).named("device") if item.kind.endswith(CPU_DEVICE)]
+    assert [(item.get("id"), item.get("node-id")) for item in plugged] == [("vcpu2", "0")]
+
+
+def test_it_is_written_as_for_a_guest_that_boots_with_it() -> None:
+    """But for the address, which libvirt leaves to QEMU then."""
+    booted = CommandLine.parse(sampled.argv("numa-booted"))
+    without = [item for item in booted.options if "dimm0" not in (item.get("id"), item.get("id").removeprefix("mem"))]
+    again = reconciled(sampled.xml("numa-booted"), CommandLine("q", tuple(without))).line
+    assert [item for item in again.options if item.name == "object"] == list(booted.named("object"))
+    (device,) = booted.named("device", DIMM)
+    (found,) = again.named("device", DIMM)
+    assert found.properties == (*device.properties, Property("addr", str(0x100000000)))
+    assert again.options.index(found) == booted.options.index(device)
+
+
+def test_memory_that_was_plugged_out_is_gone_and_what_is_left_stays_where_it_is() -> None:
+    line = reconciled(sampled.xml("numa-out"), now("numa-dimms")).line
+    assert memory_of(line) == [("dimm1", "1", "0", str(0x110000000), str(128 << 20), "memory-backend-file")]
+    assert [item.get("id") for item in line.named("object") if "dimm" in item.get("id")] == ["memdimm1"]
+    assert line.memory == (256 + 128) << 20
+
+
+def test_other_memory_under_the_same_name() -> None:
+    xml = sampled.xml("numa-dimms").replace(">262144</size>", ">524288</size>").replace(">655360<", ">917504<")
+    assert "524288" in xml
+    line = reconciled(xml, now("numa-dimms")).line
+    assert [found[4] for found in memory_of(line)] == [str(512 << 20), str(128 << 20)]
+    assert changed_since_boot(xml, line) == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("<memory model='dimm'>", "<memory model='dimm' discard='yes'>", "memory dimm0, added since"),
+        ("<memory model='dimm'>", "<memory model='nvdimm'>", "memory dimm0, added since"),
+        ("<node>1</node>", "<node>1</node><label><size>1</size></label>", "memory dimm0, added since"),
+        ("<target>", "<source><nodemask>1</nodemask></source><target>", "memory dimm0, added since"),
+    ],
+)
+def test_memory_that_is_not_plain_stays_named(old: str, new: str, found: str) -> None:
+    xml = sampled.xml("numa-dimms").replace(old, new, 1)
+    line = reconciled(xml, CommandLine.parse(sampled.argv("numa-dimms"))).line
+    assert found in [item.found for item in changed_since_boot(xml, line)]
+
+
+@pytest.mark.parametrize("name", ["numa", "numa-ordinary-dimms", "numa-memfd-dimms"])
+def test_all_of_it_goes_to_files_that_libvirt_would_have_made(name: str) -> None:
+    folder = "/ram/libvirt/qemu/1-numa"
+    adopted = now(name).handed_over("/q", folder)
+    assert adopted.nameless_ram() == ()
+    found = {ram.id: ram.path.removeprefix(f"{folder}/") for ram in adopted.ram_backends()}
+    if name != "numa":
+        assert found == {"ram-node0": "ram-node0", "ram-node1": "ram-node1", "memdimm0": "dimm0", "memdimm1": "dimm1"}
+    assert blockers(adopted) == ()
+
+
 DRIVE = """<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>{source}
 <target dev='sda' bus='sata'/><readonly/><alias name='sata0-0-0'/>
 <address type='drive' controller='0' bus='0' target='0' unit='0'/></disk>"""
@@ -152,7 +249,6 @@ def test_a_copy_that_goes_on_stays_named() -> None:
     [
         ("<model type='virtio'/>\n      <alias name='net1'/>", "<model type='e1000'/>\n      <alias name='net1'/>"),
         ("<alias name='net1'/>", "<alias name='net1'/><mtu size='9000'/>"),
-        ("<domain type='qemu'", "<domain type='kvm'"),
         ("<alias name='net1'/>", "<driver name='qemu' queues='4'/><alias name='net1'/>"),
     ],
 )
@@ -162,6 +258,36 @@ def test_a_card_that_is_not_plain_stays_named(old: str, new: str) -> None:
     changed = xml.replace(old, new)
     line = reconciled(changed, CommandLine.parse(sampled.argv("hot-nic"))).line
     assert [item.found for item in changed_since_boot(changed, line)] == ["interface net1, added since"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "vhosts", "by_kernel"),
+    [("", 1, True), ("", 0, False), ("qemu", 0, False), ("vhost", 1, True)],
+)
+def test_who_carries_the_packets_of_a_card_under_kvm(driver: str, vhosts: int, by_kernel: bool) -> None:
+    """The definition need not say; its QEMU has a descriptor for it if it is the kernel."""
+    xml = under_kvm(driver)
+    found = reconciled(xml, CommandLine.parse(sampled.argv("hot-nic")), vhosts)
+    (netdev,) = (item for item in found.line.named("netdev") if item.get("id") == "hostnet1")
+    assert (netdev.get("fd"), netdev.get("vhost"), netdev.get("vhostfd")) == (
+        ("32", "on", "33") if by_kernel else ("32", "", "")
+    )
+    assert (changed_since_boot(xml, found.line), blockers(found.line)) == ((), ())
+    assert reconciled(xml, found.line, vhosts).line == found.line
+
+
+@pytest.mark.parametrize(("driver", "vhosts"), [("", 2), ("qemu", 1), ("vhost", 0)])
+def test_a_card_that_nobody_knows_enough_about_stays_named(driver: str, vhosts: int) -> None:
+    xml = under_kvm(driver)
+    line = reconciled(xml, CommandLine.parse(sampled.argv("hot-nic")), vhosts).line
+    assert [item.found for item in changed_since_boot(xml, line)] == ["interface net1, added since"]
+
+
+def under_kvm(driver: str) -> str:
+    """The guest with the card, as if it had KVM; `driver` is what its definition says of the card's."""
+    xml = sampled.xml("hot-nic").replace("<domain type='qemu'", "<domain type='kvm'")
+    said = f"<driver name='{driver}'/>" if driver else ""
+    return xml.replace("<alias name='net1'/>", f"{said}<alias name='net1'/>")
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,9 @@ def _add_cpu(domain: Element, spec: GuestSpec, *, kvm: bool) -> None:
     for number in range(spec.numa_nodes):
         own = ",".join(str(vcpu) for vcpu in range(vcpus) if vcpu % spec.numa_nodes == number)
         memory = str(spec.memory_mib // spec.numa_nodes)
-        cell = SubElement(cells, "cell", id=str(number), cpus=own, memory=memory, unit="MiB")
+        cell = SubElement(cells, "cell", {"id": str(number), "memory": memory, "unit": "MiB"})
+        if own:
+            cell.set("cpus", own)
         distances = SubElement(cell, "distances")
         for other in range(spec.numa_nodes):
             SubElement(distances, "sibling", id=str(other), value="10" if other == number else "21")

@@ -3,7 +3,7 @@
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,12 @@ from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
 from tests.bench.peer import Peer
+from tests.guests.plugged import plug_memory
 from tests.guests.watched import Watched, leavings
 
-FIRST = GuestSpec("first of its shape", 1, fill_mib=64)
-ALIKE = GuestSpec("another of that shape", 2, 384, fill_mib=64)
+FIRST = GuestSpec("first of its shape", 1, numa_nodes=2, memory_slots=2, fill_mib=64)
+ALIKE = replace(FIRST, name="another of that shape", index=2, memory_mib=384)
+DIMMS_MIB = (128, 256)
 START_SECONDS = 8
 """What a new QEMU may take to answer while one is tried that never does."""
 
@@ -61,8 +63,10 @@ class BrokenQemu:
 def guests(host: Host, peer: Peer) -> Iterator[tuple[Watched, Watched]]:
     first, alike = Watched(host, peer, FIRST), Watched(host, peer, ALIKE)
     with host.guest(FIRST), host.guest(ALIKE):
-        first.proof.wait_booted()
-        alike.proof.wait_booted()
+        for guest, mib in zip((first, alike), DIMMS_MIB, strict=True):
+            guest.proof.wait_booted()
+            plug_memory(guest, mib, node=0)
+            guest.proof.fill(guest.spec.fill_mib, guest.spec.seed)
         yield first, alike
 
 

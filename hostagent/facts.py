@@ -78,11 +78,14 @@ class RamRoom:
     available: int  # of the host's memory (MemAvailable of proc(5))
 
 
+SYSTEM_QEMU = "system"
+
+
 @dataclass(frozen=True)
 class QemuTree:
     """One QEMU version on the host: the system's own, or a tree of its own beside it."""
 
-    name: str  # "system", or the folder's name below hostagent's qemu directory
+    name: str  # SYSTEM_QEMU, or the folder's name below hostagent's qemu directory
     version: Version
     package: str  # the distribution's full version string, or "" when unknown
     emulator: str  # path of qemu-system-x86_64

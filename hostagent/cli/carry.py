@@ -9,10 +9,9 @@ from hostagent.cli.common import Call, Change, new_update_id
 from hostagent.cli.output import sentence
 from hostagent.cli.progress import Progress
 from hostagent.cli.report_view import report_parts
-from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
+from hostagent.errors import ExitCode, Failed, Refused, UsageError
 from hostagent.facts import Host
 from hostagent.plan import Plan
-from hostagent.trees import qemu_trees
 from hostagent.update.host import update_qemu
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
@@ -60,7 +59,6 @@ def _confirm(call: Call, work: Change, what: str, guests: int, longest: float) -
 def carry_out(call: Call, work: Change, host: Host, plan: Plan) -> UpdateReport | int:
     """One update; an exit code when a signal ended its rehearsal."""
     names = {guest.uuid: guest.name for guest in plan.to_update}
-    _keep_the_way_back(call, plan)
     try:
         with (
             work.session.guarded() as ports,
@@ -94,15 +92,6 @@ def show_all(call: Call, work: Change, done: Done) -> int:
     parts = [part for report, plan in done for part in (*report_parts(report), sentence(verdict(report, plan)))]
     call.out.show({"updates": [result(report, plan) for report, plan in done]}, *parts)
     return exit_code([report for report, _ in done], work.signals.first)
-
-
-def _keep_the_way_back(call: Call, plan: Plan) -> None:
-    """The system's own QEMU is gone with its next upgrade; guests that leave it may have to come back."""
-    if any(guest.before and guest.before.name == qemu_trees.SYSTEM for guest in plan.to_update):
-        try:
-            qemu_trees.keep(call.config.paths.state, call.config.paths.system_emulator)
-        except HostagentError as error:
-            call.out.say(sentence(f"The system's own QEMU is not kept for a way back: {error}", "wait"))
 
 
 def exit_code(reports: Sequence[UpdateReport], signal: int | None) -> int:

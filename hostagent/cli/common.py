@@ -16,9 +16,11 @@ from hostagent.cli.progress import Progress
 from hostagent.cli.signals import Signals
 from hostagent.cli.verbs import Asked
 from hostagent.config import Config
-from hostagent.errors import UsageError
+from hostagent.errors import HostagentError, UsageError
 from hostagent.facts import Host
+from hostagent.planning.way_back import not_kept
 from hostagent.session import Session, changing
+from hostagent.trees import qemu_trees
 from hostagent.update.journal import UpdateRecord
 from hostagent.update.journal_reader import read_updates
 
@@ -46,6 +48,20 @@ class Call:
             return libvirt.host()
         finally:
             libvirt.disconnect()
+
+    def kept_host(self) -> Host:
+        """The same, once the QEMU that guests run on is kept, so that they can come back to it after its upgrade."""
+        host = self.host()
+        tree = not_kept(host)
+        if tree is None:
+            return host
+        self.out.note(f"keeping QEMU {tree.version} beside the system's own, for a way back to it ...")
+        try:
+            qemu_trees.keep(self.config.paths.state, self.config.paths.system_emulator)
+        except HostagentError as error:
+            self.out.note(f"it is not kept: {error}")
+            return host
+        return self.host()
 
 
 def begin(asked: Asked, *, root: bool = True) -> Call:

@@ -56,7 +56,7 @@ def adopt(
 
 
 def _adopt(call: Call, work: Change, names: Sequence[str], budget_seconds: float, *, yes: bool) -> Done | int:
-    host = call.host()
+    host = call.kept_host()
     plans = plan_adoption(host, names, budget_seconds=budget_seconds, past=past_of(call.updates()))
     code = approve(call, work, plans, names, yes=yes)
     return code if code is not None else carry_out_all(call, work, host, plans)

@@ -30,9 +30,12 @@ _COLUMNS = (
 @verb("inspect", example="hostagent inspect --guest web1")
 @click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated.")
 def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
-    """See the host and its guests, and for each why it cannot be updated in place, if so."""
+    """See the host and its guests, and for each why it cannot be updated in place, if so.
+
+    The QEMU that guests run on is kept, if it was not yet, so that there is a way back to it.
+    """
     call = begin(asked)
-    host = call.host()
+    host = call.kept_host()
     seen = [(guest, in_place_blockers(host, guest)) for guest in chosen_guests(host, guests or None)]
     against = host_blockers(host)
     parts = [*_host_parts(host, against), *_guest_parts(seen, against)]
@@ -148,7 +151,7 @@ def _guest_json(guest: Guest, found: tuple[Blocker, ...]) -> dict[str, object]:
         "ram": {"bytes": guest.definition.memory, "backing": guest.definition.ram},
         "in_place": {
             "possible": guest.state.active and not found,
-            "copies_ram": ram_to_copy(guest) is not None,
+            "copies_ram": ram_to_copy(guest) > 0,
             "blockers": blockers_json(found),
         },
     }

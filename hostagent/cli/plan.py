@@ -1,4 +1,4 @@
-"""hostagent plan: what an update would do; changes nothing."""
+"""hostagent plan: what an update would do; touches no guest."""
 
 from __future__ import annotations
 
@@ -87,13 +87,15 @@ def budget_of(call: Call, text: str | None) -> float:
 @planning_options
 @click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Keep it for: hostagent update --plan")
 def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
-    """See what an update of COMPONENT would do to each guest; changes nothing.
+    """See what an update of COMPONENT would do to each guest; touches none.
+
+    The QEMU that guests run on is kept, if it was not yet, so that there is a way back to it.
 
     Ends with exit code 3 when the update would be refused; such a plan is not saved.
     """
     wish.require_component("plan")
     call = begin(asked)
-    host = call.host()
+    host = call.kept_host()
     made = make_plan(call, host, wish)
     refused = plan_view.refusal(made, wish.guests)
     parts = plan_view.plan_parts(made, wish.guests)

@@ -75,7 +75,8 @@ def fetch(asked: Asked, version: str) -> int:
 def keep(asked: Asked) -> int:
     """Keep the system's own QEMU as it is installed now: before an upgrade, so that there is a way back.
 
-    An update keeps it by itself. Nothing is done when it is kept already.
+    Whatever looks at guests that run on it (inspect, plan, update) keeps it by itself. Nothing is done when it is kept
+    already.
     """
     call = begin(asked)
     with change(call, "qemu keep") as work, work.signals.ordinary():
@@ -100,7 +101,11 @@ def remove(asked: Asked, name: str) -> int:
 
 
 def _require_unused(tree: QemuTree, guests: Sequence[Guest]) -> None:
-    run = [f"{guest.name} runs on it" for guest in guests if guest.qemu == tree]
+    run = [
+        f"{guest.name} runs on {_it(guest.qemu, tree)}"
+        for guest in guests
+        if guest.qemu and tree.is_build_of(guest.qemu)
+    ]
     defined = [f"{guest.name} is defined to" for guest in guests if guest.definition.emulator == tree.emulator]
     if run or defined:
         hint = "bring them to another one first: hostagent update; virsh edit"
@@ -121,6 +126,10 @@ def list_trees(asked: Asked) -> int:
     shown = [table(columns, rows), "", "Emulators:", *emulators] if trees else ["No QEMU on this host."]
     call.out.show({"qemu": document}, *shown)
     return ExitCode.DONE
+
+
+def _it(qemu: QemuTree, tree: QemuTree) -> str:
+    return "it" if qemu == tree else f"this build ({qemu.emulator})"
 
 
 def _users(call: Call) -> list[QemuTree | None] | None:

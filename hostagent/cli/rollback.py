@@ -42,7 +42,7 @@ def _roll_back(
 ) -> Done | int:
     updates = call.updates()
     record = chosen_update(updates, update)
-    host = call.host()
+    host = call.kept_host()
     order = UpdateOrder.of(record)
     wanted = {guest.uuid for guest in chosen_guests(host, guests or None)}
     came_from = {

@@ -56,7 +56,7 @@ def _update(
     call: Call, work: Change, wish: Wish, approved: SavedPlan | None, *, yes: bool
 ) -> tuple[UpdateReport, Plan] | int:
     require_nothing_open(work.session)
-    host = call.host()
+    host = call.kept_host()
     if approved is not None:
         _require_the_same(approved, host)
     plan = make_plan(call, host, wish) if approved is None else _planned_again(call, approved, host)

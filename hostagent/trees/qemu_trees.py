@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hostagent import processes
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, Refused, UsageError
-from hostagent.facts import QemuTree, Version
+from hostagent.facts import SYSTEM_QEMU, QemuTree, Version
 from hostagent.trees import file_tree
 from hostagent.trees.deb_packages import unpack
 
-SYSTEM = "system"
+SYSTEM = SYSTEM_QEMU
 EMULATOR = Path("usr/bin/qemu-system-x86_64")
 RECORD = "hostagent-tree.json"
 # Firmware of other source packages: a tree without its own gets a link to the system's.

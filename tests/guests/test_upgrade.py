@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from hostagent import wiring
+from hostagent.cli.common import Call
+from hostagent.cli.output import Output
 from hostagent.errors import Refused, UsageError
 from hostagent.facts import Guest
 from hostagent.facts import Host as Facts
@@ -98,8 +100,9 @@ def test_there_and_back(rehearsing: Lab, guest: Watched) -> None:
         seen = facts(lab)
         assert seen.process is not None and seen.process.exe_deleted
         assert [blocker.reason for blocker in guest_blockers(seen)] == ["binary"]
-    kept = qemu_trees.keep(lab.config.paths.state, EMULATOR)
-    assert kept.package == was_installed.package
+    first_look, second_look = (Call(lab.config, Output(as_json=True)).kept_host().qemu for _ in range(2))
+    (kept,) = (tree for tree in first_look if tree.is_build_of(was_installed) and tree != was_installed)
+    assert second_look == first_look
     with upgraded(lab):
         installed = choose_tree(wiring.trees_of(lab.config), qemu_trees.SYSTEM)
         assert installed.version == lab.newer.version

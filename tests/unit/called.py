@@ -18,10 +18,13 @@ from hostagent.cli import main
 from hostagent.cli.common import Call
 from hostagent.config import Config
 from hostagent.errors import HostagentError
-from hostagent.facts import Guest, GuestState, Host, RamBacking
+from hostagent.facts import Guest, GuestState, Host, QemuTree, RamBacking
 from hostagent.plan import Plan
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import UpdateRecord
+
+KEPT = replace(OLD, name="kept", emulator="/kept/qemu-system-x86_64")
+"""The system's own, as it is kept for a way back."""
 
 
 def guest(name: str, **changed: Any) -> Guest:
@@ -45,17 +48,27 @@ class Caller:
 
     state: Path
     monkeypatch: pytest.MonkeyPatch
-    host: Host = field(default_factory=lambda: sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), guest("db9"))))
+    host: Host = field(
+        default_factory=lambda: sampled.host(qemu=(OLD, NEW, KEPT), guests=(guest("web1"), guest("db9")))
+    )
     plans: list[Plan] = field(default_factory=list)
+    keeping_fails: HostagentError | None = None
     dismissed: list[str] = field(default_factory=list)  # guards that were told that all is over
 
     def __post_init__(self) -> None:
         self.settings = self.state.parent / "hostagent.toml"
         self.settings.write_text(f'[paths]\nstate = "{self.state}"\nlibvirt_run = "{self.state.parent}/run"\n')
         self.monkeypatch.setattr(Call, "host", lambda _: self.host)
+        self.monkeypatch.setattr("hostagent.cli.common.qemu_trees.keep", self._keep)
         self.monkeypatch.setattr("os.geteuid", lambda: 0)
         self.monkeypatch.setattr("hostagent.session.Guard", lambda *_: _NoGuard(self.dismissed))
         self.monkeypatch.setenv("COLUMNS", "100")
+
+    def _keep(self, _state: Path, _emulator: Path) -> QemuTree:
+        if self.keeping_fails:
+            raise self.keeping_fails
+        self.host = replace(self.host, qemu=(*self.host.qemu, KEPT))
+        return KEPT
 
     def __call__(self, *words: str, answer: str | None = None) -> Result:
         return CliRunner().invoke(main, ["--config", str(self.settings), *words], input=answer)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import sampled
-from called import Caller, guest, shut_off, with_private_ram
+from called import KEPT, Caller, guest, shut_off, with_private_ram
 from journals import NEW, OLD, Writer
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -48,9 +48,9 @@ def test_inspect_shows_host_guests_and_every_reason(hostagent: Caller) -> None:
 
 
 def test_inspect_for_programs(hostagent: Caller) -> None:
-    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"), shut_off("old")))
+    hostagent.host = sampled.host(qemu=(OLD, NEW, KEPT), guests=(guest("web1"), shut_off("old")))
     document = hostagent.json("inspect")
-    assert [tree["version"] for tree in document["host"]["qemu"]] == ["7.2.22", "10.0.2"]
+    assert [tree["version"] for tree in document["host"]["qemu"]] == ["7.2.22", "10.0.2", "7.2.22"]
     web1, old = document["guests"]
     assert (web1["in_place"], web1["qemu"]["exe_deleted"]) == (
         {"possible": True, "copies_ram": False, "blockers": []},
@@ -203,6 +203,42 @@ def test_qemu_remove_refuses_what_a_guest_uses(hostagent: Caller, monkeypatch: p
     result = hostagent("qemu", "remove", NEW.name)
     assert result.exit_code == 3
     assert f"found {user.name}" in result.stderr
+
+
+def test_qemu_remove_refuses_the_way_back_of_a_guest_that_runs_on_the_same_build(
+    hostagent: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hostagent.wiring.trees_of", lambda _: (OLD, NEW, KEPT))
+    result = hostagent("qemu", "remove", "kept")
+    assert result.exit_code == 3
+    assert f"found web1 runs on this build ({OLD.emulator})" in result.stderr
+
+
+# -- the QEMU that guests run on is kept as soon as it is seen
+
+
+@pytest.mark.parametrize("words_", [("inspect",), ("plan", "qemu", "--to", "10.0")])
+def test_the_system_s_own_is_kept_once_guests_are_seen_on_it(hostagent: Caller, words_: tuple[str, ...]) -> None:
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"),))
+    first, second = hostagent(*words_), hostagent(*words_)
+    assert first.exit_code == second.exit_code == 0
+    assert first.stderr == "keeping QEMU 7.2.22 beside the system's own, for a way back to it ...\n"
+    assert second.stderr == ""
+    assert hostagent.host.qemu == (OLD, NEW, KEPT)
+
+
+def test_it_is_not_kept_for_nobody(hostagent: Caller) -> None:
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1", qemu=NEW), shut_off("old")))
+    assert hostagent("inspect").stderr == ""
+    assert hostagent.host.qemu == (OLD, NEW)
+
+
+def test_what_cannot_be_kept_is_said_and_keeps_nobody_from_looking(hostagent: Caller) -> None:
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"),))
+    hostagent.keeping_fails = Refused("keeping /usr/bin/qemu", expected="a package", found="none")
+    result = hostagent("inspect")
+    assert (result.exit_code, "web1" in result.stdout) == (0, True)
+    assert "it is not kept: keeping /usr/bin/qemu: expected a package, found none" in result.stderr
 
 
 NEEDS = (

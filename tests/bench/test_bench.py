@@ -16,7 +16,7 @@ from tests.bench.proof import Proof
 pytestmark = pytest.mark.skipif("HOSTAGENT_BENCH" not in os.environ, reason="runs inside the bench")
 
 SECOND = 1_000_000_000
-PAUSE = 1.0
+PAUSE = 3.0
 PAGE_SIZE = 4096
 SHAPES = [
     GuestSpec(name="q35", fill_mib=64),

@@ -26,8 +26,7 @@ def runs(stage: Stage) -> bool:
 
 
 def test_its_ram_is_in_a_file_of_its_user_s(ordinary: Stage) -> None:
-    new_ram = ordinary.prepared().swap.notes.new_ram
-    assert new_ram is not None
+    (new_ram,) = ordinary.prepared().swap.notes.new_ram
     assert (new_ram.uid, new_ram.gid) == ordinary.ports.qemu.owner(ordinary.old)
     found = Path(new_ram.path).stat()
     assert (found.st_size, found.st_uid, found.st_mode & 0o777) == (new_ram.size, new_ram.uid, 0o600)

@@ -191,6 +191,17 @@ class Host:
     machined: Version | None = None  # systemd-machined's version when it registers guests
     libvirt_clients: int = 0
 
+    @property
+    def system_qemu(self) -> QemuTree | None:
+        """The system's own QEMU."""
+        return next((tree for tree in self.qemu if tree.name == SYSTEM_QEMU), None)
+
+    @property
+    def copies_of_system_qemu(self) -> tuple[QemuTree, ...]:
+        """Trees of the same build."""
+        own = self.system_qemu
+        return tuple(tree for tree in self.qemu if own is not None and tree != own and tree.is_build_of(own))
+
     def guest(self, name: str) -> Guest | None:
         """The guest of that name, or None."""
         return next((guest for guest in self.guests if guest.name == name), None)

@@ -19,7 +19,6 @@ CPU_DEVICE = "-x86_64-cpu"  # how the kind of a vCPU that is a device ends, afte
 DIMM = "pc-dimm"
 BLOCK_NAME = "x-use-canonical-path-for-ramblock-id"
 _NAMELESS = ("memory-backend-ram", "memory-backend-memfd")
-_UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _WAITING = ("-incoming", "defer")
 # libvirt 9.0 writes these; QEMU 10.0 knows them no more ("invalid option", tried). In 7.2 they do nothing
 # but set the property (QEMU, system/vl.c).
@@ -68,12 +67,12 @@ class NamelessRam:
     def of(cls, option: Option) -> Self:
         """Read its -object."""
         by_default = option.kind == "memory-backend-memfd" and not option.has(BLOCK_NAME)
-        return cls(option.get("id"), int(option.get("size", "0")), by_default)
+        return cls(option.get("id"), option.size(), by_default)
 
     @property
     def file_name(self) -> str:
-        """The name that libvirt gives the file of such RAM: of a DIMM that of the device (qemuGetMemoryBackingPath)."""
-        return self.id.removeprefix("mem") if self.id.startswith("memdimm") else self.id
+        """The name that libvirt gives the file of such RAM: of a DIMM the device's alias (qemuGetMemoryBackingPath)."""
+        return self.id.removeprefix("mem")
 
     def in_file(self, folder: str) -> Option:
         """The same RAM in a shared file, as libvirt 9.0 and 11.3 write it (qemuBuildMemoryBackendProps).
@@ -154,15 +153,19 @@ class CommandLine:
     @property
     def memory(self) -> int:
         """The RAM's size in bytes (a bare number counts MiB), DIMMs included; 0 when the list does not say."""
-        found = re.fullmatch(r"(\d+)([kmg]?)", self._first("m").get("size").lower())
-        plugged = {item.get("memdev") for item in self.named("device", DIMM)}
-        dimms = sum(int(item.get("size", "0")) for item in self.named("object") if item.get("id") in plugged)
-        return int(found[1]) * _UNITS[found[2] or "m"] + dimms if found else 0
+        return self._first("m").size(bare="m") + sum(backend.size() for _, backend in self.dimms())
+
+    def dimms(self) -> Iterator[tuple[Option, Option]]:
+        """Each DIMM with its memory backend."""
+        backends = {item.get("id"): item for item in self.named("object")}
+        for device in self.named("device", DIMM):
+            if device.get("memdev") in backends:
+                yield device, backends[device.get("memdev")]
 
     def ram_backends(self) -> tuple[RamBackend, ...]:
         """The RAM's files."""
         return tuple(
-            RamBackend(item.get("id"), item.get("mem-path"), int(item.get("size", "0")))
+            RamBackend(item.get("id"), item.get("mem-path"), item.size())
             for item in self.named("object", "memory-backend-file")
         )
 

@@ -49,6 +49,9 @@ SWITCHES = frozenset(
 )
 
 
+_UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+
 @dataclass(frozen=True)
 class Property:
     """A name and its value as text; nested JSON names are joined by dots, true and false are on and off."""
@@ -79,6 +82,11 @@ class Option:
     def get(self, name: str, default: str = "") -> str:
         """The value of a property; of one that is given twice the last, as QEMU takes it."""
         return next((item.value for item in reversed(self.properties) if item.name == name), default)
+
+    def size(self, name: str = "size", *, bare: str = "b") -> int:
+        """A size in bytes; 0 for one that is not there or cannot be read. bare: the unit of a number alone."""
+        found = re.fullmatch(r"(\d+)([bkmgt]?)", self.get(name).lower())
+        return int(found[1]) * _UNITS[found[2] or bare] if found else 0
 
     def has(self, name: str) -> bool:
         """Whether a property is given at all."""

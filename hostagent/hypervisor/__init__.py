@@ -80,6 +80,7 @@ class Inventory:
     vcpu_threads: Mapping[int, int]  # vCPU index -> thread id
     objects: tuple[str, ...]
     memory_devices: tuple[str, ...]
+    ram_named_by_path: Mapping[str, bool]  # memory backend -> how its block is called in the stream: by path, or id
     jobs: tuple[str, ...]
     fdsets: Mapping[int, int]  # fdset number -> descriptor in that process
 

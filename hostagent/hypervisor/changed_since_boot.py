@@ -7,7 +7,7 @@ the guest and not the list. A state loaded onto the wrong disk still "succeeds",
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
-from hostagent.arguments.command_line import DIMM, BlockNode, CommandLine
+from hostagent.arguments.command_line import BlockNode, CommandLine
 from hostagent.facts import Difference
 from hostagent.hypervisor.live_definition import (
     alias_of,
@@ -173,14 +173,13 @@ def network_cards(live_xml: str) -> tuple[str, ...]:
 
 def _dimms(root: Element, command_line: CommandLine) -> Iterator[Difference]:
     """One that was plugged out, and another in, under the same name."""
-    sizes = {item.get("id"): int(item.get("size", "0")) for item in command_line.named("object")}
-    booted = {item.get("id"): item for item in command_line.named("device", DIMM)}
+    booted = {device.get("id"): (device, backend) for device, backend in command_line.dimms()}
     for memory in root.iterfind("devices/memory"):
-        device, address = booted.get(alias_of(memory)), memory.find("address")
-        if device is None:
+        if alias_of(memory) not in booted:
             continue  # added since, and said so already
+        (device, backend), address = booted[alias_of(memory)], memory.find("address")
         base = str(int(attribute(address, "base") or "0", 16))
-        there = (sizes.get(device.get("memdev")), device.get("slot"), device.get("node", "0"), device.get("addr", base))
+        there = (backend.size(), device.get("slot"), device.get("node", "0"), device.get("addr", base))
         now = (
             size(memory.find("target/size")),
             attribute(address, "slot"),
@@ -191,8 +190,8 @@ def _dimms(root: Element, command_line: CommandLine) -> Iterator[Difference]:
             yield Difference(f"{_dimm(alias_of(memory), *there)}, as the guest booted", _dimm("it", *now))
 
 
-def _dimm(name: str, number: int | None, slot: str, node: str, base: str) -> str:
-    return f"{name} of {_mib(number or 0)} in slot {slot} of node {node} at {base}"
+def _dimm(name: str, number: int, slot: str, node: str, base: str) -> str:
+    return f"{name} of {_mib(number)} in slot {slot} of node {node} at {base}"
 
 
 def _sizes(root: Element, command_line: CommandLine) -> Iterator[Difference]:

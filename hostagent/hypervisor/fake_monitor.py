@@ -85,6 +85,7 @@ class FakeMonitor:
                 vcpu_threads={n: process.pid + 1 + n for n in range(process.vcpus)},
                 objects=tuple(sorted(objects)),
                 memory_devices=tuple(sorted(str(item) for item in line.named("device", DIMM))),
+                ram_named_by_path={},
                 jobs=(),
                 fdsets=dict(process.fdsets),
             )

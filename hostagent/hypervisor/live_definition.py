@@ -87,9 +87,12 @@ def attribute(element: Element | None, name: str) -> str:
 
 def size(element: Element | None) -> int:
     """A size in bytes; KiB when no unit is given; 0 when the element is missing."""
-    if element is None or not (element.text or "").strip().isdecimal():
-        return 0
-    return int(element.text or "0") * _UNITS.get(element.get("unit", "KiB"), 1024)
+    return 0 if element is None else amount(element.text or "", element.get("unit", "KiB"))
+
+
+def amount(number: str, unit: str) -> int:
+    """A size in bytes; 0 for what is no number."""
+    return int(number) * _UNITS.get(unit, 1024) if number.strip().isdecimal() else 0
 
 
 def current_vcpus(root: Element) -> int:

@@ -20,6 +20,7 @@ from qemu.qmp.message import Message
 from qemu.qmp.protocol import Runstate
 from qemu.qmp.qmp_client import ExecuteError
 
+from hostagent.arguments.command_line import BLOCK_NAME
 from hostagent.errors import Failed, OutcomeUnknown
 from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState, Uncarried
 from hostagent.hypervisor.qmp_verbs import BALLAST, QmpVerbs, as_mapping, as_rows
@@ -105,6 +106,11 @@ class QmpMonitor(QmpVerbs):
             vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in as_rows(self.ask("query-cpus-fast"))},
             objects=self._children("/objects"),
             memory_devices=tuple(sorted(_memory_device(row) for row in as_rows(self.ask("query-memory-devices")))),
+            ram_named_by_path={
+                name: bool(self.ask("qom-get", path=f"/objects/{name}", property=BLOCK_NAME))
+                for name, kind in self._typed("/objects")
+                if kind.startswith("child<memory-backend-")
+            },
             jobs=tuple(str(row.get("id", row)) for row in as_rows(self.ask("query-jobs"))),
             fdsets={int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in sets if row["fds"]},
         )

@@ -150,7 +150,7 @@ def _with_dimm(options: list[Option], memory: Element) -> list[Option]:
     alias, target, address = alias_of(memory), memory.find("target"), memory.find("address")
     like = next((item for item in options if item.name == "object" and item.kind.startswith("memory-backend-")), None)
     if not _is_plain_dimm(memory) or target is None or address is None or like is None or not _is_json(like):
-        return options
+        return [_placed(item, address) if item.kind == DIMM and item.get("id") == alias else item for item in options]
     backend = f"mem{alias}"
     properties = {name: value for name, value in _properties(like).items() if name != BLOCK_NAME}
     properties |= {"id": backend, "size": size(target.find("size"))}
@@ -158,7 +158,7 @@ def _with_dimm(options: list[Option], memory: Element) -> list[Option]:
         name = NamelessRam(backend, 0, named_by_default=True).file_name
         properties["mem-path"] = str(PurePosixPath(str(properties["mem-path"])).with_name(name))
     booted = next((item for item in options if item.name == "object" and item.get("id") == backend), None)
-    if booted is not None and int(booted.get("size", "0")) == properties["size"]:
+    if booted is not None and booted.size() == properties["size"]:
         properties = _properties(booted)
     device = {
         "driver": DIMM,
@@ -173,6 +173,11 @@ def _with_dimm(options: list[Option], memory: Element) -> list[Option]:
     rest = [item for item in options if (item.name, item.get("id")) not in ours]
     at = places[0] if places else _last_of(rest, DIMM, *_CONTROLLERS) + 1
     return [*rest[:at], _option("object", properties), _option("device", device), *rest[at:]]
+
+
+def _placed(dimm: Option, address: Element | None) -> Option:
+    base = attribute(address, "base")
+    return _changed(dimm, addr=int(base, 16)) if base and _is_json(dimm) and not dimm.has("addr") else dimm
 
 
 def _is_plain_dimm(memory: Element) -> bool:

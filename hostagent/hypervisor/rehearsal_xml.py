@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from hostagent.hypervisor.live_definition import alias_of, attribute, parse, source_of
+from hostagent.hypervisor.live_definition import alias_of, amount, attribute, parse, size, source_of
 
 MEMORY_KIB = 128 * 1024
 DISK_BYTES = 16 * 1024**2
@@ -58,9 +58,9 @@ def rehearsal_xml(live_xml: str, name: str, uuid: str, workdir: str, emulator: s
     _set(root, "name", name)
     _set(root, "uuid", uuid)
     _drop(root, [child for child in root if child.tag in _DROPPED or child.tag.startswith("{")])
-    pieces = _shrink_memory(root)
+    memory = str(_shrink_memory(root))
     for tag in ("memory", "currentMemory"):
-        _set(root, tag, str(pieces * MEMORY_KIB)).set("unit", "KiB")
+        _set(root, tag, memory).set("unit", "KiB")
     for tag in ("vcpu", "vcpus/vcpu"):
         for vcpu in root.iterfind(tag):
             vcpu.attrib.pop("cpuset", None)
@@ -96,16 +96,21 @@ def _canonical(element: Element) -> str:
 
 
 def _shrink_memory(root: Element) -> int:
-    """Every NUMA node and every DIMM gets as little as a guest without; how many pieces of memory that makes."""
+    """Every NUMA node and every DIMM gets at most as much as a guest without; KiB of memory in all.
+
+    Never more than it has: DIMMs stay where they are, beside each other.
+    """
     devices = _child(root, "devices")
     _drop(devices, [memory for memory in devices.iterfind("memory") if memory.get("model") != "dimm"])
     cells, dimms = root.findall("cpu/numa/cell"), devices.findall("memory")
-    for cell in cells:
-        cell.attrib |= {"memory": str(MEMORY_KIB), "unit": "KiB"}
+    sizes = [min(MEMORY_KIB, amount(cell.get("memory", ""), cell.get("unit", "KiB")) // 1024) for cell in cells]
+    for cell, number in zip(cells, sizes, strict=True):
+        cell.attrib |= {"memory": str(number), "unit": "KiB"}
     for dimm in dimms:
-        _set(_child(dimm, "target"), "size", str(MEMORY_KIB)).set("unit", "KiB")
+        sizes.append(min(MEMORY_KIB, size(dimm.find("target/size")) // 1024))
+        _set(_child(dimm, "target"), "size", str(sizes[-1])).set("unit", "KiB")
         _drop(dimm, list(dimm.iterfind("source")))
-    return max(1, len(cells)) + len(dimms)
+    return sum(sizes) + (0 if cells else MEMORY_KIB)
 
 
 def _plain_start(root: Element) -> None:

@@ -72,12 +72,15 @@ def _what_is_wrong(error: Exception) -> str:
 def facts_of(host: Host, guests: Sequence[str] | None) -> dict[str, object]:
     """What a plan for these guests rests on, as JSON can hold it; guests by name.
 
-    Left out is what comes and goes by itself: libvirt's clients, room for RAM, and other guests than those named.
+    Left out is what comes and goes by itself: libvirt's clients, room for RAM, other guests than those named, and what
+    is kept of the system's QEMU as soon as somebody runs on it.
     """
-    plain = _plain(dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None))
-    assert isinstance(plain, dict)  # noqa: S101 - a dataclass
-    steady = (dataclasses.replace(guest, memory_room=None) for guest in chosen_guests(host, guests))
+    steady = [dataclasses.replace(guest, memory_room=None) for guest in chosen_guests(host, guests)]
     chosen = {guest.name: _plain(guest) for guest in steady}
+    used = {guest.qemu for guest in steady}
+    trees = tuple(tree for tree in host.qemu if tree in used or tree not in host.copies_of_system_qemu)
+    plain = _plain(dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None, qemu=trees))
+    assert isinstance(plain, dict)  # noqa: S101 - a dataclass
     # As it will be read back: tuples as lists, keys as text.
     facts: dict[str, object] = json.loads(json.dumps({**plain, "guests": chosen}))
     return facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hostagent.facts import SYSTEM_QEMU, Host, QemuTree
+from hostagent.facts import Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Plan, Reason, Verdict
 from hostagent.planning.checks import host_blockers
 from hostagent.planning.planner import guest_plan
@@ -12,11 +12,13 @@ from hostagent.planning.prediction import Past
 
 
 def not_kept(host: Host) -> QemuTree | None:
-    """The system's own QEMU, if guests run on it and nothing is kept of that build: its next upgrade would take it."""
-    own = next((tree for tree in host.qemu if tree.name == SYSTEM_QEMU), None)
-    if own is None or not any(guest.qemu == own for guest in host.guests):
-        return None
-    return None if any(tree.is_build_of(own) for tree in host.qemu if tree != own) else own
+    """The system's own QEMU, if guests run on it and nothing is kept of that build: its next upgrade would take it.
+
+    Not one that is of no package: nobody knows which files it needs.
+    """
+    own = host.system_qemu
+    runs = own is not None and own.package and any(guest.qemu == own for guest in host.guests)
+    return own if runs and not host.copies_of_system_qemu else None
 
 
 def plan_way_back(

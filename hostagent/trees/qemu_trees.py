@@ -49,6 +49,7 @@ _NOT_COPIED = {
 }
 _DOCUMENTATION = ("/usr/share/doc", "/usr/share/man", "/usr/share/lintian")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,127}")
+_PARTS = ("qemu-system", "qemu-block")  # how packages begin that have the emulator's modules and data
 _PROBE_SECONDS = 30.0
 _ROOT = Path("/")
 _log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def keep(state: Path, system_emulator: Path) -> QemuTree:
     the emulator.
     """
     doing = f"keeping {system_emulator}"
-    _, package = banner(system_emulator)
+    package = banner(system_emulator)[1] or _installed_package(system_emulator)
     for tree in list_trees(state, Path("/none")) if package else ():
         if tree.package == package:
             return tree
@@ -103,7 +104,7 @@ def keep(state: Path, system_emulator: Path) -> QemuTree:
             gathered = folder / "installed"
             for path in files:
                 file_tree.take(doing, path, gathered / path.relative_to(_ROOT))
-            return _make(doing, [gathered], _trees_folder(state), folder)
+            return _make(doing, [gathered], _trees_folder(state), folder, package)
     except OSError as error:
         raise Failed(doing, found=f"{error.filename or ''}: {error.strerror or error}") from error
 
@@ -163,17 +164,35 @@ def _files_of_source(doing: str, emulator: Path) -> list[Path]:
         owner = ask("-S", str(emulator))[0].split(": ")[0]
         (source,) = ask("-W", "-f=${source:Package} ${source:Version}\\n", owner)
         known = ask("-W", "-f=${source:Package} ${source:Version}\\t${binary:Package}\\t${db:Status-Abbrev}\\n")
-        rows = [line.split("\t") for line in known]
-        packages = [name for of, name, status in rows if of == source and status.startswith("ii")]
+        packages = installed_parts(doing, source, [line.split("\t") for line in known])
         listed = ask("-L", *packages)
+    except Refused:
+        raise
     except (HostagentError, IndexError, ValueError) as error:
         raise Refused(doing, expected="files of an installed Debian package", found=str(error)) from error
     paths = [Path(line) for line in listed if line.startswith("/usr/") and not line.startswith(_DOCUMENTATION)]
     return [path for path in dict.fromkeys(paths) if path.is_symlink() or path.is_file()]
 
 
-def _make(doing: str, sources: list[Path], folder: Path, workshop: Path) -> QemuTree:
-    """Build the tree in the workshop, prove it, and give it its name in `folder`."""
+def installed_parts(doing: str, source: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """The packages that are installed from a source; rows of source and version, name, and state (dpkg-query(1)).
+
+    Raises Refused in the middle of an upgrade: the emulator would be kept without its modules, or with those of another
+    build.
+    """
+    packages = [name for of, name, status in rows if of == source and status.startswith("ii")]
+    parts = [row for row in rows if row[0].split()[0] == source.split(maxsplit=1)[0] and row[1].startswith(_PARTS)]
+    there = [row for row in parts if row[2][1:2] not in ("n", "c")]  # or no more, but for its settings
+    if odd := [f"{name} of {of} ({status.strip()})" for of, name, status in there if name not in packages]:
+        raise Refused(doing, expected=f"all its parts from {source}", found=", ".join(odd), hint="let apt end first")
+    return packages
+
+
+def _make(doing: str, sources: list[Path], folder: Path, workshop: Path, package: str = "") -> QemuTree:
+    """Build the tree in the workshop, prove it, and give it its name in `folder`.
+
+    package: its version, where the program itself does not say it.
+    """
     made = workshop / "tree"
     made.mkdir()
     if len(sources) == 1 and sources[0].is_dir():
@@ -187,7 +206,8 @@ def _make(doing: str, sources: list[Path], folder: Path, workshop: Path) -> Qemu
     if not emulator.is_file() or not os.access(emulator, os.X_OK):
         raise Refused(doing, expected=f"the program {EMULATOR}", found="none in what was given")
     _link_surroundings(made)
-    version, package = _probe(doing, emulator)
+    version, said = _probe(doing, emulator)
+    package = said or package
     digest = file_tree.digest(made)
     # A build that names no package is told apart by its contents.
     name = package.split(":", 1)[-1] if package else f"{version}-{digest[:12]}"

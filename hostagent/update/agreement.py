@@ -77,6 +77,7 @@ def same_guest(name: str, old: Inventory, new: Inventory, line: CommandLine) -> 
     _equal(name, "I/O threads", sorted(old.iothreads), sorted(new.iothreads))
     _equal(name, "vCPUs", sorted(old.vcpu_threads), sorted(new.vcpu_threads))
     _equal(name, "memory devices", list(old.memory_devices), list(new.memory_devices))
+    _equal(name, "names of RAM blocks", dict(old.ram_named_by_path), dict(new.ram_named_by_path))
     _equal(name, "block jobs", [], list(old.jobs))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
-from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, RunState, Sender
+from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, ProcessId, RunState, Sender
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
@@ -44,6 +44,8 @@ def reconcile(swap: GuestSwap) -> None:
     ours, theirs = old.inventory(), new.inventory()
     agreement.same_guest(swap.name, ours, theirs, CommandLine.parse(swap.notes.argv))
     agreement.same_logs(swap, ours, theirs)
+    if not swap.copies:
+        _ram_is_the_file(swap, swap.notes.old, "the old QEMU")  # a DIMM may have been plugged out and in since
     agreement.same_cards(swap.name, swap.notes.live_xml, _live_xml(swap))
     swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
     if not swap.copies:  # of which nothing can be set any more
@@ -176,7 +178,7 @@ def switch(swap: GuestSwap) -> None:
     _moved(swap, deadline, new, "loading the device state")
     if not swap.copies:
         _little_was_sent(swap, sent.ram_bytes)
-    _ram_is_the_file(swap)
+    _ram_is_the_file(swap, swap.new_process, "the new QEMU")
     swap.moved_bytes = sent.ram_bytes
 
 
@@ -266,14 +268,14 @@ def _little_was_sent(swap: GuestSwap, sent: int) -> None:
         )
 
 
-def _ram_is_the_file(swap: GuestSwap) -> None:
-    """Whatever the arguments said: what the new one has mapped decides."""
-    mapped = swap.ports.qemu.ram_inodes(swap.new_process)
+def _ram_is_the_file(swap: GuestSwap, process: ProcessId, whose: str) -> None:
+    """Whatever the arguments said: what it has mapped decides."""
+    mapped = swap.ports.qemu.ram_inodes(process)
     for pin in swap.notes.pins:
         if (pin.device, pin.inode) not in mapped:
             raise Failed(
                 f"{swap.name}: keeping the RAM",
-                expected=f"{pin.ram} mapped by the new QEMU",
+                expected=f"{pin.ram} mapped by {whose}",
                 found="another file",
             )
 

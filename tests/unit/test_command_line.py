@@ -16,6 +16,7 @@ from hostagent.arguments.command_line import (
     blockers,
 )
 from hostagent.arguments.qemu_options import Property, join_list, read_options, split_list
+from hostagent.hypervisor.changed_since_boot import changed_since_boot
 from hostagent.plan import Reason
 
 # As libvirt 11.3 writes it for QEMU 10: sizes with units, no format node for raw images, -machine hpet=.
@@ -214,7 +215,14 @@ def test_descriptors_of_several_queues_and_vhost() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "size"),
-    [("256", 256 * 1024**2), ("size=262144k", 256 * 1024**2), ("1G", 1024**3), ("size=1T", 0), ("", 0)],
+    [
+        ("256", 256 * 1024**2),
+        ("size=262144k", 256 * 1024**2),
+        ("1G", 1024**3),
+        ("size=1T", 1024**4),
+        ("size=1.5G", 0),
+        ("", 0),
+    ],
 )
 def test_memory_sizes(argument: str, size: int) -> None:
     assert CommandLine.parse(["qemu", "-m", argument]).memory == size
@@ -377,6 +385,22 @@ def test_ram_that_is_partly_in_files_is_neither_kept_nor_copied() -> None:
     )
     said = "ram-ordinary: expected RAM that is all in files, or none of it, found a without a file"
     assert said in _said(CommandLine.parse(["qemu", *words]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-object", "memory-backend-memfd,id=mem,size=4G,share=on", "-numa", "node,memdev=mem"),
+        ("-object", "memory-backend-ram,id=m1,size=1G", "-device", "pc-dimm,id=d1,memdev=m1"),
+        ("-object", "memory-backend-file,id=f,size=x,mem-path=/f,share=on"),
+    ],
+)
+def test_memory_of_somebody_s_own_words_is_refused_in_words(words: tuple[str, ...]) -> None:
+    """As <qemu:commandline> may add it; all guests of the host are read together."""
+    line = CommandLine.parse([*sampled.argv("anonymous"), *words])
+    assert line.memory >= 256 << 20
+    changed_since_boot(sampled.xml("anonymous"), line)
+    assert blockers(line)
 
 
 @pytest.mark.parametrize("name", ["anonymous", "memfd"])

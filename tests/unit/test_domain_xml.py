@@ -403,6 +403,16 @@ def test_a_rehearsal_touches_nothing_of_the_guests(name: str) -> None:
         assert (None if root.find(kept) is None else ElementTree.tostring(found(root, kept)).strip()) == shown
 
 
+def test_a_rehearsal_s_dimms_do_not_lie_on_top_of_each_other() -> None:
+    xml = (
+        sampled.xml("numa-dimms").replace(">262144</size>", ">65536</size>").replace(">131072</size>", ">65536</size>")
+    )
+    xml = xml.replace("base='0x110000000'", "base='0x104000000'")
+    root = ElementTree.fromstring(rehearsal_xml(xml, "r", UUID, "/r").xml)
+    assert [size.text for size in root.iterfind("devices/memory/target/size")] == ["65536", "65536"]
+    assert root.findtext("memory") == str(2 * 131072 + 2 * 65536)
+
+
 def test_a_rehearsal_has_the_same_devices() -> None:
     def devices(xml: str) -> list[tuple[str, str, str]]:
         root = ElementTree.fromstring(xml)

@@ -298,6 +298,28 @@ def test_an_emulator_that_dpkg_does_not_know_is_not_kept(state: Path, tmp_path: 
         qemu_trees.keep(state, system)
 
 
+ROWS = (
+    ("qemu 1:7.2-7", "qemu-system-x86", "ii "),
+    ("qemu 1:7.2-7", "qemu-system-common", "ii "),
+    ("qemu 1:7.2-7", "qemu-system-gui", "rc "),
+    ("qemu 1:10.0-2", "qemu-utils", "ii "),
+    ("bash 5", "bash", "ii "),
+)
+
+
+def test_the_packages_of_an_emulator() -> None:
+    """One that was removed, and a tool of another version, are no parts of it."""
+    assert qemu_trees.installed_parts("x", "qemu 1:7.2-7", ROWS) == ["qemu-system-x86", "qemu-system-common"]
+
+
+@pytest.mark.parametrize(("version", "status"), [("1:7.2-8", "iU "), ("1:7.2-8", "ii "), ("1:7.2-7", "iF ")])
+def test_nothing_is_kept_in_the_middle_of_an_upgrade(version: str, status: str) -> None:
+    rows = [row if row[1] != "qemu-system-common" else (f"qemu {version}", row[1], status) for row in ROWS]
+    with pytest.raises(Refused, match="let apt end first") as refused:
+        qemu_trees.installed_parts("keeping it", "qemu 1:7.2-7", rows)
+    assert refused.value.found == f"qemu-system-common of qemu {version} ({status.strip()})"
+
+
 def test_what_is_kept_already_is_not_kept_again(state: Path, debs: list[Path], tmp_path: Path) -> None:
     added = qemu_trees.add(debs, state=state)
     assert qemu_trees.keep(state, fill(tmp_path / "root", emulator()) / qemu_trees.EMULATOR) == added

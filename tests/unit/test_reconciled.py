@@ -197,6 +197,21 @@ def test_memory_that_is_not_plain_stays_named(old: str, new: str, found: str) ->
     assert found in [item.found for item in changed_since_boot(xml, line)]
 
 
+def test_memory_with_a_name_of_its_owner_s_is_where_libvirt_puts_it() -> None:
+    xml = sampled.xml("numa-dimms").replace("<alias name='dimm1'/>", "<alias name='ua-more'/>")
+    line = reconciled(xml, CommandLine.parse(sampled.argv("numa-dimms"))).line
+    paths = {ram.id: ram.path.rpartition("/")[2] for ram in line.ram_backends()}
+    assert paths == {"ram-node0": "ram-node0", "ram-node1": "ram-node1", "memdimm0": "dimm0", "memua-more": "ua-more"}
+
+
+def test_memory_that_is_not_plain_and_that_it_booted_with_stays_where_it_is() -> None:
+    """The place of the first one is free: QEMU would put it there if it were not told."""
+    xml = sampled.xml("numa-booted").replace("<memory model='dimm'>", "<memory model='dimm' access='shared'>")
+    assert "access='shared'" in xml
+    line = reconciled(xml, CommandLine.parse(sampled.argv("numa-booted"))).line
+    assert [device.get("addr") for device, _ in line.dimms()] == [str(0x100000000)]
+
+
 @pytest.mark.parametrize("name", ["numa", "numa-ordinary-dimms", "numa-memfd-dimms"])
 def test_all_of_it_goes_to_files_that_libvirt_would_have_made(name: str) -> None:
     folder = "/ram/libvirt/qemu/1-numa"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sampled
-from called import Caller, guest, with_private_ram
+from called import KEPT, Caller, guest, with_private_ram
 from journals import NEW, OLD
 
 from hostagent.errors import UsageError
@@ -81,6 +81,13 @@ def test_the_host_changed(changed: dict[str, Any]) -> None:
 def test_what_comes_and_goes_by_itself() -> None:
     assert saved(host()).changes(host(libvirt_clients=3)) == ()
     assert saved(host(), "db9").changes(with_web1(job="a job")) == ()
+
+
+def test_the_system_s_qemu_is_kept_once_somebody_runs_on_it() -> None:
+    kept = replace(host(), qemu=(OLD, NEW, KEPT))
+    assert saved(host(), "db9").changes(kept) == saved(kept, "db9").changes(host()) == ()
+    on_kept = replace(kept, guests=(guest("web1", qemu=KEPT), guest("db9")))
+    assert saved(on_kept).changes(replace(on_kept, qemu=(OLD, NEW)))
 
 
 def test_a_guest_came_or_went() -> None:

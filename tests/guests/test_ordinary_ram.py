@@ -182,9 +182,7 @@ def large(host: Host, peer: Peer, lab: Lab) -> Iterator[Watched]:
         yield guest
 
 
-def test_a_guest_that_writes_too_fast_is_left_alone(
-    large: Watched, lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guest_that_writes_too_fast_is_left_alone(large: Watched, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word of it in libvirt, and without standing still.
 
     It is copied slowly: who is faster would otherwise depend on what else the machine does.

@@ -7,6 +7,7 @@ runs a command that enters the bench, and fails if anything was left. Other benc
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import psutil
 
 from tests.bench import cgroups
 from tests.bench.launch import NAME_VARIABLE, new_name
+from tests.bench.syscalls import die_with_parent
 
 PROCESSES = ("qemu", "libvirt", "virt", "tini")
 """Beginnings of the names of processes that only the bench starts."""
@@ -118,7 +120,12 @@ def main() -> int:
     command = sys.argv[sys.argv.index("--") + 1 :]
     bench = new_name()
     before = Snapshot.take(bench)
-    code = subprocess.run(command, check=False, env=os.environ | {NAME_VARIABLE: bench}).returncode
+    code = subprocess.run(
+        command,
+        check=False,
+        env=os.environ | {NAME_VARIABLE: bench},
+        preexec_fn=lambda: die_with_parent(signal.SIGKILL),  # the bench ends with whoever entered it
+    ).returncode
     deadline = time.monotonic() + cgroups.REMOVAL_LIMIT
     while (found := differences(before, Snapshot.take(bench))) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -23,7 +23,7 @@ real = $(BIN)/python -m tests.bench.left_over -- $(call enter,$(1)) $(BIN)/pytho
 ENTER := $(call enter,$(BENCH_ARGS))
 REAL := $(call real,$(BENCH_ARGS))
 # What has deadlines comes last there, by its name: the other bench, which takes both cores for a while, has ended then.
-FAULTS := tests/bench tests/crash
+FAULTS := tests/crash
 LIBVIRTD := tests/contract tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive

@@ -173,6 +173,25 @@ class Guest:
         return self.argv or (self.process.argv if self.process else ())
 
 
+class Freshness(StrEnum):
+    """Whether what runs of a component is what is installed."""
+
+    CURRENT = "current"
+    OUTDATED = "outdated"
+    NOT_THERE = "not there"  # nothing of it runs
+    UNKNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component of the host: what runs of it, and what would run if it were started anew."""
+
+    name: str  # qemu, libvirtd, kvm, kernel
+    running: str
+    installed: str
+    freshness: Freshness
+
+
 @dataclass(frozen=True)
 class Host:
     """The host and everything on it that an update looks at."""

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from hostagent.clock import SystemClock
+from hostagent.components import kernel, kvm, libvirtd, qemu
 from hostagent.config import Config
-from hostagent.facts import QemuTree
+from hostagent.facts import Component, Host, QemuTree
 from hostagent.hypervisor import Daemon
 from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
 from hostagent.hypervisor.driver_lock import DriverLock
@@ -28,6 +29,12 @@ def trees_of(config: Config) -> tuple[QemuTree, ...]:
 def libvirt_of(config: Config) -> LibvirtApi:
     """libvirt, with the trees looked up once: an update does not expect them to change under it."""
     return LibvirtApi(config, cache(lambda: trees_of(config)))
+
+
+def components_of(config: Config, host: Host) -> tuple[Component, ...]:
+    """What runs of each component of the host, and what is installed."""
+    daemon = DriverLock(config.paths.libvirt_run / "driver.pid").holder()
+    return (qemu.look(host), libvirtd.look(host.libvirt, daemon), kvm.look(), kernel.look())
 
 
 def journal_of(config: Config) -> SqliteJournal:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
+from hostagent import wiring
 from hostagent.cli import words
 from hostagent.cli.common import begin
 from hostagent.cli.output import Cell, Column, Part, sentence, table
 from hostagent.cli.plan_view import blockers_json, reasons
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode
-from hostagent.facts import Guest, Host, QemuTree
+from hostagent.facts import Component, Freshness, Guest, Host, QemuTree
 from hostagent.plan import Blocker
 from hostagent.planning.checks import host_blockers
 from hostagent.planning.copy_checks import ram_to_copy
@@ -38,8 +41,13 @@ def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
     host = call.kept_host()
     seen = [(guest, in_place_blockers(host, guest)) for guest in chosen_guests(host, guests or None)]
     against = host_blockers(host)
-    parts = [*_host_parts(host, against), *_guest_parts(seen, against)]
-    document = {**_host_json(host, against), "guests": [_guest_json(guest, found) for guest, found in seen]}
+    components = wiring.components_of(call.config, host)
+    parts = [*_host_parts(host, against), *_component_parts(components), *_guest_parts(seen, against)]
+    document = {
+        **_host_json(host, against),
+        "components": [_component_json(component) for component in components],
+        "guests": [_guest_json(guest, found) for guest, found in seen],
+    }
     call.out.show(document, *parts)
     return ExitCode.DONE
 
@@ -53,6 +61,32 @@ def _host_parts(host: Host, against: tuple[Blocker, ...]) -> list[Part]:
     if against:
         parts += [sentence("No guest of this host can be updated in place:", "bad"), *reasons(against), ""]
     return parts
+
+
+_STYLES = {Freshness.CURRENT: "good", Freshness.OUTDATED: "wait"}
+
+
+def _component_parts(components: Sequence[Component]) -> list[Part]:
+    columns = (Column("component"), Column("runs"), Column("installed"), Column(""))
+    rows = [
+        (
+            component.name,
+            component.running or words.NONE,
+            component.installed or words.NONE,
+            Cell(component.freshness, _STYLES.get(component.freshness, "dim")),
+        )
+        for component in components
+    ]
+    return [table(columns, rows), ""]
+
+
+def _component_json(component: Component) -> dict[str, object]:
+    return {
+        "name": component.name,
+        "running": component.running,
+        "installed": component.installed,
+        "freshness": component.freshness,
+    }
 
 
 def tree_words(tree: QemuTree) -> str:

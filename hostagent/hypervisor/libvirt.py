@@ -62,6 +62,15 @@ class _Gone(Exception):
     """libvirt does not know the guest (any more)."""
 
 
+@contextmanager
+def _known(doing: str, uuid: str) -> Iterator[None]:
+    """Raises Failed when libvirt does not know the guest (any more)."""
+    try:
+        yield
+    except _Gone as error:
+        raise Failed(doing, expected=f"guest {uuid}", found="none") from error
+
+
 class LibvirtApi:
     """The real `Libvirt` port: one connection, made anew when it broke or was closed."""
 
@@ -108,32 +117,23 @@ class LibvirtApi:
     def settled(self, uuid: str) -> None:
         """Ask for something that needs the guest's job and its monitor: libvirt holds both while it reconnects."""
         seconds = self._config.libvirt.daemon.ready_seconds
-        try:
+        with _known("waiting until libvirt is back at a guest", uuid):
             domain = self._domain(uuid)
             self._on(domain, "waiting until libvirt is back at it", domain.memoryStats, within_seconds=seconds)
-        except _Gone as error:
-            raise Failed("waiting until libvirt is back at a guest", expected=f"guest {uuid}", found="none") from error
 
     def live_xml(self, uuid: str) -> str:
-        try:
+        with _known("reading a guest's definition", uuid):
             domain = self._domain(uuid)
             return self._on(domain, "reading its definition", lambda: str(domain.XMLDesc(0)))
-        except _Gone as error:
-            raise Failed("reading a guest's definition", expected=f"guest {uuid}", found="none") from error
 
     @contextmanager
     def sender(self, uuid: str) -> Iterator[Sender]:
-        doing = "reaching a guest's QEMU"
-        try:
+        with _known("reaching a guest's QEMU", uuid):
             domain = self._domain(uuid)
-        except _Gone as error:
-            raise Failed(doing, expected=f"guest {uuid}", found="none") from error
 
         def put(doing: str, words: str, files: Sequence[int]) -> str:
-            try:
+            with _known(doing, uuid):
                 return self._ask(doing, lambda _: str(_monitor_command(domain, words, list(files))))
-            except _Gone as error:
-                raise Failed(doing, expected="a running guest", found="none") from error
 
         yield PassthroughMonitor(domain.name(), put)
 
@@ -147,14 +147,13 @@ class LibvirtApi:
                 domain.connect().defineXML(after)
             return after != before
 
+        doing = "changing a guest's definition"
         try:
-            domain = self._domain(uuid)
-            return self._on(domain, "having its RAM in shared files from its next boot on", change)
-        except _Gone as error:
-            raise Failed("changing a guest's definition", expected=f"guest {uuid}", found="none") from error
+            with _known(doing, uuid):
+                domain = self._domain(uuid)
+                return self._on(domain, "having its RAM in shared files from its next boot on", change)
         except PlainXmlError as error:
-            expected = "the XML that libvirt writes"
-            raise Failed("changing a guest's definition", expected=expected, found=str(error)) from error
+            raise Failed(doing, expected="the XML that libvirt writes", found=str(error)) from error
 
     def _guest(self, domain: libvirt.virDomain, trees: tuple[QemuTree, ...]) -> Guest:
         def look() -> tuple[str, int, list[int], bool, bool, str]:

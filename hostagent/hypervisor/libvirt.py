@@ -104,7 +104,7 @@ class LibvirtApi:
             lock_manager=conf.lock_manager,
             memory_backing_dir=conf.memory_backing_dir,
             ram_room=ram_room(Path(conf.memory_backing_dir)),
-            reconnect_hook=(_HOOKS / "qemu").exists() or (_HOOKS / "qemu.d").is_dir(),
+            reconnect_hook=any(path.exists() for path in (_HOOKS / "qemu", *(_HOOKS / "qemu.d").glob("*"))),
             machined=_machined(),
         )
 

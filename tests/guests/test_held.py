@@ -65,7 +65,7 @@ def hook(host: Host) -> Iterator[None]:
     try:
         yield
     finally:
-        HOOK.unlink()
+        shutil.rmtree(HOOK.parent)
         shutil.rmtree(HELD, ignore_errors=True)
         again(host)
 

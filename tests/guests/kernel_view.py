@@ -59,7 +59,7 @@ def read(pid: int) -> Entries:
     for kind, count in sorted(Counter(_kinds(folder / "fd")).items()):
         found[f"fd {kind}"] = str(count)
     found["emulator"], _, found["arguments"] = _text(folder / "cmdline").removesuffix("\0").partition("\0")
-    found["locks"] = " ".join(sorted(_locks(pid)))
+    found["locks"] = " ".join(sorted(set(_locks(pid))))  # the kernel may show one twice while others come and go
     found |= _threads(folder)
     return found
 

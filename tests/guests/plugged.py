@@ -1,7 +1,6 @@
 """Things plugged into a guest while it runs, with what the guest has to do for it."""
 
 import time
-from contextlib import suppress
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -10,7 +9,6 @@ import libvirt
 from tests.guests.watched import Watched
 
 SECONDS = 20.0
-ASK_AGAIN_SECONDS = 4.0
 _USE = (
     "for block in /sys/devices/system/memory/memory*/state; do"
     " grep -q offline $block && echo online_movable > $block; done; true"
@@ -43,22 +41,3 @@ def plug_memory(guest: Watched, mib: int, *, node: int) -> None:
     while int(inside(guest, f"{_USE}; {_TOTAL}")) < before + (mib << 10):
         assert time.monotonic() < deadline, "expected the guest to use its new memory"
         time.sleep(0.2)
-
-
-def unplug_memory(guest: Watched) -> None:
-    """Its only DIMM: the guest moves what it has there, and gives it back; one that is busy may not at first."""
-    deadline, asked = time.monotonic() + 3 * SECONDS, 0.0
-    while dimms := _dimms(guest):
-        now = time.monotonic()
-        assert now < deadline, "expected the guest to give its memory back"
-        if now - asked > ASK_AGAIN_SECONDS:
-            asked = now
-            with suppress(libvirt.libvirtError):  # it says no, or has not said anything yet
-                guest.domain.detachDeviceFlags(
-                    ElementTree.tostring(dimms[0], encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE
-                )
-        time.sleep(0.2)
-
-
-def _dimms(guest: Watched) -> list[Element]:
-    return ElementTree.fromstring(guest.domain.XMLDesc()).findall("devices/memory")

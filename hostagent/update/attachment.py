@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
@@ -17,8 +18,10 @@ def detach(host: HostSwap) -> None:
     """Stop libvirt's daemon and keep it out. QEMU processes stay."""
     ports = host.ports
     ports.watcher.ready()
-    if ports.daemon.is_up() and not host.urgent:  # one that is away runs no job
-        _no_jobs(ports)
+    if ports.daemon.is_up():  # one that is away comes back to nobody, and runs no job
+        _let_it_come_back(host)
+        if not host.urgent:
+            _no_jobs(ports)
     ports.libvirt.disconnect()
     ports.daemon.stop(ports.config.libvirt.daemon.ready_seconds)
     if not ports.lock.acquire():
@@ -28,6 +31,17 @@ def detach(host: HostSwap) -> None:
             found=f"pid {ports.lock.holder()} has it",
         )
     ports.watcher.hold(ports.lock)
+
+
+def _let_it_come_back(host: HostSwap) -> None:
+    """A daemon that is stopped while it comes back to a guest may end that guest: for it that is an error.
+
+    One that never gets there is stopped all the same: another guest may stand still.
+    """
+    for swap in host.guests:
+        if swap.saved is not None:
+            with suppress(HostagentError):
+                host.ports.libvirt.settled(swap.uuid)
 
 
 def _no_jobs(ports: Ports) -> None:

@@ -3,7 +3,6 @@
 Source of the shapes: libvirt, src/qemu/qemu_command.c. Nothing here starts or opens anything.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from enum import StrEnum
 from typing import Self
 
 from hostagent.arguments.known_limits import LIMITS, SHARED_FILE_HINT, Limit
-from hostagent.arguments.qemu_options import KIND, Option, Property, join_list, read_options
+from hostagent.arguments.qemu_options import KIND, Option, Property, join_list, json_option, read_options
 from hostagent.arguments.tested_options import TESTED, TESTED_SWITCHES, TESTED_WORDS, Tested
 from hostagent.plan import Blocker, Reason
 
@@ -88,8 +87,7 @@ class NamelessRam:
             **({} if self.named_by_default else {BLOCK_NAME: False}),
             "size": self.size,
         }
-        (option,) = read_options(("-object", json.dumps(properties, separators=(",", ":"), ensure_ascii=False)))
-        return option
+        return json_option("object", properties)
 
 
 @dataclass(frozen=True)

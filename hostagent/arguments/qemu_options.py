@@ -113,6 +113,12 @@ def read_options(words: Iterable[str]) -> Iterator[Option]:
         yield _read(name, word, rest.pop(0)) if takes_argument else Option(name, (word,))
 
 
+def json_option(name: str, properties: Mapping[str, object]) -> Option:
+    """An option with a JSON argument, as libvirt writes it."""
+    (option,) = read_options((f"-{name}", json.dumps(properties, separators=(",", ":"), ensure_ascii=False)))
+    return option
+
+
 def _read(name: str, word: str, argument: str) -> Option:
     words = (word, argument)
     if name in WORDS:

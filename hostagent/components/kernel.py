@@ -37,8 +37,8 @@ def look(boot: Path = Path("/boot"), running: Build | None = None) -> Component:
     if not images:
         return Component("kernel", str(ours), "", Freshness.UNKNOWN)
     newest = max(images, key=lambda build: (_order(build.release), _order(build.build)))
-    same = newest.release == ours.release and newest.build == ours.build
-    return Component("kernel", str(ours), str(newest), Freshness.CURRENT if same else Freshness.OUTDATED)
+    freshness = Freshness.CURRENT if newest == ours else Freshness.OUTDATED
+    return Component("kernel", str(ours), str(newest), freshness)
 
 
 def read_image(path: Path) -> Build | None:

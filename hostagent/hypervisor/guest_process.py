@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,14 +32,10 @@ def process_of(libvirt_run: Path, name: str, uuid: str) -> QemuProcess | None:
 
 def vhosts(process: QemuProcess) -> int:
     """How many network cards' packets the kernel carries for it: a descriptor of /dev/vhost-net for each queue."""
-    found = 0
     try:
-        for entry in (PROC / str(process.pid) / "fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
-                found += os.readlink(entry) == "/dev/vhost-net"  # noqa: PTH115 - a target need not be a path
+        return surroundings.open_files(PROC / str(process.pid) / "fd").get("/dev/vhost-net", 0)
     except OSError:
         return 0  # it has ended meanwhile
-    return found
 
 
 def ram_files(line: CommandLine) -> tuple[RamFile, ...]:

@@ -93,8 +93,9 @@ class QmpMonitor(QmpVerbs):
         nodes = [node for node in found if node.get("node-name") not in (None, "", BALLAST)]
         consoles = as_rows(self.ask("query-chardev"))
         sets = as_rows(self.ask("query-fdsets"))
+        objects = self._children("/objects")
         return Inventory(
-            devices=self._children("/machine/peripheral"),
+            devices=tuple(sorted(self._children("/machine/peripheral"))),
             block_nodes={str(node["node-name"]): str(node.get("file", "")) for node in nodes},
             chardevs=tuple(sorted(str(row["label"]) for row in consoles)),
             terminals={
@@ -104,11 +105,11 @@ class QmpMonitor(QmpVerbs):
             },
             iothreads={str(row["id"]): int(row["thread-id"]) for row in as_rows(self.ask("query-iothreads"))},
             vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in as_rows(self.ask("query-cpus-fast"))},
-            objects=self._children("/objects"),
+            objects=tuple(sorted(objects)),
             memory_devices=tuple(sorted(_memory_device(row) for row in as_rows(self.ask("query-memory-devices")))),
             ram_named_by_path={
                 name: bool(self.ask("qom-get", path=f"/objects/{name}", property=BLOCK_NAME))
-                for name, kind in self._typed("/objects")
+                for name, kind in objects.items()
                 if kind.startswith("child<memory-backend-")
             },
             jobs=tuple(str(row.get("id", row)) for row in as_rows(self.ask("query-jobs"))),
@@ -308,8 +309,9 @@ class QmpMonitor(QmpVerbs):
             self._take(event)
         return answer
 
-    def _children(self, path: str) -> tuple[str, ...]:
-        return tuple(sorted(name for name, kind in self._typed(path) if kind.startswith("child<")))
+    def _children(self, path: str) -> dict[str, str]:
+        """Name -> type of everything below a place in QOM."""
+        return {name: kind for name, kind in self._typed(path) if kind.startswith("child<")}
 
     def _typed(self, path: str) -> list[tuple[str, str]]:
         rows = as_rows(self.ask("qom-list", path=path))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
-from hostagent.arguments.command_line import BLOCK_NAME, CPU_DEVICE, DIMM, CommandLine, DescriptorKind, NamelessRam
-from hostagent.arguments.qemu_options import Option, read_options
+from hostagent.arguments.command_line import BLOCK_NAME, CPU_DEVICE, DIMM, CommandLine, DescriptorKind
+from hostagent.arguments.qemu_options import Option, json_option
 from hostagent.hypervisor.live_definition import (
     alias_of,
     attribute,
@@ -33,6 +33,7 @@ _DISK_ELEMENTS = frozenset(("driver", "source", "backingStore", "target", "alias
 _NIC_ELEMENTS = frozenset(("mac", "source", "target", "model", "driver", "alias", "address", "link", "bandwidth"))
 _NICS = frozenset(("bridge", "network", "ethernet"))
 _DIMM_ELEMENTS = frozenset(("target", "alias", "address"))
+_BEHIND = (("netdev", "netdev"), ("object", "memdev"))  # option behind a device, and the property that names it
 _PLUGGABLE = ("virtio-blk-pci", "virtio-net-pci", DIMM)
 # libvirt names controllers first, then memory, disks, network cards, and what follows.
 _CONTROLLERS = ("virtio-serial-pci", "pcie-root-port", "piix3-usb-uhci")
@@ -90,7 +91,7 @@ def reconciled(live_xml: str, command_line: CommandLine, vhosts: int = 0) -> Rec
 def _without_the_unplugged(line: CommandLine, devices: Mapping[str, Element]) -> Iterator[Option]:
     """The options without disks, network cards and memory that are there no more, and what was behind them."""
     gone = [item for item in line.named("device") if item.kind in _PLUGGABLE and item.get("id") not in devices]
-    behind = {("netdev", item.get("netdev")) for item in gone} | {("object", item.get("memdev")) for item in gone}
+    behind = {(name, item.get(key)) for item in gone for name, key in _BEHIND if item.has(key)}
     return (item for item in line.options if item not in gone and (item.name, item.get("id")) not in behind)
 
 
@@ -123,7 +124,7 @@ def _with_vcpus(options: list[Option], root: Element) -> list[Option]:
         node = next((node for node, vcpus in _numa_nodes(line) if number in vcpus), None)
         if node is not None:
             place["node-id"] = node
-        wanted.append(_option("device", {"driver": f"{model.kind}{CPU_DEVICE}", "id": f"vcpu{number}", **place}))
+        wanted.append(json_option("device", {"driver": f"{model.kind}{CPU_DEVICE}", "id": f"vcpu{number}", **place}))
     rest = [item for item in options if not (item.name == "device" and item.kind.endswith(CPU_DEVICE))]
     at = next((n for n, item in enumerate(rest) if item.name == "device"), len(rest))
     return [*rest[:at], *wanted, *rest[at:]]
@@ -155,8 +156,7 @@ def _with_dimm(options: list[Option], memory: Element) -> list[Option]:
     properties = {name: value for name, value in _properties(like).items() if name != BLOCK_NAME}
     properties |= {"id": backend, "size": size(target.find("size"))}
     if "mem-path" in properties:
-        name = NamelessRam(backend, 0, named_by_default=True).file_name
-        properties["mem-path"] = str(PurePosixPath(str(properties["mem-path"])).with_name(name))
+        properties["mem-path"] = str(PurePosixPath(str(properties["mem-path"])).with_name(alias))
     booted = next((item for item in options if item.name == "object" and item.get("id") == backend), None)
     if booted is not None and booted.size() == properties["size"]:
         properties = _properties(booted)
@@ -172,7 +172,7 @@ def _with_dimm(options: list[Option], memory: Element) -> list[Option]:
     places = [n for n, item in enumerate(options) if (item.name, item.get("id")) in ours]
     rest = [item for item in options if (item.name, item.get("id")) not in ours]
     at = places[0] if places else _last_of(rest, DIMM, *_CONTROLLERS) + 1
-    return [*rest[:at], _option("object", properties), _option("device", device), *rest[at:]]
+    return [*rest[:at], json_option("object", properties), json_option("device", device), *rest[at:]]
 
 
 def _placed(dimm: Option, address: Element | None) -> Option:
@@ -267,7 +267,7 @@ def _nodes(disk: Element, images: list[_Image], known: Mapping[str, Option]) -> 
         properties |= {"read-only": not writable, "driver": image.format, "file": image.storage_node}
         if image.format == "qcow2":
             properties["backing"] = below
-        yield _option("blockdev", properties)
+        yield json_option("blockdev", properties)
         below = image.format_node
 
 
@@ -275,7 +275,7 @@ def _ejected(device: Option) -> Option:
     """A drive without a medium."""
     if not device.has("drive") or not _is_json(device):
         return device
-    return _option("device", {name: value for name, value in _properties(device).items() if name != "drive"})
+    return json_option("device", {name: value for name, value in _properties(device).items() if name != "drive"})
 
 
 def _storage(image: _Image, pattern: Option | None) -> Option:
@@ -288,7 +288,7 @@ def _storage(image: _Image, pattern: Option | None) -> Option:
     }
     like = _properties(pattern) if pattern is not None else {}
     like.pop("read-only", None)  # its format node says that
-    return _option("blockdev", {**like, **own})
+    return json_option("blockdev", {**like, **own})
 
 
 def _plugged_disk(root: Element, disk: Element) -> Option | None:
@@ -306,7 +306,7 @@ def _plugged_disk(root: Element, disk: Element) -> Option | None:
     place = _place(root, disk)
     if not plain or place is None:
         return None
-    return _option("device", {"driver": "virtio-blk-pci", **place, "drive": "", "id": alias_of(disk)})
+    return json_option("device", {"driver": "virtio-blk-pci", **place, "drive": "", "id": alias_of(disk)})
 
 
 def _without_unused_nodes(options: list[Option]) -> Iterator[Option]:
@@ -358,9 +358,11 @@ def _with_nic(
     number = _free_number(options)
     taps[number] = tap
     vhost = {"vhost": True, "vhostfd": str(number + 1)} if by_kernel else {}
-    netdev = _option("netdev", {"type": "tap", "fd": str(number), **vhost, "id": f"host{alias}"})
+    netdev = json_option("netdev", {"type": "tap", "fd": str(number), **vhost, "id": f"host{alias}"})
     mac = attribute(nic.find("mac"), "address")
-    device = _option("device", {"driver": "virtio-net-pci", "netdev": f"host{alias}", "id": alias, "mac": mac, **place})
+    device = json_option(
+        "device", {"driver": "virtio-net-pci", "netdev": f"host{alias}", "id": alias, "mac": mac, **place}
+    )
     at = _last_of(options, "virtio-net-pci", *_UP_TO_DISKS) + 1
     return [*options[:at], netdev, device, *options[at:]]
 
@@ -411,10 +413,4 @@ def _is_json(option: Option) -> bool:
 def _changed(option: Option, **properties: object) -> Option:
     before = _properties(option)
     after = {**before, **properties}
-    return option if after == before else _option(option.name, after)
-
-
-def _option(name: str, properties: Properties) -> Option:
-    words = (f"-{name}", json.dumps(properties, separators=(",", ":"), ensure_ascii=False))
-    (option,) = read_options(words)
-    return option
+    return option if after == before else json_option(option.name, after)

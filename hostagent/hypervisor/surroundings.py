@@ -168,7 +168,7 @@ def read(pid: int) -> Surroundings:
         timer_slack_ns=(folder / "timerslack_ns").read_text().strip(),
         security_label=security_label(pid),
         main=placement(pid, pid),
-        files=_files(folder / "fd"),
+        files=open_files(folder / "fd"),
     )
 
 
@@ -201,7 +201,7 @@ def _limits(path: Path) -> Mapping[int, tuple[int, int]]:
     return found
 
 
-def _files(folder: Path) -> Mapping[str, int]:
+def open_files(folder: Path) -> Mapping[str, int]:
     """Descriptors by what they refer to. Left out: sockets, eventfds and other things of one process alone; the pid
     file below /run, which every process has its own of."""
     targets = Counter(_link(entry) for entry in folder.iterdir())

@@ -33,6 +33,7 @@ _CAPABILITIES = "configuration/capabilities"
 _RAM, _RAM_VERSION = "ram", 4
 _SIZES, _END = 0x04, 0x10  # RAM_SAVE_FLAG_MEM_SIZE and RAM_SAVE_FLAG_EOS of migration/ram.c
 _FLAGS = 0xFFF  # the lower bits of an address or size in the stream, which is one of a page
+_LONGEST_NAME = 255
 _BLOCKS = 1024  # more than any guest has
 _DOING = "reading a save image"
 
@@ -162,17 +163,17 @@ class _Reader:
             _refuse("QEMU's stream", repr(magic), self.at - 4)
         self._same("version 3 of QEMU's stream", _STREAM_VERSION, self._u32(), back=4)
         self._same("the configuration first", _CONFIGURATION, self._u8(), back=1)
-        machine = self._name("a machine type", self._u32(), least=1, most=255)
+        machine = self._name("a machine type", self._u32())
         start = self.at
         if self.data[start : start + 1] != bytes((_SUBSECTION,)):
             return machine, (), ()
         self._take(1)
-        name = self._name("a part of the configuration", self._u8(), least=1, most=255)
+        name = self._name("a part of the configuration", self._u8())
         if name != _CAPABILITIES:
             _refuse(f"no part of the configuration but {_CAPABILITIES}", name, start)
         self._same("version 1 of it", 1, self._u32(), back=4)
         count = self._u32()
-        names = tuple(self._name("a capability", self._u8(), least=1, most=255) for _ in range(min(count, 2)))
+        names = tuple(self._name("a capability", self._u8()) for _ in range(min(count, 2)))
         if count > 1 or names not in ((), (IGNORE_SHARED,)):
             _refuse(f"no capability but {IGNORE_SHARED}", ", ".join(names), start)
         if not names:
@@ -183,7 +184,7 @@ class _Reader:
         self._same("the RAM's section next", _SECTION_START, self._u8(), back=1)
         self._section = self._u32()
         start = self.at
-        name = self._name("a section's name", self._u8(), least=1, most=255)
+        name = self._name("a section's name", self._u8())
         if name != _RAM:
             _refuse("the RAM's section next", name, start)
         self._same("the only RAM", 0, self._u32(), back=4)
@@ -193,7 +194,7 @@ class _Reader:
         left, blocks, marks = total - _SIZES, list[RamBlock](), list[Span]()
         while left:
             block_at = self.at
-            name, size = self._name("a RAM block's name", self._u8(), least=1, most=255), self._u64()
+            name, size = self._name("a RAM block's name", self._u8()), self._u64()
             if size == 0 or size & _FLAGS or size > left or len(blocks) == _BLOCKS:
                 _refuse(f"RAM blocks of {total - _SIZES} bytes together", f"{name} with {size}", block_at)
             address = None
@@ -216,10 +217,10 @@ class _Reader:
         if expected != found:
             _refuse(f"{what} ({expected})", str(found), self.at - back)
 
-    def _name(self, what: str, length: int, *, least: int, most: int) -> str:
+    def _name(self, what: str, length: int) -> str:
         at = self.at
-        if not least <= length <= most:
-            _refuse(f"{what} of {least} to {most} characters", str(length), at)
+        if not 1 <= length <= _LONGEST_NAME:
+            _refuse(f"{what} of 1 to {_LONGEST_NAME} characters", str(length), at)
         name = self._take(length)
         if not name.isascii() or not name.decode("ascii", "replace").isprintable():
             _refuse(f"{what} in plain characters", repr(name), at)

@@ -44,7 +44,7 @@ def _make_room(swap: GuestSwap, new_ram: Sequence[NewRam]) -> None:
 def _new_ram(swap: GuestSwap, line: CommandLine, record: RuntimeRecord, old: ProcessId) -> tuple[str, list[NewRam]]:
     """The folder and the files where libvirt would have put the RAM, had it been asked for such.
 
-    None for RAM that is kept.
+    No folder and no files for RAM that is kept.
     """
     nameless = line.nameless_ram()
     if bool(nameless) is not swap.copies:

@@ -86,6 +86,7 @@ class PathSettings(_Table):
     """``[paths]``: where things are on this host."""
 
     state: AbsolutePath = Path("/var/lib/hostagent")
+    held: AbsolutePath = Path("/run/hostagent/held")  # where libvirt's hook looks for guests that are held
     libvirt_run: AbsolutePath = Path("/run/libvirt/qemu")
     libvirt_cache: AbsolutePath = Path("/var/cache/libvirt/qemu")
     qemu_conf: AbsolutePath = Path("/etc/libvirt/qemu.conf")

@@ -24,7 +24,8 @@ class Method(StrEnum):
 class Technique(StrEnum):
     """How an in-place method is done."""
 
-    HANDOVER = "handover"
+    HANDOVER = "handover"  # a new QEMU beside the old one takes the guest over
+    HOLD = "hold"  # saved without its RAM, which stays, and restored: its QEMU is gone meanwhile
 
 
 class Reason(StrEnum):

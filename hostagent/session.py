@@ -15,7 +15,7 @@ from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import Outcome, SqliteJournal, UpdateRecord
 from hostagent.update.recovery import open_updates, recover
 from hostagent.update.saga import Teller
-from hostagent.update.swap import Ports
+from hostagent.update.subject import Ports
 
 
 @dataclass

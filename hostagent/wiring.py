@@ -18,7 +18,7 @@ from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.qemu_process import HostQemu
 from hostagent.trees import qemu_trees
 from hostagent.update.journal import Journal, SqliteJournal
-from hostagent.update.swap import NoWatcher, Ports, Watcher
+from hostagent.update.subject import NoWatcher, Ports, Watcher
 
 
 def trees_of(config: Config) -> tuple[QemuTree, ...]:
@@ -74,6 +74,7 @@ def ports_of(
         config=config,
         watcher=watcher or NoWatcher(),
         token=lambda: secrets.token_hex(3),
+        secret=lambda: secrets.token_hex(16),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hostagent.clock import GuestAgent
-from hostagent.facts import Guest, Host
+from hostagent.facts import Guest, GuestState, Host
 from hostagent.libvirt_files.capability_cache import CapabilityCache
 from hostagent.libvirt_files.vnc_display import VncDisplay
 
@@ -191,6 +191,17 @@ class Monitor(Sender, Protocol):
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What libvirt says of a guest at one moment; quicker to be had than its facts."""
+
+    state: GuestState
+    reason: str
+    process: ProcessId | None
+    emulator: str
+    job: str = ""
+
+
+@dataclass(frozen=True)
 class LaunchOrder:
     """How to start the new QEMU beside the old one, in its surroundings.
 
@@ -333,6 +344,41 @@ class Libvirt(Protocol):
     def agent(self, uuid: str) -> AbstractContextManager[GuestAgent]: ...
     def start_transient(self, xml: str) -> Guest: ...
     def destroy(self, uuid: str) -> None: ...
+    def standing(self, uuid: str) -> Standing | None:
+        """Where the guest stands now; None when libvirt does not know it."""
+        ...
+
+    def wait_ended(self, uuid: str, within_seconds: float) -> bool:
+        """Wait until libvirt has cleaned up behind a QEMU that is gone; whether it has."""
+        ...
+
+    def suspend(self, uuid: str) -> None:
+        """Have the guest stand still, as its owner would."""
+        ...
+
+    def resume(self, uuid: str) -> None:
+        """Have it run; done when it does."""
+        ...
+
+    def save(self, uuid: str, path: Path, within_seconds: float) -> None:
+        """Write its state into a file and end its QEMU: virDomainSave.
+
+        OutcomeUnknown when that takes longer; libvirt goes on with it.
+        """
+        ...
+
+    def abort_job(self, uuid: str, within_seconds: float) -> None:
+        """Break a save off that goes on, and wait until it has ended, one way or the other; done when none goes on."""
+        ...
+
+    def restore(self, path: Path, within_seconds: float) -> None:
+        """Start the guest that such a file is of; it stands still. OutcomeUnknown as for `save`."""
+        ...
+
+    def unmark(self, uuid: str) -> None:
+        """Take hostagent's mark out of the live definition; done when there is none."""
+        ...
+
     def usable(self) -> bool:
         """Whether the daemon answers on a fresh connection."""
         ...

@@ -15,7 +15,6 @@ import json
 import re
 import uuid as uuids
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,14 +25,13 @@ from hostagent.hypervisor import fake_physics as physics
 from hostagent.hypervisor.fake_daemon import FakeDaemon, comes_back, leaves
 from hostagent.hypervisor.fake_libvirt import FakeLibvirt
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS
-from hostagent.hypervisor.fake_qemu import FakeQemu, booted
+from hostagent.hypervisor.fake_qemu import FakeQemu
+from hostagent.hypervisor.fake_saves import PIDS, TAP, filled, process_of
 from hostagent.hypervisor.fake_world import (
-    LIBVIRT,
     Fault,
     FaultKind,
     GuestLife,
     Process,
-    State,
     View,
     World,
     create,
@@ -41,9 +39,6 @@ from hostagent.hypervisor.fake_world import (
 from hostagent.libvirt_files.capability_cache import cache_file_name
 
 __all__ = ["FakeClock", "FakeHost", "FaultKind", "GuestShape"]
-
-_TAP = 31
-_PIDS = 100  # of a process and its threads
 
 
 @dataclass(frozen=True)
@@ -131,53 +126,27 @@ class FakeHost:
         uuid = uuid or str(uuids.uuid5(uuids.NAMESPACE_URL, name))
         with self.world.change() as state:
             pid = state.next_pid
-            state.next_pid += _PIDS
+            state.next_pid += PIDS
             domain_id = domain_id or len(state.guests) + 1
             words = {"NAME": name, "UUID": uuid, "ID": str(domain_id), "PID": str(pid)}
             words |= {f"VCPU{n}": str(pid + 1 + n) for n in range(shape.vcpus)}
             words["ROOT"] = str(self.world.root)
-            argv = tuple(_filled(word, words) for word in shape.argv)
-            xml = self.world.keep_text(_filled(shape.live_xml, words))
-            guest = GuestLife(uuid, name, domain_id, not transient, xml, _make_ram(argv))
+            argv = tuple(filled(word, words) for word in shape.argv)
+            xml = self.world.keep_text(filled(shape.live_xml, words))
+            made_of = self.world.keep_text(json.dumps(vars(shape)))
+            guest = GuestLife(uuid, name, domain_id, not transient, xml, physics.make_ram(argv), shape=made_of)
             state.guests[uuid] = guest
-            record = _filled(shape.record, words)
-            process = self._start(state, guest, argv, shape, record)
+            record = filled(shape.record, words)
+            process = process_of(self.world, state, guest, argv=argv, record=record, pid=pid)
+            process.ram = [[device, inode] for _, device, inode, _ in guest.ram]
+            process.holds = guest.life
+            process.throttles, process.polling = dict(physics.THROTTLES), dict(physics.POLLING)
+            state.taps |= dict.fromkeys(process.taps.values(), physics.RIGHT_TAP)
             (self.world.libvirt_run / f"{name}.xml").write_text(record)
             (self.world.libvirt_run / f"{name}.pid").write_text(f"{pid}\n")
             state.daemon.views[uuid] = View(pid, pid, "running", "booted", argv[0])
             physics.begins_to_run(state, process)
         return uuid
-
-    def _start(self, state: State, guest: GuestLife, argv: tuple[str, ...], shape: GuestShape, record: str) -> Process:
-        pid = state.next_pid - _PIDS
-        sockets = re.findall(r"path='([^']*(?:monitor\.sock|guest_agent\.0))'", record)
-        for name in sockets:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_text(str(pid))
-        log = next((int(n) for word in argv for n in re.findall(r"^set=0,fd=(\d+)", word)), 27)
-        taps = {_TAP: f"vnet{guest.domain_id - 1}"} if "-netdev" in argv else {}
-        process = booted(
-            Process(
-                pid,
-                start_ticks=pid,
-                guest=guest.uuid,
-                argv=self.world.keep_text(json.dumps(argv)),
-                state=RunState.PRELAUNCH,
-                vcpus=shape.vcpus,
-                client=LIBVIRT,
-                sockets=sockets,
-                taps=taps,
-                pipes={log + 1: f"log-{guest.name}"},
-                fdsets={0: log + 1},
-                ram=[[device, inode] for _, device, inode, _ in guest.ram],
-                holds=guest.life,
-                throttles=dict(physics.THROTTLES),
-                polling=dict(physics.POLLING),
-            )
-        )
-        state.taps |= dict.fromkeys(taps.values(), physics.RIGHT_TAP)
-        state.processes[pid] = process
-        return process
 
     def _boot_from_xml(self, xml: str) -> str:
         assert self.throw_away is not None  # noqa: S101 - whoever rehearses says what with
@@ -208,7 +177,7 @@ class FakeHost:
         """The operator ends a guest: through libvirt where that is up, else whatever runs it."""
         with self.world.change() as state:
             up, runs = state.daemon.up, [one.pid for one in state.living(uuid) if one.holds >= 0]
-            state.guests[uuid].ended = "destroyed"
+            state.guests[uuid].ended = state.guests[uuid].off = "destroyed"
         if up:
             self.libvirt.destroy(uuid)
         else:
@@ -260,7 +229,7 @@ class FakeHost:
         """The owner takes the network card out and puts the same one in again: it has another tap then."""
         with self.world.change() as state:
             guest, process = state.guests[uuid], state.processes[state.daemon.views[uuid].monitor_pid]
-            process.taps = {_TAP + 9: "vnet9"}
+            process.taps = {TAP + 9: "vnet9"}
             state.taps["vnet9"] = physics.RIGHT_TAP
             self._rewrite(guest, f"<target dev='vnet{guest.domain_id - 1}'/>", "<target dev='vnet9'/>")
             self._rewrite(guest, "<target dev='vnet0'/>", "<target dev='vnet9'/>")
@@ -293,21 +262,3 @@ class FakeHost:
         """The living processes of a guest, copied."""
         with self.world.look() as state:
             return [Process(**vars(one)) for one in state.living(uuid)]
-
-
-def _filled(text: str, words: Mapping[str, str]) -> str:
-    return re.sub(r"@([A-Z]+\d*)@", lambda found: words[found[1]], text)
-
-
-def _make_ram(argv: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
-    made = []
-    for name, size in zip(physics.ram_paths(argv), physics.ram_sizes(argv), strict=True):
-        path = Path(name)
-        path.parent.mkdir(parents=True)
-        with path.open("xb") as file:
-            file.truncate(size)
-        with suppress(OSError):
-            path.chmod(0o644)
-        found = path.stat()
-        made.append((name, found.st_dev, found.st_ino, size))
-    return made

@@ -59,6 +59,8 @@ def leaves(world: World, state: State) -> None:
     """It ends, by itself or by force: guests stay, its connections close, its lock goes."""
     state.daemon.up = False
     state.daemon.views, state.daemon.waiting = {}, []
+    for guest in state.guests.values():
+        guest.off = ""  # it forgets that
     for process in state.living():
         if process.client == LIBVIRT:
             process.client = ""

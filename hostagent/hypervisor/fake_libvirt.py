@@ -10,13 +10,15 @@ from pathlib import Path
 from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.errors import Failed, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, RamRoom, Version
-from hostagent.hypervisor import RunState, Sender
+from hostagent.hypervisor import ProcessId, RunState, Sender, Standing
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS, FakeMonitor
-from hostagent.hypervisor.fake_physics import dies, libvirt_cleans_up
-from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, World
+from hostagent.hypervisor.fake_physics import dies, go_on, libvirt_cleans_up, stands_still
+from hostagent.hypervisor.fake_saves import restores, saves
+from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, View, World
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.libvirt_files.held_definition import NAMESPACE
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 
 BOOT_ID = "00000000-0000-4000-8000-000000000001"
@@ -60,12 +62,13 @@ class FakeLibvirt:
                 uuid=uuid,
                 domain_id=guest.domain_id if view else None,
                 state=_state(view.state, view.reason) if view else GuestState.SHUT_OFF,
-                state_reason=view.reason if view else "",
+                state_reason=view.reason if view else guest.off,
                 persistent=guest.persistent,
                 autostart=False,
                 definition=read_definition(xml),
                 process=process,
                 qemu=self._tree(process),
+                job="a domain job" if view and view.saving else "",
                 ram_files=tuple(
                     RamFile(f"ram{n}", path, device, inode, size)
                     for n, (path, device, inode, size) in enumerate(guest.ram)
@@ -141,7 +144,90 @@ class FakeLibvirt:
                 dies(self.world, state, process, tidily=False)
             if uuid in state.daemon.views:  # it did not look after that process
                 libvirt_cleans_up(self.world, state, uuid, "")
-            state.guests[uuid].ended = "destroyed"
+            state.guests[uuid].ended = state.guests[uuid].off = "destroyed"
+
+    # -- standing still, leaving, coming back --------------------------------------------------------------------
+
+    def standing(self, uuid: str) -> Standing | None:
+        guest = self.guest(uuid)
+        if guest is None:
+            return None
+        process = ProcessId(guest.process.pid, guest.process.start_ticks) if guest.process else None
+        return Standing(guest.state, guest.state_reason, process, guest.definition.emulator, guest.job)
+
+    def wait_ended(self, uuid: str, within_seconds: float) -> bool:
+        return (now := self.standing(uuid)) is None or not now.state.active
+
+    def suspend(self, uuid: str) -> None:
+        with self._active("pausing a guest", uuid) as (state, guest, view):
+            if state.take(FaultKind.SUSPEND_FAILS, uuid):
+                raise Failed(f"{guest.name}: pausing it", found="internal error")
+            stands_still(state, state.processes[view.monitor_pid], RunState.PAUSED)
+            if view.state == "running":
+                view.state, view.reason = "paused", "user"
+
+    def resume(self, uuid: str) -> None:
+        doing = "resuming a guest"
+        with self._active(doing, uuid) as (state, guest, view):
+            if view.state == "running":
+                return
+            if state.take(FaultKind.CONT_FAILS, uuid):
+                raise Failed(f"{guest.name}: {doing}", found="Input/output error")
+            if state.take(FaultKind.CONT_LOST, uuid):
+                raise _unheard(state, doing)
+            go_on(self.world, state, state.processes[view.monitor_pid])
+            view.state, view.reason = "running", "unpaused"
+            if uuid not in state.daemon.views:
+                raise Failed(f"{guest.name}: {doing}", found="the monitor was closed")
+            if state.take(FaultKind.CONT_UNHEARD, uuid):
+                raise _unheard(state, doing)
+
+    def save(self, uuid: str, path: Path, within_seconds: float) -> None:
+        doing = "saving a guest"
+        with self._active(doing, uuid) as (state, guest, view):
+            if view.saving:
+                raise Failed(f"{guest.name}: {doing}", found="cannot acquire state change lock")
+            if state.take(FaultKind.SAVE_FAILS, uuid):
+                raise Failed(f"{guest.name}: {doing}", found="No space left on device")
+            if state.take(FaultKind.SAVE_HANGS, uuid):
+                view.saving = True
+                raise _unheard(state, doing)
+            if state.take(FaultKind.SAVE_EXITS, uuid):
+                dies(self.world, state, state.processes[view.monitor_pid], tidily=False)
+                raise Failed(f"{guest.name}: {doing}", found="the monitor was closed")
+            saves(self.world, state, guest, path, self._xml(state, guest))
+            if state.take(FaultKind.SAVE_UNHEARD, uuid):
+                raise _unheard(state, doing)
+
+    def abort_job(self, uuid: str, within_seconds: float) -> None:
+        with self._active("breaking a job off", uuid) as (_, _, view):
+            view.saving = False
+
+    def restore(self, path: Path, within_seconds: float) -> None:
+        doing = f"restoring a guest from {path}"
+        with self._asked(doing) as state:
+            uuid = state.images.get(str(path), [""])[0]
+            if state.take(FaultKind.RESTORE_HANGS, uuid):
+                raise _unheard(state, doing)
+            restores(self.world, state, path)
+            if state.take(FaultKind.RESTORE_EXITS, uuid):
+                process = state.processes[state.daemon.views[uuid].monitor_pid]
+                dies(self.world, state, process, tidily=False)
+            if state.take(FaultKind.RESTORE_UNHEARD, uuid):
+                raise _unheard(state, doing)
+
+    def unmark(self, uuid: str) -> None:
+        with self._active("taking a mark off", uuid) as (_, _, view):
+            view.marked = False
+
+    @contextmanager
+    def _active(self, doing: str, uuid: str) -> Iterator[tuple[State, GuestLife, View]]:
+        with self._asked(doing) as state:
+            guest, view = state.guests.get(uuid), state.daemon.views.get(uuid)
+            if guest is None or view is None:
+                raise Failed(doing, expected=f"guest {uuid} running, or paused", found="none")
+            _answers(state, guest)
+            yield state, guest, view
 
     def usable(self) -> bool:
         with self.world.look() as state:
@@ -162,6 +248,8 @@ class FakeLibvirt:
         xml, view = self.world.text(guest.xml), state.daemon.views.get(guest.uuid)
         if view is not None and view.ram_in_files:
             xml = with_shared_ram(xml)
+        if view is not None and view.marked:
+            xml = xml.replace("</domain>", f"<metadata><hold xmlns='{NAMESPACE}'/></metadata></domain>")
         return emulator_in(xml, view.emulator) if view else xml
 
     def _process(self, state: State, guest: GuestLife) -> QemuProcess | None:
@@ -199,6 +287,11 @@ class FakeAgent:
                 guest.lag_ns = now - int(str(arguments["time"]))
                 return {}
             raise AgentError(AgentFault.COMMAND_DISABLED, command)
+
+
+def _unheard(state: State, doing: str) -> OutcomeUnknown:
+    state.now_ns += 10_000_000_000
+    return OutcomeUnknown(doing, expected="an answer from libvirt", found="none")
 
 
 def _runs(state: State, guest: GuestLife) -> Process | None:

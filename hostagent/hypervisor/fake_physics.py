@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from hostagent.errors import Failed
@@ -50,7 +51,10 @@ def look_for_violations(world: World, state: State) -> None:
             state.violated(f"{guest.name} runs in processes {running} at once")
         if sum(one.disks for one in living) > 1:
             state.violated(f"the disks of {guest.name} are open for writing twice")
-        if any(one.holds == guest.life for one in living) and not _named(world, guest):
+        saved = [
+            path for path, told in state.images.items() if told == [guest.uuid, guest.life] and Path(path).exists()
+        ]
+        if (saved or any(one.holds == guest.life for one in living)) and not _named(world, guest):
             state.violated(f"the RAM of {guest.name} was discarded while the guest could go on")
 
 
@@ -100,6 +104,11 @@ def begins_to_run(state: State, process: Process) -> None:
         guest.stands_since_ns = 0
     for tap in process.taps.values():
         state.taps[tap] = RIGHT_TAP
+
+
+def begins_from_image(state: State, process: Process, life: int) -> None:
+    """It has loaded what a save wrote, and stands still."""
+    process.state, process.disks, process.holds = RunState.PAUSED, True, life
 
 
 def stands_still(state: State, process: Process, becomes: RunState) -> None:
@@ -159,7 +168,7 @@ def libvirt_cleans_up(world: World, state: State, uuid: str, why: str) -> None:
     for name in (f"{guest.name}.xml", f"{guest.name}.pid"):
         (world.libvirt_run / name).unlink(missing_ok=True)
     shutil.rmtree(world.lib_dir(guest), ignore_errors=True)
-    guest.ended = why
+    guest.ended, guest.off = why, "crashed"
 
 
 # -- starting ---------------------------------------------------------------------------------------------------------
@@ -194,6 +203,22 @@ def ram_paths(argv: tuple[str, ...]) -> list[str]:
 def ram_sizes(argv: tuple[str, ...]) -> list[int]:
     """Their sizes, bytes."""
     return [int(size) for word in argv for size in re.findall(r'"memory-backend-file".*"size":(\d+)', word)]
+
+
+def make_ram(argv: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
+    """The RAM's files, as a starting guest gets them; what is there already is left alone."""
+    made = []
+    for name, size in zip(ram_paths(argv), ram_sizes(argv), strict=True):
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with path.open("xb") as file:
+                file.truncate(size)
+        with suppress(OSError):
+            path.chmod(0o644)
+        found = path.stat()
+        made.append((name, found.st_dev, found.st_ino, size))
+    return made
 
 
 def _open_ram(path: Path) -> tuple[int, int]:

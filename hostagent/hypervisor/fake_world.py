@@ -56,6 +56,15 @@ class FaultKind(StrEnum):
     QUESTION_FAILS_LATE = "a question that libvirt will ask is refused once the guest is taken over"
     DISK_SLOW = "the images are not flushed in time"
     NO_AGENT = "the guest has no agent"
+    SUSPEND_FAILS = "libvirt does not pause a guest"
+    SAVE_FAILS = "libvirt does not save a guest"
+    SAVE_HANGS = "a save goes on for ever"
+    SAVE_UNHEARD = "a save works, its answer is lost"
+    SAVE_EXITS = "the QEMU exits as it is saved"
+    RESTORE_FAILS = "the restored QEMU refuses the state"
+    RESTORE_HANGS = "a restore that never begins is never answered"
+    RESTORE_UNHEARD = "a restore works, its answer is lost"
+    RESTORE_EXITS = "the restored QEMU exits once it has loaded the state"
 
 
 @dataclass
@@ -126,6 +135,8 @@ class GuestLife:
     stands_since_ns: int = 0  # 0 while it runs
     shared_from_next_boot: bool = False  # its persistent definition was changed so
     ended: str = ""  # why it does not run any more
+    off: str = ""  # why, as libvirt words it
+    shape: str = ""  # file below texts/: what it is made of
 
 
 @dataclass
@@ -138,6 +149,8 @@ class View:
     reason: str
     emulator: str
     ram_in_files: bool = False  # as the record says, which may be newer than the guest's first definition
+    marked: bool = False  # with hostagent's mark in its definition
+    saving: bool = False  # a save goes on
 
 
 @dataclass
@@ -162,6 +175,7 @@ class State:
     faults: list[Fault] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
+    images: dict[str, list[Any]] = field(default_factory=dict)  # save image -> uuid and moment of the guest's life
 
     def living(self, guest: str = "") -> list[Process]:
         """The processes that exist, of one guest or of all."""
@@ -253,6 +267,11 @@ class World:
     def libvirt_run(self) -> Path:
         """libvirt's runtime records and pid files."""
         return self.root / "run"
+
+    @property
+    def held(self) -> Path:
+        """What the hook is told of held guests."""
+        return self.root / "state" / "run" / "held"
 
     def lib_dir(self, guest: GuestLife) -> Path:
         """The folder with the guest's monitor."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
-from hostagent.hypervisor import Sender, apparmor, qemu_conf, surroundings
+from hostagent.hypervisor import ProcessId, Sender, Standing, apparmor, qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vhosts
@@ -27,12 +28,14 @@ from hostagent.hypervisor.passthrough import PassthroughMonitor
 from hostagent.hypervisor.ram_room import memory_room, ram_room
 from hostagent.hypervisor.reconciled import reconciled
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.libvirt_files.held_definition import NAMESPACE
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.libvirt_files.xml_spans import PlainXmlError
 
 T = TypeVar("T")
 
 _REPLY_LIMIT = 1 << 16  # an agent's answer is hostile input
+_POLL_SECONDS = 0.02
 _HOOKS = Path("/etc/libvirt/hooks")
 
 _STATES = {
@@ -55,6 +58,13 @@ _PAUSES = {
     libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "post-copy",
+}
+_SHUT_OFF = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "shut down",
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "destroyed",
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "saved",
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "failed",
 }
 
 
@@ -168,10 +178,7 @@ class LibvirtApi:
 
         name = domain.name()
         uuid, domain_id, (number, why, *_), persistent, autostart, xml = self._on(domain, "looking at it", look)
-        state = _STATES.get(number, GuestState.UNKNOWN)
-        reason = _PAUSES.get(why, str(why)) if number == libvirt.VIR_DOMAIN_PAUSED else ""
-        if state is GuestState.PAUSED_OTHERWISE and why == libvirt.VIR_DOMAIN_PAUSED_USER:
-            state = GuestState.PAUSED_BY_OWNER
+        state, reason = _state_of(number, why)
         definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
         label = surroundings.security_label(process.pid) if process else ""
@@ -252,6 +259,74 @@ class LibvirtApi:
             domain = self._domain(uuid)
             self._on(domain, "ending it", domain.destroy, within_seconds=30.0)  # libvirt waits 15 s for QEMU itself
 
+    # -- standing still, leaving, coming back ------------------------------------------------------------------
+
+    def standing(self, uuid: str) -> Standing | None:
+        try:
+            domain = self._domain(uuid)
+            name = domain.name()
+            (number, why, *_), xml = self._on(domain, "looking at it", lambda: (domain.state(), domain.XMLDesc(0)))
+        except _Gone:
+            return None
+        state, reason = _state_of(number, why)
+        process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
+        return Standing(
+            state,
+            reason,
+            ProcessId(process.pid, process.start_ticks) if process else None,
+            read_definition(xml).emulator,
+            self._job(domain, xml) if state.active else "",
+        )
+
+    def wait_ended(self, uuid: str, within_seconds: float) -> bool:
+        return self._wait_until(within_seconds, lambda: (now := self.standing(uuid)) is None or not now.state.active)
+
+    def suspend(self, uuid: str) -> None:
+        with _known("pausing a guest", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, "pausing it", domain.suspend)
+
+    def resume(self, uuid: str) -> None:
+        def work() -> None:
+            if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:  # for which it is an error
+                domain.resume()
+
+        with _known("resuming a guest", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, "resuming it", work)
+
+    def save(self, uuid: str, path: Path, within_seconds: float) -> None:
+        with _known("saving a guest", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, "saving it", lambda: domain.save(str(path)), within_seconds)
+
+    def abort_job(self, uuid: str, within_seconds: float) -> None:
+        def work() -> None:
+            if domain.isActive() and domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                domain.abortJob()
+
+        with _known("breaking a job off", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, "breaking its job off", work)
+        if not self._wait_until(within_seconds, lambda: (now := self.standing(uuid)) is None or not now.job):
+            raise Failed(f"{domain.name()}: breaking its job off", expected="it to end", found="it still goes on")
+
+    def restore(self, path: Path, within_seconds: float) -> None:
+        doing, paused = f"restoring a guest from {path}", libvirt.VIR_DOMAIN_SAVE_PAUSED
+        with _known(doing, path.name):
+            self._ask(doing, lambda c: c.restoreFlags(str(path), None, paused), within_seconds=within_seconds)
+
+    def unmark(self, uuid: str) -> None:
+        element, live = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
+
+        def work() -> None:
+            if NAMESPACE in domain.XMLDesc(0):
+                domain.setMetadata(element, None, None, NAMESPACE, live)
+
+        with _known("taking a mark off", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, "taking our mark out of its definition", work)
+
     @contextmanager
     def agent(self, uuid: str) -> Iterator[GuestAgent]:
         own = LibvirtApi(self._config, self._trees)  # a connection of its own: agents are asked side by side
@@ -279,6 +354,15 @@ class LibvirtApi:
                 worker.call("closing the connection", connection.close, self._config.libvirt.call_seconds)
         if worker is not None:
             worker.end()
+
+    @staticmethod
+    def _wait_until(within_seconds: float, condition: Callable[[], bool]) -> bool:
+        ends = time.monotonic() + within_seconds
+        while not condition():
+            if time.monotonic() > ends:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
     def _domain(self, uuid: str) -> libvirt.virDomain:
         return self._ask(f"finding guest {uuid}", lambda c: c.lookupByUUIDString(uuid))
@@ -321,6 +405,15 @@ class LibvirtApi:
                 raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
             self._connection, self._worker = connection, worker
         return self._connection, self._worker
+
+
+def _state_of(number: int, why: int) -> tuple[GuestState, str]:
+    """libvirt's state and reason in our words."""
+    state = _STATES.get(number, GuestState.UNKNOWN)
+    if state is GuestState.PAUSED_OTHERWISE and why == libvirt.VIR_DOMAIN_PAUSED_USER:
+        state = GuestState.PAUSED_BY_OWNER
+    reasons = {libvirt.VIR_DOMAIN_PAUSED: _PAUSES, libvirt.VIR_DOMAIN_SHUTOFF: _SHUT_OFF}.get(number)
+    return state, reasons.get(why, str(why)) if reasons else ""
 
 
 def _monitor_command(domain: libvirt.virDomain, words: str, files: list[int]) -> str:

@@ -105,6 +105,11 @@ class StateImage:
         return result
 
 
+def was_finished(data: bytes) -> bool:
+    """Whether libvirt wrote the image to its end, which it marks then, understood or not."""
+    return data.startswith(_MAGIC)
+
+
 def _refuse(expected: str, found: str, at: int) -> NoReturn:
     raise ImageNotUnderstood(
         _DOING, expected=expected, found=f"{found} at byte {at}", hint="the guest's RAM and its disks are untouched"

@@ -11,7 +11,8 @@ from hostagent.hypervisor import ProcessId
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.update.beside import unpin
-from hostagent.update.swap import GuestSwap, HostSwap, Ports
+from hostagent.update.subject import Ports
+from hostagent.update.swap import GuestSwap, HostSwap
 
 
 def detach(host: HostSwap) -> None:

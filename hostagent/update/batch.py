@@ -6,7 +6,7 @@ started again and every guest ends in exactly one reported state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -19,9 +19,10 @@ from hostagent.update.copying import look_at_copy
 from hostagent.update.crossing import loaded_and_paused
 from hostagent.update.definitions import adopt_definitions
 from hostagent.update.handover import AFTER, ATTACH, BESIDE, COPY, DETACH, SWAP
-from hostagent.update.journal import Entry, GuestRecord, Journal, Kind, Outcome, Progress
+from hostagent.update.journal import Outcome, Progress
+from hostagent.update.member import MemberOf, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
-from hostagent.update.swap import GuestSwap, HostSwap, read_notes
+from hostagent.update.swap import GuestSwap, HostSwap
 from hostagent.update.taking_over import bury_old, put_settings_right, record_is_ours, went_back
 
 # The pins are undone apart: libvirt's clean-up unlinks RAM files when it fails to come back to a guest.
@@ -29,34 +30,16 @@ PINS, UNDONE_AT_ONCE = BESIDE[:1], (*BESIDE[1:], *COPY, *SWAP)
 
 
 @dataclass
-class Member:
-    """A guest in the batch, how far it got, and how it ended."""
+class Member(MemberOf[GuestSwap]):
+    """A guest in the batch."""
 
-    swap: GuestSwap
-    progress: Progress = field(default_factory=Progress)
-    outcome: Outcome | None = None
-    reason: str = ""
-    reason_kind: str = ""
-    failure: tuple[str, str] = ("", "")  # why it was being undone before a crash, and the kind of that
-    closed: bool = False  # its end is in the journal already
     told: int = 0  # tenths of its RAM that somebody heard of
     tried_alone: bool = False  # it was taken forward once with only the new QEMU left
-
-    @property
-    def active(self) -> bool:
-        """Whether it still takes part."""
-        return self.outcome is None
 
     @property
     def committed(self) -> bool:
         """Whether there is no way back for it."""
         return committed(SWAP, self.progress)
-
-    def end(self, outcome: Outcome, error: HostagentError | str = "") -> None:
-        """Leave the batch."""
-        self.outcome = outcome
-        self.reason = str(error)
-        self.reason_kind = error.kind if isinstance(error, HostagentError) else ""
 
 
 @dataclass
@@ -119,12 +102,11 @@ class Batch:
         for member in sorted(self._active(), key=_stands_still, reverse=True):
             if not member.committed:
                 self._fell(member, cut_off)
-            elif _try(lambda swap=member.swap: went_back(swap)):  # type: ignore[misc]
+            elif says_yes(lambda swap=member.swap: went_back(swap)):  # type: ignore[misc]
                 self._back(member, cut_off)
             else:
                 self._advance(member, SWAP)
-            if member.outcome is Outcome.ROLLED_BACK and member.failure[0]:
-                member.reason, member.reason_kind = member.failure
+            member.blame_what_failed_first()
         self._settle()
 
     # -- one guest -------------------------------------------------------------------------------------------
@@ -144,7 +126,7 @@ class Batch:
         swap = member.swap
         if member.committed:
             self._fell_late(member, error)
-        elif swap.saved is None and member.progress.open and _try(lambda: not swap.is_there()):
+        elif swap.saved is None and member.progress.open and says_yes(lambda: not swap.is_there()):
             member.end(Outcome.GONE, "it was ended by somebody else meanwhile; left alone")
         elif not member.progress.open or swap.saved is None or swap.old_is_alive():
             self._back(member, error)
@@ -274,10 +256,7 @@ class Batch:
         self._write_outcomes()
 
     def _write_outcomes(self) -> None:
-        for member in self.members:
-            if member.outcome is not None and not member.closed:
-                body = {"outcome": member.outcome, "reason": member.reason, "kind": member.reason_kind}
-                write_end(self.engine.journal, self.host.update, Entry(Kind.GUEST_ENDED, member.swap.uuid, body=body))
+        write_ends(self.engine.journal, self.host.update, self.members)
 
     def _look_back(self, member: Member) -> None:
         """A guest that runs as before: libvirt must see it so before its pins go."""
@@ -292,26 +271,6 @@ class Batch:
                 member.end(Outcome.NEEDS_OPERATOR, error)
             else:
                 self._gone(member, error)
-
-
-def write_end(journal: Journal, update: str, entry: Entry) -> None:
-    """The last word on a guest or an update; raises NeedsOperator when it cannot be written."""
-    try:
-        journal.append(update, entry)
-    except HostagentError as error:
-        raise NeedsOperator(
-            "writing down how the update ended: every guest is where it belongs, but the journal does not say so",
-            found=str(error),
-            hint="make room on the journal's disk, then: hostagent recover",
-        ) from error
-
-
-def member_of(record: GuestRecord, swap: GuestSwap) -> Member:
-    """A member as the journal left it; one that waited for a person is tried again."""
-    swap.saved = read_notes(record.notes)
-    if record.outcome is None or record.outcome is Outcome.NEEDS_OPERATOR:
-        return Member(swap, record.progress, failure=(record.failure, record.failure_kind))
-    return Member(swap, record.progress, record.outcome, record.reason, record.reason_kind, closed=True)
 
 
 def _needs_monitors(member: Member) -> bool:
@@ -336,10 +295,3 @@ def _stood(member: Member) -> bool:
     """Whether it stood still in this update, so that its clock is behind."""
     halted = "copy" in member.progress.begun and member.swap.saved is not None and member.swap.saved.loses_writes
     return ("switch" in member.progress.begun or halted) and not member.closed
-
-
-def _try(question: Callable[[], bool]) -> bool:
-    try:
-        return question()
-    except HostagentError:
-        return False

@@ -12,7 +12,8 @@ from hostagent.hypervisor import LaunchOrder, ProcessId, RunState
 from hostagent.libvirt_files.record_shape import pid_file_name
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
-from hostagent.update.swap import LOCK_LATE, GuestSwap, NewRam, Notes, Pin, Socket
+from hostagent.update.subject import Pin
+from hostagent.update.swap import LOCK_LATE, GuestSwap, NewRam, Notes, Socket
 
 LEAVING_SECONDS = 2.0  # one that closes its monitor is on its way out
 

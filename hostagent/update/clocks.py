@@ -9,22 +9,22 @@ from hostagent.clock import AgentError, Offset, measure
 from hostagent.clock import bring_right as bring_clock_right
 from hostagent.errors import HostagentError
 from hostagent.plan import ClockPolicy
-from hostagent.update.swap import GuestSwap
+from hostagent.update.subject import AnyGuest
 
 SIDE_BY_SIDE = 16  # each mostly waits for its guest
 
 
-def measure_before(swaps: Sequence[GuestSwap]) -> None:
+def measure_before(swaps: Sequence[AnyGuest]) -> None:
     """Pauses add up over updates: what was wrong before is not blamed on this one."""
     _for_all(swaps, _measure_before)
 
 
-def bring_right(swaps: Sequence[GuestSwap]) -> None:
+def bring_right(swaps: Sequence[AnyGuest]) -> None:
     """Set what is behind, verify, write the outcome down."""
     _for_all(swaps, _bring_right)
 
 
-def _measure_before(swap: GuestSwap) -> dict[str, object]:
+def _measure_before(swap: AnyGuest) -> dict[str, object]:
     settings = swap.ports.config.clock
     if settings.policy is ClockPolicy.OFF:
         return {}
@@ -36,7 +36,7 @@ def _measure_before(swap: GuestSwap) -> dict[str, object]:
     return _offset("clock_before", offset)
 
 
-def _bring_right(swap: GuestSwap) -> dict[str, object]:
+def _bring_right(swap: AnyGuest) -> dict[str, object]:
     if not swap.notes.was_running:
         return {"clock_outcome": "uncorrected", "clock_reason": "paused"}
     settings = swap.ports.config.clock
@@ -63,7 +63,7 @@ def _offset(name: str, offset: Offset | None) -> dict[str, object]:
     return {} if offset is None else {f"{name}_seconds": offset.seconds, f"{name}_bound_seconds": offset.bound_seconds}
 
 
-def _for_all(swaps: Sequence[GuestSwap], ask: Callable[[GuestSwap], dict[str, object]]) -> None:
+def _for_all(swaps: Sequence[AnyGuest], ask: Callable[[AnyGuest], dict[str, object]]) -> None:
     if not swaps:
         return
     with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(swaps)), thread_name_prefix="clock") as pool:

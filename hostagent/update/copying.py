@@ -18,6 +18,7 @@ from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor import Move, MoveStatus, Sender
 from hostagent.update.crossing import check_set_back, check_unblocked, runs_as_noted, set_back, settable, too_busy
 from hostagent.update.pause import Deadline
+from hostagent.update.subject import AnyGuest
 from hostagent.update.swap import LOCK_LATE, UNLIMITED, GuestSwap
 
 WAIT_SECONDS = 0.25  # for one guest's copy at a time
@@ -32,7 +33,7 @@ def begin_copy(swap: GuestSwap) -> None:
     with swap.sender() as old:
         runs_as_noted(swap, old)
         check_unblocked(swap, old)
-        _nobody_else_s_settings(swap, old)
+        nobody_else_s_settings(swap, old)
         swap.note(capabilities=dict(old.capabilities()), parameters=settable(old))
         old.set_capabilities(swap.crossing_capabilities)
         old.set_parameters({"downtime-limit": 0, "max-bandwidth": UNLIMITED})
@@ -71,7 +72,7 @@ def _book_of_writes(swap: GuestSwap, old: Sender) -> Iterator[None]:
     swap.note(halted=False)
 
 
-def _nobody_else_s_settings(swap: GuestSwap, old: Sender) -> None:
+def nobody_else_s_settings(swap: AnyGuest, old: Sender) -> None:
     """Capabilities that somebody left on would make it another migration than the one that has been tried."""
     on = [name for name, state in old.capabilities().items() if state and name != "events"]
     if on:

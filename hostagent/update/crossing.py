@@ -16,7 +16,8 @@ from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
 from hostagent.update.pause import Deadline, measured
-from hostagent.update.swap import KILL_SECONDS, LOCK_LATE, UNLIMITED, GuestSwap, Notes
+from hostagent.update.subject import KILL_SECONDS, AnyGuest
+from hostagent.update.swap import LOCK_LATE, UNLIMITED, GuestSwap, Notes
 
 FLUSH_SECONDS = 10.0  # a disk that takes longer would keep the guest standing still for as long
 LEAVING_SECONDS = 0.3  # the guest may stand still meanwhile
@@ -80,7 +81,7 @@ def _live_xml(swap: GuestSwap) -> str:
     return RuntimeRecord.parse(files.read_private(Path(swap.notes.kept_record))).live_xml
 
 
-def check_unblocked(swap: GuestSwap, old: Sender) -> None:
+def check_unblocked(swap: AnyGuest, old: Sender) -> None:
     """Raises Failed when the old QEMU knows a reason against a migration."""
     reasons = old.blocked_reasons()
     if reasons:
@@ -148,7 +149,7 @@ def set_back(monitor: Sender, notes: Notes) -> None:
     monitor.set_parameters(notes.parameters or {})
 
 
-def check_set_back(swap: GuestSwap, monitor: Sender) -> None:
+def check_set_back(swap: AnyGuest, monitor: Sender) -> None:
     if monitor.capabilities().get("x-ignore-shared"):
         raise NeedsOperator(
             f"{swap.name}: taking x-ignore-shared back",

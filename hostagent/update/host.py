@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from hostagent.errors import Failed, Refused
 from hostagent.facts import Host
-from hostagent.plan import GuestPlan, Method, Plan
+from hostagent.plan import GuestPlan, Method, Plan, Technique
 from hostagent.update.journal import UpdateRecord
-from hostagent.update.ledger import begin, end_update, record_of
+from hostagent.update.ledger import begin, end_update, members_of, record_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.rehearsal import rehearse
 from hostagent.update.saga import Engine, Teller
-from hostagent.update.swap import Ports
+from hostagent.update.subject import Ports
 
 
 def update_qemu(
@@ -40,12 +40,18 @@ def update_qemu(
         guests=tuple(_ordered(guest) for guest in plan.to_update),
         pid=os.getpid(),
     )
-    batch = begin(ports, engine, update_id, order)
-    batch.run()
-    end_update(ports, update_id, batch.members)
+    batches = begin(ports, engine, update_id, order)
+    for batch in batches:
+        batch.run()
+    end_update(ports, update_id, members_of(batches))
     return record_of(ports, update_id)
 
 
 def _ordered(guest: GuestPlan) -> OrderedGuest:
-    method = guest.method or Method.IN_PLACE
-    return OrderedGuest(uuid=guest.uuid, name=guest.name, before=guest.before, method=method)
+    return OrderedGuest(
+        uuid=guest.uuid,
+        name=guest.name,
+        before=guest.before,
+        method=guest.method or Method.IN_PLACE,
+        technique=guest.technique or Technique.HANDOVER,
+    )

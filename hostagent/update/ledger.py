@@ -1,45 +1,83 @@
-"""Opening and closing an update in the journal."""
+"""Opening and closing an update in the journal, and what carries it in between."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from hostagent.plan import Method
-from hostagent.update.batch import Batch, Member, write_end
+from hostagent.plan import Method, Technique
+from hostagent.update.batch import Batch, Member
+from hostagent.update.guest_hold import GuestHold
+from hostagent.update.hold_batch import HeldMember, HoldBatch
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
-from hostagent.update.order import OrderKind, UpdateOrder
+from hostagent.update.member import MemberOf, write_end
+from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.saga import Engine
-from hostagent.update.swap import GuestSwap, HostSwap, Ports
+from hostagent.update.subject import Ports
+from hostagent.update.swap import GuestSwap, HostSwap
 
 # The worst that happened to a guest is what happened to the update.
 _WORST_FIRST = (Outcome.NEEDS_OPERATOR, Outcome.LOST, Outcome.ROLLED_BACK, Outcome.GONE, Outcome.UPDATED)
 
+Batches = tuple[Batch | HoldBatch, ...]
 
-def begin(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder) -> Batch:
-    """The update's first rows, in one commit, and the batch that carries it."""
+
+def begin(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder) -> Batches:
+    """The update's first rows, in one commit, and the batches that carry it, one after the other."""
     rows = [Entry(Kind.GUEST_BEGUN, guest.uuid, body={"name": guest.name}) for guest in order.guests]
     ports.journal.append(update_id, Entry(Kind.UPDATE_BEGUN, body=order.body()), *rows)
-    members = [Member(swap_of(ports, update_id, order, guest.uuid, guest.name)) for guest in order.guests]
-    return Batch(engine, HostSwap(ports, update_id, tuple(member.swap for member in members)), members)
+    return batches_of(ports, engine, record_of(ports, update_id), order)
 
 
-def swap_of(ports: Ports, update_id: str, order: UpdateOrder, uuid: str, name: str) -> GuestSwap:
-    """The subject for one guest of an order."""
-    method = next((guest.method for guest in order.guests if guest.uuid == uuid), Method.IN_PLACE)
+def batches_of(ports: Ports, engine: Engine, update: UpdateRecord, order: UpdateOrder) -> Batches:
+    """What carries the update, from where the journal says that it is; a technique that no guest needs is left out."""
+    found: list[Batch | HoldBatch] = []
+    if handed := _guests(order, update, Technique.HANDOVER):
+        swaps = tuple(_swap(ports, update.id, order, guest) for guest in handed)
+        members = [Member(swap) for swap in swaps]
+        _take_up(members, update)
+        found.append(Batch(engine, HostSwap(ports, update.id, swaps), members, update.host))
+    if held := _guests(order, update, Technique.HOLD):
+        holding = [HeldMember(_hold(ports, update.id, order, guest)) for guest in held]
+        _take_up(holding, update)
+        found.append(HoldBatch(engine, ports, update.id, holding))
+    return tuple(found)
+
+
+def _guests(order: UpdateOrder, update: UpdateRecord, technique: Technique) -> list[OrderedGuest]:
+    return [guest for guest in order.guests if guest.technique is technique and guest.uuid in update.guests]
+
+
+def _take_up(members: Iterable[MemberOf[Any]], update: UpdateRecord) -> None:
+    for member in members:
+        member.take_up(update.guests[member.swap.uuid])
+
+
+def _swap(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> GuestSwap:
     return GuestSwap(
         ports,
         update_id,
-        uuid,
-        name,
+        guest.uuid,
+        guest.name,
         order.to,
         order.budget_seconds,
-        copies=method is Method.IN_PLACE_COPY,
+        copies=guest.method is Method.IN_PLACE_COPY,
         adopts_definition=order.adopt_definition,
         rehearsal=order.kind is OrderKind.REHEARSAL,
     )
 
 
-def end_update(ports: Ports, update_id: str, members: Sequence[Member]) -> Outcome:
+def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> GuestHold:
+    rehearsal = order.kind is OrderKind.REHEARSAL
+    return GuestHold(ports, update_id, guest.uuid, guest.name, order.to, order.budget_seconds, rehearsal=rehearsal)
+
+
+def members_of(batches: Batches) -> list[MemberOf[Any]]:
+    """The guests of all of them."""
+    return [member for batch in batches for member in batch.members]
+
+
+def end_update(ports: Ports, update_id: str, members: Sequence[MemberOf[Any]]) -> Outcome:
     """Close the update, unless a person has to act first: then `hostagent recover` finds it open."""
     outcomes = {member.outcome for member in members}
     worst = next((outcome for outcome in _WORST_FIRST if outcome in outcomes), Outcome.UPDATED)

@@ -30,6 +30,7 @@ class OrderedGuest(BaseModel):
     name: str
     before: QemuTree | None
     method: Method = Method.IN_PLACE
+    technique: Technique = Technique.HANDOVER
 
 
 class UpdateOrder(BaseModel):
@@ -39,7 +40,6 @@ class UpdateOrder(BaseModel):
 
     kind: OrderKind
     component: str = "qemu"
-    technique: Technique = Technique.HANDOVER
     to: QemuTree
     budget_seconds: float
     guests: tuple[OrderedGuest, ...]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 
 from hostagent.errors import HostagentError
-from hostagent.update.batch import Batch, member_of
+from hostagent.plan import Technique
 from hostagent.update.beside import discard_held
+from hostagent.update.guest_hold import GuestHold
+from hostagent.update.holding import discard
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
-from hostagent.update.ledger import end_update, swap_of
+from hostagent.update.ledger import batches_of, end_update, members_of
 from hostagent.update.order import OrderKind, UpdateOrder
 from hostagent.update.rehearsal import dismiss, sweep_up
 from hostagent.update.saga import Engine, Teller
-from hostagent.update.swap import HostSwap, Ports, read_notes
+from hostagent.update.subject import Ports
+from hostagent.update.swap import GuestSwap
 
 
 def open_updates(ports: Ports) -> tuple[UpdateRecord, ...]:
@@ -41,12 +44,10 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
 
 def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord) -> None:
     order = UpdateOrder.of(update)
-    members = [
-        member_of(record, swap_of(ports, update.id, order, record.uuid, record.name))
-        for record in update.guests.values()
-    ]
-    batch = Batch(engine, HostSwap(ports, update.id, tuple(m.swap for m in members)), members, update.host)
-    batch.recover()
+    batches = batches_of(ports, engine, update, order)
+    for batch in batches:
+        batch.recover()
+    members = members_of(batches)
     if order.kind is OrderKind.REHEARSAL:
         dismiss(ports, order)
         for member in members:
@@ -70,10 +71,13 @@ def _close_after_restart(ports: Ports, update: UpdateRecord) -> None:
 
 
 def _sweep_after_restart(ports: Ports, update: UpdateRecord) -> None:
-    for record in update.guests.values():
-        notes = read_notes(record.notes)
-        if notes is not None:
-            discard_held(notes)
     order = UpdateOrder.of(update)
+    held = {guest.uuid for guest in order.guests if guest.technique is Technique.HOLD}
+    for uuid, record in update.guests.items():
+        if uuid in held:
+            if (kept := GuestHold.read_notes(record.notes)) is not None:
+                discard(record.name, kept, ports.config.paths.held)
+        elif (notes := GuestSwap.read_notes(record.notes)) is not None:
+            discard_held(notes)
     if order.kind is OrderKind.REHEARSAL:
         sweep_up(ports, order)

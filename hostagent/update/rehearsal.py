@@ -18,12 +18,12 @@ from hostagent import __version__, processes
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import Host, QemuTree
 from hostagent.hypervisor.domain_xml import RehearsalGuest, rehearsal_xml, shape_digest
-from hostagent.plan import GuestPlan, Method, Plan
+from hostagent.plan import GuestPlan, Method, Plan, Technique
 from hostagent.update.journal import Outcome, fold
-from hostagent.update.ledger import begin, end_update
+from hostagent.update.ledger import begin, end_update, members_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.saga import Engine
-from hostagent.update.swap import Ports
+from hostagent.update.subject import Ports
 
 NAME_PREFIX = "hostagent-rehearsal-"
 
@@ -35,6 +35,7 @@ class _Shape:
     live_xml: str
     emulator: str
     method: Method
+    technique: Technique
 
 
 def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id: str) -> None:
@@ -45,7 +46,13 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
         return
     workdir = Path(ports.config.paths.state) / "rehearsal" / update_id
     guests = tuple(
-        OrderedGuest(uuid=str(uuid.uuid4()), name=f"{NAME_PREFIX}{ports.token()}", before=None, method=shape.method)
+        OrderedGuest(
+            uuid=str(uuid.uuid4()),
+            name=f"{NAME_PREFIX}{ports.token()}",
+            before=None,
+            method=shape.method,
+            technique=shape.technique,
+        )
         for shape in open_shapes.values()
     )
     order = UpdateOrder(
@@ -58,25 +65,27 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
         rehearsed=tuple(open_shapes),
         workdir=str(workdir),
     )
-    batch = begin(ports, engine, update_id, order)
+    batches = begin(ports, engine, update_id, order)
+    members = members_of(batches)
     try:
         for guest, shape in zip(guests, open_shapes.values(), strict=True):
             engine.tell(guest.uuid, "rehearse", "begun")
             own = str(workdir / guest.name)
             _conjure(ports, rehearsal_xml(shape.live_xml, guest.name, guest.uuid, own, shape.emulator))
     except HostagentError as error:
-        for member in batch.members:
+        for member in members:
             member.end(Outcome.ROLLED_BACK, error)
     else:
-        batch.run()
+        for batch in batches:
+            batch.run()
     try:
         dismiss(ports, order)
     except HostagentError as error:  # libvirt is not there: recovery does it
-        for member in batch.members:
+        for member in members:
             member.end(Outcome.NEEDS_OPERATOR, error)
-    ended = end_update(ports, update_id, batch.members)
+    ended = end_update(ports, update_id, members)
     if ended is not Outcome.UPDATED:
-        failed = next(member for member in batch.members if member.outcome is not Outcome.UPDATED)
+        failed = next(member for member in members if member.outcome is not Outcome.UPDATED)
         if ended is Outcome.NEEDS_OPERATOR:
             raise NeedsOperator("rehearsing with a throw-away guest", found=failed.reason, hint="hostagent recover")
         raise Failed(
@@ -123,13 +132,22 @@ def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, _Shape]:
     for guest in plan.to_update:
         xml = ports.libvirt.live_xml(guest.uuid)
         emulator = guest.before.emulator if guest.before else ""
-        found[_digest(host, plan, guest, xml)] = _Shape(xml, emulator, guest.method or Method.IN_PLACE)
+        found[_digest(host, plan, guest, xml)] = _Shape(
+            xml, emulator, guest.method or Method.IN_PLACE, guest.technique or Technique.HANDOVER
+        )
     return found
 
 
 def _digest(host: Host, plan: Plan, guest: GuestPlan, xml: str) -> str:
     emulators = (_tree(guest.before), _tree(plan.to))
-    parts = (__version__, shape_digest(xml), str(host.libvirt), host.kernel, str(guest.method), *emulators)
+    parts = (
+        __version__,
+        shape_digest(xml),
+        str(host.libvirt),
+        host.kernel,
+        f"{guest.method} by {guest.technique}",
+        *emulators,
+    )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -6,89 +6,21 @@ else here (open monitors, the deadline) can be had again from the world.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from hostagent.clock import HostClock
-from hostagent.config import Config
 from hostagent.errors import HostagentError, NeedsOperator
-from hostagent.facts import QemuTree
-from hostagent.hypervisor import Daemon, Libvirt, Moment, Monitor, ProcessId, Qemu, Sender
-from hostagent.hypervisor.driver_lock import DriverLock
-from hostagent.update.journal import Entry, Journal, Json, Kind
-from hostagent.update.pause import Deadline
-
-KILL_SECONDS = 10.0
+from hostagent.hypervisor import Moment, Monitor, ProcessId, Sender
+from hostagent.update.subject import KILL_SECONDS, GuestOfUpdate, Pin, Ports
 
 KEEP_RAM = {"x-ignore-shared": True, "events": True}  # both sides, while the state crosses
 COPY_RAM = {"x-ignore-shared": False, "dirty-bitmaps": True, "events": True}
 UNLIMITED = 1 << 40  # bytes/s
 LOCK_LATE = {"late-block-activate": True}  # the new one takes the disks' locks when it is told to run, not before
-
-
-class Watcher(Protocol):
-    """The guard, as the one who works sees it."""
-
-    def ready(self) -> None:
-        """Raises Failed unless somebody watches; to be asked before anything is taken away."""
-        ...
-
-    def pausing(self, until: float) -> None:
-        """A guest stands still until this moment of the monotonic clock at the latest."""
-        ...
-
-    def running(self) -> None:
-        """The guest runs again."""
-        ...
-
-    def hold(self, lock: DriverLock) -> None:
-        """Share the driver lock: it stays locked when the one who works dies."""
-        ...
-
-
-class NoWatcher:
-    """Nobody watches: recovery itself runs without a guard."""
-
-    def ready(self) -> None: ...
-    def pausing(self, until: float) -> None: ...
-    def running(self) -> None: ...
-    def hold(self, lock: DriverLock) -> None: ...
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Every door to the world, passed in."""
-
-    libvirt: Libvirt
-    qemu: Qemu
-    daemon: Daemon
-    lock: DriverLock
-    journal: Journal
-    clock: HostClock
-    config: Config
-    watcher: Watcher
-    token: Callable[[], str]  # a few characters, new at every call
-
-    def monotonic(self) -> float:
-        """Seconds of the monotonic clock."""
-        return self.clock.monotonic_ns() / 1e9
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A hard link of ours to a RAM file, so that nobody's clean-up can discard the RAM."""
-
-    ram: str
-    link: str
-    device: int
-    inode: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -149,66 +81,22 @@ class Notes:
         return next(Path(socket.temporary) for socket in self.sockets if socket.path == self.monitor)
 
 
-_NOTES = TypeAdapter(Notes)
-
-
 @dataclass
-class GuestSwap:
+class GuestSwap(GuestOfUpdate[Notes]):
     """The subject of a handover's guest steps."""
 
-    ports: Ports
-    update: str
-    uuid: str
-    name: str
-    tree: QemuTree
-    budget_seconds: float
+    adapter = TypeAdapter(Notes)
+    technique = "handover"
+
     copies: bool = False  # its RAM has no name: it is copied into a file
     adopts_definition: bool = True  # then its persistent definition gets such RAM too
-    rehearsal: bool = False
-    saved: Notes | None = None
-    deadline: Deadline | None = None
     moved_bytes: int | None = None
     new_record: bytes | None = None
     copy_began: float = 0.0  # of the monotonic clock
     copied: bool = False  # all of its RAM once, in this process
     proven: bool = False  # asked in this process, and answered
     unproven: NeedsOperator | None = None  # why libvirt would kill the guest if its daemon came back now
-    _unwritten: dict[str, object] = field(default_factory=dict)
     _monitors: dict[Path, Monitor] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """The journal's key."""
-        return self.uuid
-
-    @property
-    def notes(self) -> Notes:
-        """What was noted; there is something once the first step has begun."""
-        if self.saved is None:
-            raise NeedsOperator(f"{self.name}: reading the journal", expected="notes of its handover", found="none")
-        return self.saved
-
-    def begin_notes(self, notes: Notes) -> None:
-        """Write everything down before anything is touched."""
-        self.ports.journal.append(
-            self.update, Entry(Kind.NOTED, self.uuid, body=_NOTES.dump_python(notes, mode="json"))
-        )
-        self.saved = notes
-
-    def note(self, **changes: object) -> None:
-        """Write down more, durably, before acting on it."""
-        notes = dataclasses.replace(self.notes, **changes)  # type: ignore[arg-type]
-        everything = _NOTES.dump_python(notes, mode="json")
-        body = {name: everything[name] for name in changes}
-        self.ports.journal.append(self.update, Entry(Kind.NOTED, self.uuid, body=body))
-        self.saved = notes
-
-    def measured(self, values: Mapping[str, object]) -> None:
-        """Write down what was measured, or have the next figures take it along: it decides nothing."""
-        self._unwritten |= values
-        with suppress(HostagentError):
-            self.ports.journal.append(self.update, Entry(Kind.MEASURED, self.uuid, body=dict(self._unwritten)))
-            self._unwritten.clear()
 
     @property
     def crossing_capabilities(self) -> Mapping[str, bool]:
@@ -272,30 +160,6 @@ class GuestSwap:
         self.close_monitors()
         if self.notes.new is not None:
             self.ports.qemu.kill(self.notes.new, KILL_SECONDS)
-
-    def is_there(self) -> bool:
-        """Whether libvirt has the guest running, or paused; needs its daemon."""
-        guest = self.ports.libvirt.guest(self.uuid)
-        return guest is not None and guest.state.active
-
-    def old_is_alive(self) -> bool:
-        """Whether the old one exists."""
-        return self.ports.qemu.alive(self.notes.old)
-
-
-def read_notes(body: Json) -> Notes | None:
-    """The notes folded from the journal; None when nothing was noted yet."""
-    if not body:
-        return None
-    try:
-        return _NOTES.validate_python(dict(body))
-    except ValidationError as error:
-        raise NeedsOperator(
-            "reading the journal",
-            expected="the notes of a handover",
-            found=str(error),
-            hint="a hostagent of the version that wrote it",
-        ) from error
 
 
 @dataclass

@@ -12,7 +12,8 @@ from hostagent.libvirt_files.vnc_display import VncDisplay
 from hostagent.update import files
 from hostagent.update.crossing import OURS_TO_TAKE_BACK, set_back
 from hostagent.update.pause import measured
-from hostagent.update.swap import KILL_SECONDS, GuestSwap
+from hostagent.update.subject import KILL_SECONDS
+from hostagent.update.swap import GuestSwap
 
 
 def rewrite_record(swap: GuestSwap) -> None:

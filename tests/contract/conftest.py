@@ -27,7 +27,8 @@ from hostagent.update.copying import begin_copy, end_copy, look_at_copy
 from hostagent.update.crossing import give_settings_back, resume_old
 from hostagent.update.journal import Entry, Kind, Outcome
 from hostagent.update.saga import Engine
-from hostagent.update.swap import GuestSwap, HostSwap, Ports
+from hostagent.update.subject import Ports
+from hostagent.update.swap import GuestSwap, HostSwap
 from hostagent.update.taking_over import restore_record
 
 SECONDS = 20.0  # more than anything here takes

@@ -108,6 +108,8 @@ def _runs_well(rig: Rig, state: State, guest: GuestLife, living: list[Process], 
     for tap in process.taps.values():
         if state.taps[tap] != RIGHT_TAP:
             yield f"tap {tap} of {name} is left with {state.taps[tap]}"
+    if guest.uuid in state.daemon.views and state.daemon.views[guest.uuid].marked:
+        yield f"{name} is left with a mark in its definition"
     if state.daemon.up and process.client != LIBVIRT:
         yield f"the monitor of {name} is {process.client or 'nobody'}'s"
     for path, device, inode, _ in guest.ram:
@@ -141,7 +143,7 @@ def _left_over(rig: Rig, alive: list[str]) -> Iterator[str]:
                 folder = rig.host.world.lib_dir(guest).relative_to(rig.root)
                 expected |= {folder / "monitor.sock", folder / "org.qemu.guest_agent.0"}
                 expected |= {Path(path).relative_to(rig.root) for path, *_ in guest.ram}
-    for folder in ("run", "lib", "ram", "state/held", "state/rehearsal"):
+    for folder in ("run", "lib", "ram", "state/held", "state/run", "state/rehearsal"):
         for path in (rig.root / folder).rglob("*"):
             if path.is_file() and path.relative_to(rig.root) not in expected:
                 yield f"left over: {path.relative_to(rig.root)}"

@@ -27,7 +27,7 @@ from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.update.host import update_qemu
 from hostagent.update.journal import Entry, Row, SqliteJournal, UpdateRecord, fold
 from hostagent.update.recovery import recover
-from hostagent.update.swap import NoWatcher, Ports
+from hostagent.update.subject import NoWatcher, Ports
 from tests.crash import shapes
 
 SHARED_MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
@@ -46,10 +46,12 @@ class Scenario:
     copied: tuple[str, ...] = ()  # whose RAM has no name
     kvm: bool = False  # then their QEMU knows what they write
     rehearse: bool = False
+    held: tuple[str, ...] = ()  # by which technique they go
 
     def __str__(self) -> str:
         words = [f"{len(self.guests)} guests", *(f"{name} paused" for name in self.paused)]
         words += [f"{name} copied{' under KVM' if self.kvm else ''}" for name in self.copied]
+        words += [f"{name} held" for name in self.held]
         return ", ".join([*words, "rehearsed"] if self.rehearse else words)
 
 
@@ -154,7 +156,7 @@ class Rig:
         host = self.host.libvirt.host()
         guests = tuple(
             GuestPlan(
-                *(guest.name, guest.uuid, Verdict.UPDATE, _method(guest), Technique.HANDOVER),
+                *(guest.name, guest.uuid, Verdict.UPDATE, _method(guest), self._technique(guest)),
                 *(guest.qemu, (), 30.0),
             )
             for guest in host.guests
@@ -162,6 +164,9 @@ class Rig:
         )
         plan = Plan("qemu", shapes.NEW, guests, ())
         update_qemu(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
+
+    def _technique(self, guest: Guest) -> Technique:
+        return Technique.HOLD if guest.name in self.scenario.held else Technique.HANDOVER
 
     def _run(self, work: Callable[[Ports], object], points: Points) -> str:
         try:
@@ -205,6 +210,7 @@ class Rig:
                 config=self._config(),
                 watcher=self.guard,
                 token=lambda: f"t{next(self.tokens)}",
+                secret=lambda: f"{next(self.tokens):032x}",
             )
         finally:
             self.watched.pop()
@@ -218,6 +224,7 @@ class Rig:
             {
                 "paths": {
                     "state": self.root / "state",
+                    "held": self.host.world.held,
                     "libvirt_run": self.root / "run",
                     "libvirt_cache": self.root / "cache",
                     "qemu_conf": self.root / "qemu.conf",

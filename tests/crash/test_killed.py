@@ -17,6 +17,9 @@ ONE_COPIED = Scenario(copied=("db1",))
 KVM_COPIED = Scenario(guests=("web1",), copied=("web1",), kvm=True)
 HALTED = Scenario(guests=("web1",), copied=("web1",))
 COPIED_PAUSED = Scenario(guests=("web1",), copied=("web1",), paused=("web1",))
+HELD = Scenario(guests=("web1",), held=("web1",))
+BOTH_HELD = Scenario(held=("web1", "db1"))
+ONE_HELD = Scenario(held=("db1",))
 ANYWHERE = (JOURNAL, FILE, WORLD)
 
 Found = Iterator[tuple[str, Sequence[str]]]
@@ -45,7 +48,7 @@ def judged(host: Rig, committed: dict[str, bool], raised: str) -> list[str]:
 
 
 def test_an_undisturbed_update() -> None:
-    for scenario in (ALL_RUN, ONE_PAUSED, ALONE, ONE_COPIED, KVM_COPIED, COPIED_PAUSED):
+    for scenario in (ALL_RUN, ONE_PAUSED, ALONE, ONE_COPIED, KVM_COPIED, COPIED_PAUSED, HELD, BOTH_HELD, ONE_HELD):
         with rig(scenario) as host:
             assert host.update() == ""
             assert problems(host) == []
@@ -76,6 +79,7 @@ def test_killed_for_real_at_every_journal_write() -> None:
     [
         *((ALL_RUN, ANYWHERE), (ONE_PAUSED, (JOURNAL,))),
         *((ONE_COPIED, (JOURNAL,)), (KVM_COPIED, ANYWHERE), (HALTED, ANYWHERE), (COPIED_PAUSED, (JOURNAL,))),
+        *((HELD, ANYWHERE), (BOTH_HELD, (JOURNAL,)), (ONE_HELD, (JOURNAL,))),
     ],
     ids=str,
 )
@@ -95,7 +99,7 @@ def test_killed_anywhere(scenario: Scenario, kinds: tuple[str, ...], daemon_come
     sweep(trials)
 
 
-@pytest.mark.parametrize("scenario", [ALONE, HALTED], ids=str)
+@pytest.mark.parametrize("scenario", [ALONE, HALTED, HELD], ids=str)
 def test_recovery_killed_as_well(scenario: Scenario) -> None:
     """At every journal write of every recovery from every journal write."""
 

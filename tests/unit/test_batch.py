@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from hostagent.errors import Failed, NeedsOperator
-from hostagent.update.batch import Member, member_of
+from hostagent.update.batch import Member
 from hostagent.update.journal import GuestRecord, Outcome, Progress
 from hostagent.update.swap import GuestSwap
 
@@ -16,10 +16,17 @@ class Swap:
     """As much of a guest's swap as a member looks at here."""
 
     saved: object = "notes of before"
+    read_notes = GuestSwap.read_notes
 
 
 def member(progress: Progress | None = None) -> Member:
     return Member(cast(GuestSwap, Swap()), progress or Progress())
+
+
+def member_of(record: GuestRecord) -> Member:
+    one = member()
+    one.take_up(record)
+    return one
 
 
 def test_a_member_takes_part_until_it_ends() -> None:
@@ -45,18 +52,18 @@ def test_committed_from_the_intent_on(begun: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("outcome", [None, Outcome.NEEDS_OPERATOR])
 def test_who_is_tried_again(outcome: Outcome | None) -> None:
     record = GuestRecord("uuid", "web1", Progress(("prepare",)), outcome=outcome, reason="stuck")
-    one = member_of(record, cast(GuestSwap, Swap()))
+    one = member_of(record)
     assert (one.active, one.closed, one.progress, one.reason) == (True, False, Progress(("prepare",)), "")
     assert one.swap.saved is None  # nothing was noted, whatever this process thought
 
 
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.NEEDS_OPERATOR}))
 def test_who_has_ended_is_left_alone(outcome: Outcome) -> None:
-    one = member_of(GuestRecord("uuid", "web1", outcome=outcome, reason="so"), cast(GuestSwap, Swap()))
+    one = member_of(GuestRecord("uuid", "web1", outcome=outcome, reason="so"))
     assert (one.active, one.closed, one.outcome, one.reason) == (False, True, outcome, "so")
 
 
 def test_notes_of_another_version_need_a_person() -> None:
     record = GuestRecord("uuid", "web1", notes={"old": "something else"})
     with pytest.raises(NeedsOperator, match="notes of a handover"):
-        member_of(record, cast(GuestSwap, Swap()))
+        member_of(record)

@@ -13,7 +13,7 @@ from hostagent import wiring
 from hostagent.errors import Failed
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import Entry, Kind, Outcome
-from hostagent.update.swap import Ports
+from hostagent.update.subject import Ports
 
 PLAN = ("plan", "qemu", "--to", "10.0")
 UPDATE = ("update", "qemu", "--to", "10.0")

@@ -12,21 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostagent.hypervisor import fake_image
 from hostagent.hypervisor.domain_xml import read_definition
+from hostagent.hypervisor.fake_image import PADDING, name
 from hostagent.libvirt_files.state_image import ImageNotUnderstood, RamBlock, StateImage
 
 IMAGES = Path(__file__).parent / "images"
 REAL = sorted(path.name for path in IMAGES.glob("*.image.gz"))
-PADDING = 64 * 1024
 BLOCKS = (
     RamBlock("pc.ram", 512 << 20, 0),
     RamBlock("0000:00:02.0/vga.vram", 16 << 20, 0xFD000000),
     RamBlock("/rom@etc/acpi/tables", 0x20000, (1 << 64) - 1),
 )
-
-
-def name(text: str) -> bytes:
-    return bytes((len(text),)) + text.encode()
 
 
 def image(
@@ -41,20 +38,16 @@ def image(
     padding: int = PADDING,
 ) -> bytes:
     """As libvirt and QEMU write it."""
-    text, more = xml.encode() + b"\0", cookie.encode() + b"\0" if cookie else b""
-    length = len(text) + len(more) + padding
-    header = struct.pack("<5I", 2, length, was_running, 0, len(text) if cookie else 0)
-    data = b"LibvirtQemudSave" + header + bytes(56) + (text + more).ljust(length, b"\0")
-    data += b"QEVM" + struct.pack(">IBI", 3, 7, len(machine)) + machine.encode()
-    if capabilities:
-        data += b"\x05" + name("configuration/capabilities") + struct.pack(">II", 1, len(capabilities))
-        data += b"".join(map(name, capabilities))
-    data += struct.pack(">BI", 1, 2) + name("ram") + struct.pack(">IIQ", 0, 4, sum(one.size for one in ram) | 4)
-    for block in ram:
-        data += name(block.name) + struct.pack(">Q", block.size)
-        if "x-ignore-shared" in capabilities:
-            data += struct.pack(">Q", block.address or 0)
-    return data + struct.pack(">QBI", 16, 0x7E, 2) + rest
+    return fake_image.image(
+        xml=xml,
+        cookie=cookie,
+        machine=machine,
+        capabilities=capabilities,
+        ram=ram,
+        rest=rest,
+        was_running=was_running,
+        padding=padding,
+    )
 
 
 def plain(blocks: Sequence[RamBlock]) -> tuple[RamBlock, ...]:

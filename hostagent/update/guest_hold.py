@@ -1,0 +1,84 @@
+"""One guest that is held: saved without its RAM, which stays, and restored later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+from hostagent.facts import GuestState
+from hostagent.hypervisor import ProcessId, Standing
+from hostagent.update.held import Held
+from hostagent.update.subject import GuestOfUpdate, Pin
+
+
+class Side(StrEnum):
+    """What a saved guest can be restored on."""
+
+    BEFORE = "before"  # the QEMU that it was saved on
+    AFTER = "after"  # the one that it is brought to
+
+
+@dataclass(frozen=True)
+class SavedImage:
+    """A file with a guest's state, and what is in it."""
+
+    path: str
+    digest: str = ""  # SHA-256, hexadecimal; "" until it is written
+
+
+@dataclass(frozen=True)
+class HoldNotes:
+    """What is known about a guest's hold."""
+
+    old: ProcessId
+    live_xml: str
+    emulator: str  # that it ran on
+    pins: tuple[Pin, ...]
+    held: Held  # what the hook is told
+    plain: SavedImage  # as libvirt wrote it
+    before: SavedImage  # ready to be restored
+    after: SavedImage
+    began: float = 0.0  # when it was told to stand still, seconds of the monotonic clock
+    was_running: bool = True  # one that its owner has paused is not held: libvirt would forget who paused it
+
+    def image(self, side: Side) -> SavedImage:
+        """The one to restore there."""
+        return self.before if side is Side.BEFORE else self.after
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file with its state."""
+        return self.plain.path, self.before.path, self.after.path
+
+
+@dataclass
+class GuestHold(GuestOfUpdate[HoldNotes]):
+    """The subject of a hold's guest steps."""
+
+    adapter = TypeAdapter(HoldNotes)
+    technique = "hold"
+
+    def emulator(self, side: Side) -> str:
+        """What runs it there."""
+        return self.notes.emulator if side is Side.BEFORE else self.tree.emulator
+
+    def now(self) -> Standing | None:
+        """Where it stands, if libvirt has it running or paused; needs its daemon."""
+        standing = self.ports.libvirt.standing(self.uuid)
+        return standing if standing is not None and standing.state.active else None
+
+    def was_restored(self, now: Standing | None) -> bool:
+        """Whether that is a QEMU that was started from its state."""
+        return now is not None and now.process not in (None, self.notes.old)
+
+    def went_forward(self) -> bool:
+        """Whether it runs on what it is brought to: somebody else resumed it."""
+        now = self.now()
+        return (
+            self.was_restored(now)
+            and now is not None
+            and now.emulator == self.tree.emulator != self.notes.emulator
+            and now.state is GuestState.RUNNING
+        )

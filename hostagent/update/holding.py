@@ -1,0 +1,300 @@
+"""Beside the running guest everything is written down and its RAM is pinned; then it stands still and is saved.
+
+The pause begins in `pause`. libvirt writes the state and ends the QEMU; what it wrote is sealed, so that it can be
+restored on the old QEMU and on the new one, before anything else is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from hostagent.arguments.command_line import CommandLine
+from hostagent.errors import Failed, HostagentError, NeedsOperator, Refused
+from hostagent.facts import Guest, GuestState
+from hostagent.hypervisor import ProcessId
+from hostagent.libvirt_files.held_definition import held_definition
+from hostagent.libvirt_files.state_image import IGNORE_SHARED, ImageNotUnderstood, StateImage, was_finished
+from hostagent.libvirt_files.xml_spans import PlainXmlError
+from hostagent.update import files
+from hostagent.update.copying import nobody_else_s_settings
+from hostagent.update.crossing import check_set_back, check_unblocked
+from hostagent.update.guest_hold import GuestHold, HoldNotes, SavedImage, Side
+from hostagent.update.held import Held, HeldRam, entry, release, tell_hook
+from hostagent.update.pause import Deadline
+from hostagent.update.subject import Pin
+
+ROOM_BYTES = 256 << 20  # device state is about a MiB, a display's memory 16 MiB and more; all of it three times
+SAVE_SECONDS = 30.0  # libvirt itself waits so long for its turn with a guest
+ABORT_SECONDS = 30.0
+PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, GuestState.PM_SUSPENDED
+
+# Why a guest does not run that may be restored: what its owner ended, or it itself, is not brought back.
+MAY_COME_BACK = {"", "0", "saved", "failed", "crashed"}
+
+
+# -- beside the running guest -----------------------------------------------------------------------------------
+
+
+def prepare(hold: GuestHold) -> None:
+    guest = _guest_as_planned(hold)
+    room = shutil.disk_usage(hold.ports.config.paths.state).free
+    if room < ROOM_BYTES:
+        raise Failed(
+            f"{hold.name}: preparing",
+            expected=f"{ROOM_BYTES >> 20} MiB on the disk of {hold.ports.config.paths.state}",
+            found=f"{room >> 20} MiB",
+            hint="make room there",
+        )
+    hold.begin_notes(_first_notes(hold, guest))
+    for pin in hold.notes.pins:
+        files.pin(pin)
+    tell_hook(hold.notes.held, hold.ports.config.paths.held)
+
+
+def _guest_as_planned(hold: GuestHold) -> Guest:
+    guest = hold.ports.libvirt.guest(hold.uuid)
+    if guest is None or guest.state is not GuestState.RUNNING or guest.process is None:
+        found = "no such guest" if guest is None else f"{guest.state} ({guest.state_reason})"
+        raise Refused(f"{hold.name}: preparing", expected="it running", found=found, hint="plan again")
+    nameless = CommandLine.parse(guest.arguments).nameless_ram()
+    if nameless or not guest.ram_files:
+        found = "RAM without a name" if nameless else "no RAM file"
+        raise Refused(f"{hold.name}: preparing", expected="its RAM in files", found=found, hint="plan again")
+    return guest
+
+
+def _first_notes(hold: GuestHold, guest: Guest) -> HoldNotes:
+    assert guest.process is not None  # noqa: S101 - _guest_as_planned() has looked
+    ports, process = hold.ports, guest.process
+    links = files.pin_folder(Path(guest.ram_files[0].path))
+    tag = ports.token()
+    pins = tuple(
+        Pin(ram.path, str(links / f"{tag}-{number}"), ram.device, ram.inode, ram.size)
+        for number, ram in enumerate(guest.ram_files)
+    )
+    folders = {Path(pin.ram).parent for pin in pins}
+    if len(folders) > 1:
+        raise Refused(f"{hold.name}: preparing", expected="its RAM files in one folder", found=f"{len(folders)}")
+    folder = folders.pop()
+    uid, gid = ports.qemu.owner(ProcessId(process.pid, process.start_ticks))
+    kept = Path(ports.config.paths.state) / "held"
+    images = [SavedImage(str(kept / f"{hold.update}-{hold.uuid}.{what}")) for what in ("plain", *Side)]
+    return HoldNotes(
+        old=ports.qemu.identify(process.pid),
+        live_xml=ports.libvirt.live_xml(hold.uuid),
+        emulator=guest.qemu.emulator if process.exe_deleted and guest.qemu else guest.definition.emulator,
+        pins=pins,
+        held=Held(
+            guest=hold.name,
+            update=hold.update,
+            token=ports.secret(),
+            folder=str(folder.parent),
+            short_name=folder.name.partition("-")[2],
+            uid=uid,
+            gid=gid,
+            ram=tuple(HeldRam(Path(pin.ram).name, pin.link) for pin in pins),
+        ),
+        plain=images[0],
+        before=images[1],
+        after=images[2],
+    )
+
+
+def is_prepared(hold: GuestHold) -> bool:
+    told = entry(hold.name, hold.ports.config.paths.held).exists()
+    return told and all(files.is_pinned(pin) for pin in hold.notes.pins)
+
+
+def unprepare(hold: GuestHold) -> None:
+    """As if nothing had been prepared; only with the guest where it belongs, or gone for good."""
+    if hold.saved is not None:
+        discard(hold.name, hold.saved, hold.ports.config.paths.held)
+
+
+def discard(name: str, notes: HoldNotes, told: Path) -> None:
+    """Everything that was kept of the guest. Any number of times."""
+    files.discard(*notes.files)
+    for pin in notes.pins:
+        files.unpin(pin)
+    release(name, told)
+
+
+# -- it stands still --------------------------------------------------------------------------------------------
+
+
+def pause(hold: GuestHold) -> None:
+    ports = hold.ports
+    ports.watcher.ready()
+    with ports.libvirt.sender(hold.uuid) as old:
+        check_unblocked(hold, old)
+        nobody_else_s_settings(hold, old)
+        old.set_capabilities({IGNORE_SHARED: True})
+    now = hold.now()
+    if now is None or now.state is not GuestState.RUNNING or now.job:
+        found = f"{now.job or now.state}" if now else "it ended"
+        raise Failed(f"{hold.name}: pausing it", expected="it running, and no job", found=found, hint="plan again")
+    hold.note(began=ports.monotonic())
+    hold.deadline = Deadline.begin(hold.budget_seconds, ports.monotonic)
+    ports.watcher.pausing(hold.deadline.ends)
+    ports.libvirt.suspend(hold.uuid)
+
+
+def stands_still(hold: GuestHold) -> bool:
+    now = hold.now()
+    return now is not None and now.state is GuestState.PAUSED_BY_OWNER
+
+
+def resume_as_before(hold: GuestHold) -> None:
+    """What was saved is given up first: it must never be loaded once the guest has gone on."""
+    libvirt = hold.ports.libvirt
+    now = hold.now()
+    if now is None:
+        return  # ended by somebody else, which the batch has seen
+    with suppress(HostagentError):
+        files.discard(*hold.notes.files)
+    if now.state not in PASSED_ON:
+        libvirt.resume(hold.uuid)
+    hold.ports.watcher.running()
+    if hold.old_is_alive():
+        with libvirt.sender(hold.uuid) as old:
+            old.set_capabilities({IGNORE_SHARED: False})
+            check_set_back(hold, old)
+    else:
+        libvirt.unmark(hold.uuid)
+
+
+# -- it is saved ------------------------------------------------------------------------------------------------
+
+
+def save(hold: GuestHold) -> None:
+    notes = hold.notes
+    if hold.old_is_alive():
+        Path(notes.plain.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hold.ports.libvirt.save(hold.uuid, Path(notes.plain.path), SAVE_SECONDS)
+        if not hold.ports.qemu.wait_gone(notes.old, SAVE_SECONDS):
+            raise Failed(f"{hold.name}: saving it", expected="its QEMU to end", found="it is still there")
+    seal(hold)
+
+
+def seal(hold: GuestHold) -> None:
+    """Make of libvirt's image one for each side, and write down what is in all three."""
+    notes, images = hold.notes, {}
+    plain = files.read_private(Path(notes.plain.path))
+    for side in Side:
+        data = _sealed(hold, plain, side)
+        files.write_private(Path(notes.image(side).path), data)
+        images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
+    hold.note(plain=SavedImage(notes.plain.path, _digest(plain)), **images)
+
+
+def _sealed(hold: GuestHold, plain: bytes, side: Side) -> bytes:
+    """What a plain restore loads, on every QEMU; raises Failed for an image that has not kept the RAM out."""
+    doing = f"{hold.name}: reading what libvirt saved"
+    image = StateImage.parse(plain)
+    if not image.leaves_shared_ram_out:
+        raise Failed(doing, expected="a state without its RAM", found="its RAM in it")
+    missing = sorted(pin.size for pin in hold.notes.pins)
+    for block in image.ram:
+        if block.size in missing:
+            missing.remove(block.size)
+    if missing:
+        raise Failed(doing, expected="RAM as large as its files", found=f"none of {missing[0]} bytes")
+    if len(image.rest) > sum(pin.size for pin in hold.notes.pins) // 8 + (64 << 20):
+        raise Failed(doing, expected="next to nothing saved", found=f"{len(image.rest)} bytes")
+    sealed = StateImage.parse(image.sealed())
+    try:
+        definition = held_definition(sealed.xml, token=hold.notes.held.token, emulator=hold.emulator(side))
+    except PlainXmlError as error:
+        raise Failed(doing, expected="a definition of libvirt's", found=str(error)) from error
+    return sealed.with_xml(definition)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_saved(hold: GuestHold) -> bool:
+    notes = hold.notes
+    images = (notes.plain, notes.before, notes.after)
+    return not hold.old_is_alive() and all(image.digest and Path(image.path).exists() for image in images)
+
+
+def take_back(hold: GuestHold) -> None:
+    """Undo the save: the guest is there again and stands still, on what it ran on."""
+    if hold.old_is_alive():
+        hold.ports.libvirt.abort_job(hold.uuid, ABORT_SECONDS)  # it may go on though nobody waits for it
+    if hold.old_is_alive() or hold.now() is not None:
+        return
+    bring_back(hold, Side.BEFORE)
+    if (found := what_is_wrong(hold, Side.BEFORE)) is not None:
+        raise found
+
+
+# -- it comes back ----------------------------------------------------------------------------------------------
+
+
+def bring_back(hold: GuestHold, side: Side) -> None:
+    """Have libvirt restore it, with the RAM that stayed; it stands still."""
+    for pin in hold.notes.pins:
+        if not files.is_pinned(pin):
+            raise NeedsOperator(
+                f"{hold.name}: restoring it", expected=f"its RAM at {pin.link}", found="none, or another file"
+            )
+    tell_hook(hold.notes.held, hold.ports.config.paths.held)
+    hold.ports.libvirt.restore(good_image(hold, side), SAVE_SECONDS)
+
+
+def good_image(hold: GuestHold, side: Side) -> Path:
+    """An image whose every byte is as it was written; made anew from libvirt's own if need be.
+
+    QEMU loads whatever is in the file. Raises NeedsOperator when none is left: the guest stays held.
+    """
+    image, plain = hold.notes.image(side), hold.notes.plain
+    if image.digest and _is_whole(image):
+        return Path(image.path)
+    if plain.digest and not _is_whole(plain):
+        raise _damaged(hold, f"{image.path} and {plain.path} damaged, or gone")
+    try:
+        seal(hold)  # a crash came between libvirt's writing and our own, or our own was damaged
+    except ImageNotUnderstood as error:
+        raise _damaged(hold, str(error)) from error
+    return Path(hold.notes.image(side).path)
+
+
+def has_state(hold: GuestHold) -> bool:
+    """Whether all that libvirt writes of a guest was written, damaged or not understood as it may be."""
+    plain = hold.notes.plain
+    return bool(plain.digest) or was_finished(files.read_private(Path(plain.path)))
+
+
+def _is_whole(image: SavedImage) -> bool:
+    try:
+        return _digest(files.read_private(Path(image.path))) == image.digest
+    except HostagentError:
+        return False
+
+
+def _damaged(hold: GuestHold, found: str) -> NeedsOperator:
+    return NeedsOperator(
+        f"{hold.name}: restoring it: it is held, with its RAM, and nothing of it runs",
+        expected="its state as it was saved",
+        found=found,
+        hint="put the file back, then: hostagent recover",
+    )
+
+
+def what_is_wrong(hold: GuestHold, side: Side) -> Failed | None:
+    """Why what libvirt has restored is not the guest; None when it is, standing still or resumed by somebody."""
+    now, doing = hold.now(), f"{hold.name}: looking at what was restored"
+    if now is None or now.process is None:
+        return Failed(doing, expected="it there, standing still", found="libvirt does not run it")
+    if now.emulator != hold.emulator(side):
+        return Failed(doing, expected=f"it on {hold.emulator(side)}", found=now.emulator)
+    mapped = hold.ports.qemu.ram_inodes(now.process)
+    for pin in hold.notes.pins:
+        if (pin.device, pin.inode) not in mapped:
+            return Failed(doing, expected=f"the RAM that stayed at {pin.link}", found="other RAM")
+    return None

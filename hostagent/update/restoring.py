@@ -1,0 +1,67 @@
+"""A held guest comes back: restored on what it was brought to, looked at, resumed. The pause ends in `resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hostagent.errors import Failed
+from hostagent.facts import GuestState
+from hostagent.hypervisor.domain_xml import live_differences
+from hostagent.update.guest_hold import GuestHold, Side
+from hostagent.update.held import entry
+from hostagent.update.holding import PASSED_ON, bring_back, discard, what_is_wrong
+from hostagent.update.subject import KILL_SECONDS
+
+
+def restore(hold: GuestHold) -> None:
+    if hold.deadline is not None:
+        hold.deadline.check(f"{hold.name}: before restoring it")
+    bring_back(hold, Side.AFTER)
+    if (found := what_is_wrong(hold, Side.AFTER)) is not None:
+        raise found
+
+
+def is_restored(hold: GuestHold) -> bool:
+    return hold.was_restored(hold.now()) and what_is_wrong(hold, Side.AFTER) is None
+
+
+def end_restored(hold: GuestHold) -> None:
+    """It has not gone on: its RAM is as it was, and what was saved can be restored once more."""
+    now = hold.now()
+    if now is None or now.process is None or not hold.was_restored(now) or now.state in PASSED_ON:
+        return
+    if now.emulator != hold.tree.emulator:
+        return  # it was brought back already
+    # Not through libvirt, which would say of it later that somebody destroyed it.
+    hold.ports.qemu.kill(now.process, KILL_SECONDS)
+    if not hold.ports.libvirt.wait_ended(hold.uuid, KILL_SECONDS):
+        raise Failed(f"{hold.name}: ending what was restored", expected="libvirt to see it gone", found="it there")
+
+
+def resume(hold: GuestHold) -> None:
+    hold.ports.libvirt.resume(hold.uuid)
+    ended = hold.ports.monotonic()
+    hold.ports.watcher.running()
+    hold.measured({"pause_seconds": ended - hold.notes.began, "pause_source": "monotonic"})
+
+
+def is_resumed(hold: GuestHold) -> bool:
+    """Its owner may have paused it since."""
+    now = hold.now()
+    return hold.was_restored(now) and now is not None and now.state in {*PASSED_ON, GuestState.PAUSED_BY_OWNER}
+
+
+def look(hold: GuestHold) -> None:
+    """What libvirt believes; then what was kept of the guest goes."""
+    libvirt = hold.ports.libvirt
+    libvirt.settled(hold.uuid)
+    libvirt.unmark(hold.uuid)
+    if not hold.rehearsal:
+        told = live_differences(hold.notes.live_xml, libvirt.live_xml(hold.uuid), by_a_start=True)
+        hold.measured({"xml_differences": list(told)})
+    discard(hold.name, hold.notes, hold.ports.config.paths.held)
+
+
+def is_let_go(hold: GuestHold) -> bool:
+    kept = [Path(path) for path in (*hold.notes.files, *(pin.link for pin in hold.notes.pins))]
+    return not any(path.exists() for path in (*kept, entry(hold.name, hold.ports.config.paths.held)))

@@ -4,6 +4,7 @@ Format: libvirt, docs/formatdomain. Made safe: a document type is refused, so no
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -58,6 +59,7 @@ def parse(live_xml: str) -> Element:
     return root
 
 
+@lru_cache(maxsize=64)  # it is asked again and again while a guest stays as it is
 def read_definition(live_xml: str) -> Definition:
     """What the live XML says, as far as checks look at it."""
     root = parse(live_xml)

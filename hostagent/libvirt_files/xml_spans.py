@@ -4,6 +4,7 @@ and every other byte stays as it was."""
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple, Never
 from xml.parsers import expat
 
@@ -87,6 +88,7 @@ class Element:
             yield from child.walk()
 
 
+@lru_cache(maxsize=64)  # a guest's record is read several times in an update, and is the same mostly
 def parse_xml(data: bytes) -> Element:
     """Read a document; raises PlainXmlError for a DOCTYPE, an encoding other than UTF-8, or no XML."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from hostagent.facts import GuestState
@@ -17,11 +17,14 @@ from tests.crash.rig import UPDATE_ID, Rig
 RUNS = {Outcome.UPDATED: shapes.NEW.emulator, Outcome.ROLLED_BACK: shapes.OLD.emulator}
 
 
-def outcomes(rig: Rig) -> dict[str, Outcome | None]:
-    """How the update of each guest ended, by name; a guest that the journal does not name is missing."""
+def outcomes(rig: Rig, updates: Sequence[UpdateRecord] | None = None) -> dict[str, Outcome | None]:
+    """How the update of each guest ended, by name; a guest that the journal does not name is missing.
+
+    updates: the journal, by one who has it folded already.
+    """
     return {
         guest.name: guest.outcome
-        for update in rig.updates()
+        for update in (rig.updates() if updates is None else updates)
         if update.id == UPDATE_ID
         for guest in update.guests.values()
     }
@@ -33,15 +36,21 @@ def reason(rig: Rig, name: str) -> str:
     return found[-1] if found else "not in the journal"
 
 
-def problems(rig: Rig, *, daemon_up: bool = True, gone: Container[str] = ()) -> list[str]:
+def problems(
+    rig: Rig,
+    *,
+    daemon_up: bool = True,
+    gone: Container[str] = (),
+    updates: Sequence[UpdateRecord] | None = None,
+) -> list[str]:
     """Everything that is not as promised; [] when all is well. `gone`: guests that somebody else has ended."""
-    return list(_problems(rig, daemon_up, gone))
+    return list(_problems(rig, daemon_up, gone, rig.updates() if updates is None else updates))
 
 
-def _problems(rig: Rig, daemon_up: bool, gone: Container[str]) -> Iterator[str]:
+def _problems(rig: Rig, daemon_up: bool, gone: Container[str], updates: Sequence[UpdateRecord]) -> Iterator[str]:
     yield from rig.host.violations()
-    ended = outcomes(rig)
-    for update in rig.updates():
+    ended = outcomes(rig, updates)
+    for update in updates:
         yield from _open_for_a_reason(update)
     with rig.host.world.look() as state:
         if state.daemon.up is not daemon_up:

@@ -31,9 +31,8 @@ def intended(host: Rig) -> dict[str, bool]:
     return {g.name: "resume" in g.progress.begun for update in updates for g in update.guests.values()}
 
 
-def wrongly_ended(host: Rig, committed: dict[str, bool]) -> list[str]:
+def wrongly_ended(host: Rig, committed: dict[str, bool], ended: dict[str, Outcome | None]) -> list[str]:
     """Guests whose end does not fit what was intended: forward after the intent, back before it."""
-    ended = outcomes(host)
     wanted = {name: Outcome.UPDATED if forward else Outcome.ROLLED_BACK for name, forward in committed.items()}
     return [
         f"{name} ended as {ended[name]}, not {wanted[name]}: {reason(host, name)}"
@@ -44,7 +43,10 @@ def wrongly_ended(host: Rig, committed: dict[str, bool]) -> list[str]:
 
 def judged(host: Rig, committed: dict[str, bool], raised: str) -> list[str]:
     """Everything that is wrong after a recovery."""
-    return [*([f"recovery: {raised}"] if raised else []), *problems(host), *wrongly_ended(host, committed)]
+    updates = host.updates()
+    ended = outcomes(host, updates)
+    wrong = [*problems(host, updates=updates), *wrongly_ended(host, committed, ended)]
+    return [*([f"recovery: {raised}"] if raised else []), *wrong]
 
 
 def test_an_undisturbed_update() -> None:

@@ -15,7 +15,7 @@ from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS, FakeMonitor
 from hostagent.hypervisor.fake_physics import dies, go_on, libvirt_cleans_up, stands_still
-from hostagent.hypervisor.fake_saves import restores, saves
+from hostagent.hypervisor.fake_saves import guest_of_image, restores, saves
 from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, View, World
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.held_definition import NAMESPACE
@@ -206,7 +206,7 @@ class FakeLibvirt:
     def restore(self, path: Path, within_seconds: float) -> None:
         doing = f"restoring a guest from {path}"
         with self._asked(doing) as state:
-            uuid = state.images.get(str(path), [""])[0]
+            uuid = guest_of_image(path)
             if state.take(FaultKind.RESTORE_HANGS, uuid):
                 raise _unheard(state, doing)
             restores(self.world, state, path)

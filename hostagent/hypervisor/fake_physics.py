@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def look_for_violations(world: World, state: State) -> None:
         ]
         if (saved or any(one.holds == guest.life for one in living)) and not _named(world, guest):
             state.violated(f"the RAM of {guest.name} was discarded while the guest could go on")
+
+
+def _copies(image: Path) -> Iterator[Path]:
+    """An image, and what was made of it."""
+    return image.parent.glob(f"{image.stem}.*")
 
 
 def _named(world: World, guest: GuestLife) -> bool:

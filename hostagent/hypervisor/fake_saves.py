@@ -68,6 +68,14 @@ def saves(world: World, state: State, guest: GuestLife, path: Path, xml: str) ->
     guest.off = "saved"
 
 
+def guest_of_image(path: Path) -> str:
+    """The uuid of the guest that was saved; "" for one that cannot be read."""
+    try:
+        return _unsealed(StateImage.parse(path.read_bytes()).rest).uuid
+    except (OSError, HostagentError, ValueError):
+        return ""
+
+
 def restores(world: World, state: State, path: Path) -> None:
     """Start the guest of an image; it stands still."""
     doing = f"restoring a guest from {path}"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
-from hostagent.errors import Failed, HostagentError, NeedsOperator, Refused
+from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState
 from hostagent.hypervisor import ProcessId
 from hostagent.libvirt_files.held_definition import held_definition
@@ -173,7 +173,11 @@ def save(hold: GuestHold) -> None:
     notes = hold.notes
     if hold.old_is_alive():
         Path(notes.plain.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        hold.ports.libvirt.save(hold.uuid, Path(notes.plain.path), SAVE_SECONDS)
+        try:
+            hold.ports.libvirt.save(hold.uuid, Path(notes.plain.path), SAVE_SECONDS)
+        except OutcomeUnknown:
+            if hold.old_is_alive():
+                raise
         if not hold.ports.qemu.wait_gone(notes.old, SAVE_SECONDS):
             raise Failed(f"{hold.name}: saving it", expected="its QEMU to end", found="it is still there")
     seal(hold)

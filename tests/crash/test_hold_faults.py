@@ -1,0 +1,234 @@
+"""What goes wrong with guests that are held, and what others do to them meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hostagent.errors import HostagentError
+from hostagent.hypervisor.fake import FaultKind
+from hostagent.update.journal import Outcome
+from tests.crash.judge import outcomes, problems, reason
+from tests.crash.rig import FILE, JOURNAL, WORLD, Points, Rig, Scenario, rig
+from tests.crash.sweep import Share, sweep
+
+UPDATED, ROLLED_BACK, LOST, GONE = Outcome.UPDATED, Outcome.ROLLED_BACK, Outcome.LOST, Outcome.GONE
+NEEDS_OPERATOR = Outcome.NEEDS_OPERATOR
+K = FaultKind
+BOTH = Scenario(held=("web1", "db1"))
+ALONE = Scenario(guests=("web1",), held=("web1",))
+Found = Iterator[tuple[str, Sequence[str]]]
+
+
+def web1_and_db1(host: Rig) -> tuple[Outcome | None, Outcome | None]:
+    ended = outcomes(host)
+    return ended["web1"], ended["db1"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [K.BLOCKED, K.SUSPEND_FAILS, K.SAVE_FAILS, K.SAVE_HANGS, K.RESTORE_FAILS, K.RESTORE_HANGS, K.RESTORE_EXITS],
+    ids=str,
+)
+def test_one_guest_turns_back_and_the_other_is_updated(kind: FaultKind) -> None:
+    with rig(BOTH) as host:
+        host.host.fault(kind, host.uuids["web1"])
+        assert host.update() == ""
+        assert (web1_and_db1(host), problems(host)) == ((ROLLED_BACK, UPDATED), []), reason(host, "web1")
+
+
+@pytest.mark.parametrize("kind", [K.SAVE_UNHEARD, K.RESTORE_UNHEARD, K.CONT_UNHEARD, K.NO_AGENT], ids=str)
+def test_overcome(kind: FaultKind) -> None:
+    with rig(BOTH) as host:
+        host.host.fault(kind, host.uuids["web1"])
+        assert host.update() == ""
+        assert (web1_and_db1(host), problems(host)) == ((UPDATED, UPDATED), []), reason(host, "web1")
+
+
+@pytest.mark.parametrize("kind", [K.SAVE_EXITS, K.CONT_EXITS], ids=str)
+def test_a_qemu_that_exits_with_the_only_state(kind: FaultKind) -> None:
+    """What was saved before is past once the guest was told to go on, and never loaded."""
+    with rig(BOTH) as host:
+        host.host.fault(kind, host.uuids["web1"])
+        assert host.update() == ""
+        assert (web1_and_db1(host), problems(host)) == ((LOST, UPDATED), []), reason(host, "web1")
+
+
+@pytest.mark.parametrize("kind", [K.CONT_FAILS, K.CONT_LOST], ids=str)
+def test_it_cannot_be_resumed_at_first(kind: FaultKind) -> None:
+    with rig(BOTH) as host:
+        host.host.fault(kind, host.uuids["web1"], times=-1)
+        assert host.update() == ""
+        assert (web1_and_db1(host), problems(host)) == ((NEEDS_OPERATOR, UPDATED), [])
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert (web1_and_db1(host), problems(host)) == ((UPDATED, UPDATED), [])
+
+
+def test_it_can_be_restored_nowhere_at_first() -> None:
+    """It stays held, with its RAM, until that is mended."""
+    with rig(BOTH) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"], times=-1)
+        assert host.update() == ""
+        assert web1_and_db1(host) == (NEEDS_OPERATOR, UPDATED)
+        assert host.host.violations() == []
+        assert "hostagent recover" in reason(host, "web1") or "recover" in str(host.updates()[-1])
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert (web1_and_db1(host), problems(host)) == ((ROLLED_BACK, UPDATED), [])
+
+
+def test_libvirt_does_not_come_back() -> None:
+    """Its daemon crashes with a guest held: it is started again, now or by the next recovery."""
+    for times in (1, -1):
+        with rig(ALONE) as host:
+            host.host.fault(K.DAEMON_STAYS_DOWN, times=times)
+            points = Points(only=(JOURNAL,))
+            points.act = lambda host=host, points=points: (  # type: ignore[misc]
+                host.host.daemon_crashes() if "step-begun:restore" in points.labels[-1] else None
+            )
+            host.update(points)
+            assert host.host.violations() == []
+            assert outcomes(host)["web1"] in (NEEDS_OPERATOR, None)
+            assert host.host.daemon.restart_hint() in reason(host, "web1")
+            host.host.no_more_faults()
+            assert host.recover() == ""
+            assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
+
+
+# -- its state is damaged -----------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def images(host: Rig) -> dict[str, Path]:
+    return {path.suffix[1:]: path for path in (host.root / "state" / "held").glob("u1-*")}
+
+
+@pytest.mark.parametrize("harm", [flip, cut, Path.unlink], ids=["flipped", "cut", "missing"])
+@pytest.mark.parametrize(
+    ("which", "outcome"),
+    [(("after",), UPDATED), (("before",), UPDATED), (("plain",), UPDATED), (("after", "plain"), ROLLED_BACK)],
+    ids=str,
+)
+def test_a_damaged_state_is_never_loaded(
+    harm: Callable[[Path], None], which: tuple[str, ...], outcome: Outcome
+) -> None:
+    """There are several copies; the one for the way back serves too."""
+    with rig(ALONE) as host:
+        points = Points(only=(JOURNAL,))
+
+        def act() -> None:
+            if points.labels[-1].endswith("before step-done:save") or "step-begun:restore" in points.labels[-1]:
+                points.act = lambda: None
+                for name in which:
+                    harm(images(host)[name])
+
+        points.act = act
+        assert host.update(points) == ""
+        assert (outcomes(host)["web1"], problems(host)) == (outcome, []), reason(host, "web1")
+
+
+@pytest.mark.parametrize("harm", [flip, cut, Path.unlink], ids=["flipped", "cut", "missing"])
+def test_all_of_its_state_is_damaged(harm: Callable[[Path], None]) -> None:
+    """It is held until a copy is put back."""
+    with rig(ALONE) as host:
+        points, kept = Points(only=(JOURNAL,)), dict[Path, bytes]()
+
+        def act() -> None:
+            if "step-begun:restore" in points.labels[-1]:
+                points.act = lambda: None
+                for path in images(host).values():
+                    kept[path] = path.read_bytes()
+                    harm(path)
+
+        points.act = act
+        assert host.update(points) == ""
+        assert (outcomes(host)["web1"], host.host.violations()) == (NEEDS_OPERATOR, [])
+        assert "it is held" in reason(host, "web1")
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], host.host.violations()) == (NEEDS_OPERATOR, [])
+        for path, data in kept.items():
+            path.write_bytes(data)
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
+
+
+def test_its_ram_is_not_where_it_was() -> None:
+    """Nothing is loaded over other RAM."""
+    with rig(ALONE) as host:
+        points = Points(only=(JOURNAL,))
+        aside = host.root / "vault"
+        pins: list[Path] = []
+
+        def act() -> None:
+            if "step-begun:restore" in points.labels[-1]:
+                points.act = lambda: None
+                aside.mkdir()
+                pins.extend((host.root / "ram" / "hostagent").iterdir())
+                for pin in pins:
+                    pin.rename(aside / pin.name)
+
+        points.act = act
+        assert host.update(points) == ""
+        assert outcomes(host)["web1"] is NEEDS_OPERATOR
+        for pin in pins:
+            (aside / pin.name).rename(pin)
+        assert host.recover() == ""
+        assert outcomes(host)["web1"] is ROLLED_BACK
+        told = [line for line in host.host.violations() if "discarded" not in line]  # that was the test itself
+        assert told == []
+
+
+# -- others act meanwhile -----------------------------------------------------------------------------------------
+
+
+def resume(host: Rig) -> None:
+    with suppress(HostagentError, KeyError):
+        host.host.resume(host.uuids["web1"])
+
+
+def pause(host: Rig) -> None:
+    with suppress(HostagentError, KeyError):
+        host.host.pause(host.uuids["web1"])
+
+
+def resume_and_destroy(host: Rig) -> None:
+    resume(host)
+    host.host.destroy(host.uuids["web1"])
+
+
+@pytest.mark.parametrize("act", [resume, resume_and_destroy])
+@pytest.mark.parametrize("killed", [False, True], ids=["updater lives", "updater is killed"])
+def test_an_operator_acts(act: Callable[[Rig], None], killed: bool) -> None:
+    """At every moment; what has gone on is never loaded from what was saved before, and never doubled."""
+
+    def trials(share: Share) -> Found:
+        with rig(ALONE) as host:
+            moments = host.snapshots(host.update, (JOURNAL, FILE, WORLD))
+        for number, moment in share.of(list(enumerate(moments, start=1))):
+            with rig(ALONE) as host:
+                if killed:
+                    kept = host.snapshots(host.update, (JOURNAL, FILE, WORLD))
+                    host.go_back(kept[number - 1])
+                    act(host)
+                else:
+                    host.update(Points(lambda: act(host), number))
+                raised = host.recover()
+                wrong = [raised] if raised else []
+                gone = {"web1"} if not host.host.processes(host.uuids["web1"]) else set()
+                lost = outcomes(host).get("web1") is LOST
+                yield moment.label, [*wrong, *problems(host, gone=gone), *(["lost"] if lost and not gone else [])]
+
+    sweep(trials)

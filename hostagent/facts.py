@@ -132,6 +132,7 @@ class Definition:
     devices: tuple[Device, ...]
     features: frozenset[str]  # elements nobody knows how to carry: "numatune", "cputune/cachetune"
     on_reboot: str = "restart"
+    generation_id: bool = False  # <genid>: another one tells the guest that it is a copy
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ class Host:
     lock_manager: str  # "" when none: libvirt's lock_manager setting
     memory_backing_dir: str
     ram_room: RamRoom | None = None  # None: there is no such directory
-    reconnect_hook: bool = False  # a libvirt qemu hook script exists: it runs at every reconnect
+    reconnect_hook: bool = False  # a qemu hook of somebody else's exists: it runs at every reconnect of libvirt's
+    hold_hook: bool = False  # ours does, of this version
     machined: Version | None = None  # systemd-machined's version when it registers guests
     libvirt_clients: int = 0
 

@@ -40,8 +40,11 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit("display", "(?!none$).*", Reason.GRAPHICS, "no graphical display", _LATER),
     Limit(
+        "device", "qxl|qxl-vga", Reason.SPICE, "VGA, cirrus-vga or virtio-vga", "use <model type='virtio'/> or 'vga'"
+    ),
+    Limit(
         "device",
-        r"qxl.*|.*-gl|virtio-gpu.*|bochs-display|ramfb|vmware-svga",
+        r".*-gl|virtio-gpu.*|bochs-display|ramfb|vmware-svga",
         Reason.GRAPHICS,
         "VGA, cirrus-vga or virtio-vga",
         _LATER,

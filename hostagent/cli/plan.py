@@ -17,7 +17,7 @@ from hostagent.cli.verbs import Asked, verb
 from hostagent.config import parse_duration
 from hostagent.errors import ExitCode, Failed, UsageError
 from hostagent.facts import Host
-from hostagent.plan import Plan
+from hostagent.plan import Plan, Technique
 from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
 from hostagent.trees.qemu_trees import SYSTEM
@@ -35,6 +35,12 @@ class Wish:
     to: str | None
     guests: tuple[str, ...]  # none named: all
     budget: str | None
+    technique: str | None = None  # None: not said
+
+    @property
+    def only_technique(self) -> Technique | None:
+        """The one that was asked for; None leaves it to the plan."""
+        return None if self.technique in (None, "auto") else Technique(self.technique)
 
     def require_component(self, verb: str) -> None:
         """Raises UsageError when nobody said what is to be updated."""
@@ -49,9 +55,16 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(function)
     def gather(
-        asked: Asked, *, component: str | None, to: str | None, guests: tuple[str, ...], budget: str | None, **more: Any
+        asked: Asked,
+        *,
+        component: str | None,
+        to: str | None,
+        guests: tuple[str, ...],
+        budget: str | None,
+        technique: str | None,
+        **more: Any,
     ) -> int:
-        return function(asked, Wish(component, to, guests, budget), **more)
+        return function(asked, Wish(component, to, guests, budget, technique), **more)
 
     decorated: Callable[..., int] = gather
     for decorate in reversed(
@@ -60,6 +73,11 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
             click.option("--to", metavar="VERSION", help="Version, or name of a tree; the system's own if not given."),
             click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated."),
             click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms."),
+            click.option(
+                "--technique",
+                type=click.Choice(["auto", *Technique]),
+                help="How guests are carried over; auto: by a handover, else by a hold.",
+            ),
         )
     ):
         decorated = decorate(decorated)
@@ -69,8 +87,14 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
     seconds = budget_of(call, wish.budget)
-    to = choose_tree(host.qemu, SYSTEM if wish.to is None else wish.to)
-    return plan_qemu(host, to, wish.guests or None, budget_seconds=seconds, past=past_of(call.updates()))
+    return plan_qemu(
+        host,
+        choose_tree(host.qemu, SYSTEM if wish.to is None else wish.to),
+        wish.guests or None,
+        budget_seconds=seconds,
+        past=past_of(call.updates()),
+        technique=wish.only_technique,
+    )
 
 
 def budget_of(call: Call, text: str | None) -> float:
@@ -102,7 +126,9 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
     if save is not None and not refused:
         if not save.absolute().parent.is_dir():
             raise UsageError(f"saving the plan {save}", expected="a folder that is there", found=f"no {save.parent}")
-        replace(save, SavedPlan.of(host, made.to, wish.guests, budget_of(call, wish.budget)).written())
+        replace(
+            save, SavedPlan.of(host, made.to, wish.guests, budget_of(call, wish.budget), wish.only_technique).written()
+        )
         parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
     call.out.show(plan_view.plan_json(made), *parts)
     return ExitCode.REFUSED if refused else ExitCode.DONE

@@ -68,8 +68,14 @@ def _update(
 
 
 def _planned_again(call: Call, approved: SavedPlan, host: Host) -> Plan:
-    to, past = choose_tree(host.qemu, approved.to), past_of(call.updates())
-    return plan_qemu(host, to, approved.guests or None, budget_seconds=approved.budget_seconds, past=past)
+    return plan_qemu(
+        host,
+        choose_tree(host.qemu, approved.to),
+        approved.guests or None,
+        budget_seconds=approved.budget_seconds,
+        past=past_of(call.updates()),
+        technique=approved.technique,
+    )
 
 
 def _require_the_same(approved: SavedPlan, host: Host) -> None:

@@ -47,6 +47,7 @@ class FakeLibvirt:
             lock_manager="",
             memory_backing_dir=self.memory_backing_dir(),
             ram_room=RamRoom("tmpfs", unpromised=1 << 40, available=1 << 40),
+            hold_hook=True,
         )
 
     def guest(self, uuid: str) -> Guest | None:

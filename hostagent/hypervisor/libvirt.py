@@ -29,6 +29,7 @@ from hostagent.hypervisor.ram_room import memory_room, ram_room
 from hostagent.hypervisor.reconciled import reconciled
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.held_definition import NAMESPACE
+from hostagent.libvirt_files.hook import HOOK, hook_text, is_ours
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.libvirt_files.xml_spans import PlainXmlError
 
@@ -114,9 +115,15 @@ class LibvirtApi:
             lock_manager=conf.lock_manager,
             memory_backing_dir=conf.memory_backing_dir,
             ram_room=ram_room(Path(conf.memory_backing_dir)),
-            reconnect_hook=any(path.exists() for path in (_HOOKS / "qemu", *(_HOOKS / "qemu.d").glob("*"))),
+            reconnect_hook=any(path.exists() for path in self._foreign_hooks()),
+            hold_hook=_content(HOOK) == hook_text(self._config.paths.held),
             machined=_machined(),
         )
+
+    @staticmethod
+    def _foreign_hooks() -> list[Path]:
+        scripts = [path for path in (_HOOKS / "qemu.d").glob("*") if path != HOOK or not is_ours(_content(path))]
+        return [_HOOKS / "qemu", *scripts]
 
     def guest(self, uuid: str) -> Guest | None:
         try:
@@ -502,6 +509,13 @@ def _is_broken(error: Any) -> bool:
         libvirt.VIR_ERR_SYSTEM_ERROR,
         libvirt.VIR_ERR_INVALID_CONN,
     } and (error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE})
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def boot_id() -> str:

@@ -74,6 +74,7 @@ def read_definition(live_xml: str) -> Definition:
         devices=tuple(_device(element) for element in devices(root)),
         features=frozenset(_features(root)),
         on_reboot=root.findtext("on_reboot", "restart"),
+        generation_id=root.find("genid") is not None,
     )
 
 

@@ -22,8 +22,13 @@ def guest_blockers(guest: Guest) -> tuple[Blocker, ...]:
 
 
 def host_blockers(host: Host) -> tuple[Blocker, ...]:
-    """Every reason why no guest of the host can be handed over."""
+    """Every reason why no guest of the host can be updated in place."""
     return _all(check(host) for check in HOST_CHECKS)
+
+
+def handover_blockers(host: Host) -> tuple[Blocker, ...]:
+    """Every further reason why none can be handed over."""
+    return _all(check(host) for check in HANDOVER_HOST_CHECKS)
 
 
 def _all(found: Iterator[Found]) -> tuple[Blocker, ...]:
@@ -244,5 +249,6 @@ GUEST_CHECKS: tuple[Callable[[Guest], Found], ...] = (
     options,
     changed_since_boot,
 )
-HOST_CHECKS: tuple[Callable[[Host], Found], ...] = (lock_manager, reconnect_hook, machined, system_libvirt)
+HOST_CHECKS: tuple[Callable[[Host], Found], ...] = (lock_manager, system_libvirt)
+HANDOVER_HOST_CHECKS: tuple[Callable[[Host], Found], ...] = (reconnect_hook, machined)
 _NAMED_BETTER = (ram_backing, ram_discard, refused_devices)

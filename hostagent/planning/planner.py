@@ -5,21 +5,35 @@ from collections.abc import Iterable, Sequence
 from hostagent.errors import UsageError
 from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Method, Plan, Technique, Verdict
-from hostagent.planning.checks import guest_blockers, host_blockers
+from hostagent.planning.checks import guest_blockers, handover_blockers, host_blockers
 from hostagent.planning.copy_checks import copy_blockers, ram_to_copy
+from hostagent.planning.hold_checks import TAKEN, hold_blockers
 from hostagent.planning.prediction import Past, over_budget, predict
 
 
 def plan_qemu(
-    host: Host, to: QemuTree, guests: Sequence[str] | None, *, budget_seconds: float, past: Past | None = None
+    host: Host,
+    to: QemuTree,
+    guests: Sequence[str] | None,
+    *,
+    budget_seconds: float,
+    past: Past | None = None,
+    technique: Technique | None = None,
 ) -> Plan:
     """The plan to bring the named guests, or all, onto a QEMU; UsageError for a name nobody has.
 
     past: what was measured on this host; given, each guest's next pause is predicted, and none begun with that would
-    be over budget.
+    be over budget. technique: the only one to be used; None: a handover, or else a hold.
     """
-    planned = plan_guests(host, [(guest, to) for guest in chosen_guests(host, guests)], budget_seconds, past)
-    return Plan(component="qemu", to=to, guests=planned, blockers=host_blockers(host))
+    wanted = [(guest, to) for guest in chosen_guests(host, guests)]
+    planned = plan_guests(host, wanted, budget_seconds, past, technique=technique)
+    return Plan(component="qemu", to=to, guests=planned, blockers=plan_blockers(host, planned))
+
+
+def plan_blockers(host: Host, planned: Sequence[GuestPlan]) -> tuple[Blocker, ...]:
+    """What stops every guest; what stops only handovers is none of that where some guest is held."""
+    held = any(guest.technique is Technique.HOLD for guest in planned)
+    return host_blockers(host) + (() if held else handover_blockers(host))
 
 
 def plan_adoption(
@@ -28,14 +42,14 @@ def plan_adoption(
     """The plans that put the RAM of guests into shared files, one for each QEMU that they run on, and stay on."""
     chosen = chosen_guests(host, guests)
     same = [(guest, guest.qemu or host.qemu[0]) for guest in chosen]
-    planned = plan_guests(host, same, budget_seconds, past, adopt=True)
+    planned = plan_guests(host, same, budget_seconds, past, adopt=True, technique=Technique.HANDOVER)
     trees = dict.fromkeys(tree for _, tree in same)
     return tuple(
         Plan(
             component="qemu",
             to=tree,
             guests=tuple(guest for guest, (_, its) in zip(planned, same, strict=True) if its == tree),
-            blockers=host_blockers(host),
+            blockers=plan_blockers(host, planned),
             adopts=True,
         )
         for tree in trees
@@ -49,12 +63,14 @@ def plan_guests(
     past: Past | None,
     *,
     adopt: bool = False,
+    technique: Technique | None = None,
 ) -> tuple[GuestPlan, ...]:
     """What bringing each onto that QEMU would mean; what one needs room for is no room for the next."""
     planned: list[GuestPlan] = []
     for guest, to in wanted:
         promised = sum(other.copied_bytes for other in planned)
-        planned.append(guest_plan(host, guest, to, budget_seconds, past, promised=promised, adopt=adopt))
+        made = guest_plan(host, guest, to, budget_seconds, past, promised=promised, adopt=adopt, technique=technique)
+        planned.append(made)
     return tuple(planned)
 
 
@@ -89,15 +105,16 @@ def guest_plan(
     *,
     promised: int = 0,
     adopt: bool = False,
+    technique: Technique | None = None,
 ) -> GuestPlan:
     """What bringing a guest onto a QEMU would mean for it.
 
     promised: bytes that others of the update need for copies of their RAM. adopt: RAM that is in no file goes there,
-    also on the QEMU that the guest is on.
+    also on the QEMU that the guest is on. technique: the only one to be used; None: a handover, or else a hold.
     """
-    ram = ram_to_copy(guest)
-    verdict, blockers = Verdict.UPDATE, in_place_blockers(host, guest, promised=promised)
-    predicted = predict(guest.uuid, past, ram) if past is not None else None
+    ram, verdict = ram_to_copy(guest), Verdict.UPDATE
+    chosen, blockers = _technique(host, guest, promised, technique)
+    predicted = predict(guest.uuid, past, ram, chosen) if past is not None else None
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()
     elif guest.qemu is not None and guest.qemu.is_build_of(to) and not (adopt and ram):
@@ -113,13 +130,28 @@ def guest_plan(
         uuid=guest.uuid,
         verdict=verdict,
         method=method if updates else None,
-        technique=Technique.HANDOVER if updates else None,
+        technique=chosen if updates else None,
         before=guest.qemu,
         blockers=blockers,
         budget_seconds=budget_seconds,
         predicted=predicted if updates else None,
         copied_bytes=ram if updates else 0,
     )
+
+
+def _technique(
+    host: Host, guest: Guest, promised: int, wanted: Technique | None
+) -> tuple[Technique, tuple[Blocker, ...]]:
+    """How the guest would go, and every reason why it cannot."""
+    of_guest = in_place_blockers(host, guest, promised=promised)
+    against_handover = (*of_guest, *handover_blockers(host))
+    against_hold = hold_blockers(host, guest, of_guest)
+    if wanted is Technique.HANDOVER or (wanted is None and not against_handover):
+        return Technique.HANDOVER, of_guest
+    if wanted is Technique.HOLD or not against_hold:
+        return Technique.HOLD, against_hold
+    helps = of_guest and all(blocker.reason in TAKEN for blocker in of_guest)
+    return Technique.HANDOVER, tuple(dict.fromkeys((*of_guest, *against_hold))) if helps else of_guest
 
 
 def choose_tree(trees: Sequence[QemuTree], wanted: str) -> QemuTree:

@@ -1,6 +1,6 @@
 """How long a guest will probably stand still, from what was measured on this host. Pure.
 
-What a handover's pause depends on (devices, cores, load) differs from host to host far more than from one swap of a
+What a pause depends on (devices, cores, load) differs from host to host far more than from one swap of a
 guest to the next, so the guest's own history says most; the longest of its last ones, since a budget is to be kept.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hostagent.plan import Blocker, Prediction, Reason
+from hostagent.plan import Blocker, Prediction, Reason, Technique
 
-FIRST_SECONDS = 0.25  # where nothing was measured yet: longer than nearly all handovers seen so far
+# Where nothing was measured yet: longer than nearly all seen so far.
+FIRST_SECONDS = {Technique.HANDOVER: 0.25, Technique.HOLD: 2.0}
 _LAST = 5  # of the guest's own
 _LAST_OF_ANY = 20
 
@@ -22,17 +23,21 @@ FIRST_BYTES_PER_SECOND = 300e6  # of RAM copied within a host, where nothing was
 class Past:
     """What was measured on this host."""
 
-    pauses: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by a guest's uuid, seconds, oldest first
+    pauses: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of handovers, by uuid; seconds, oldest first
+    holds: Mapping[str, Sequence[float]] = field(default_factory=dict)  # the same of holds
     copy_speeds: Sequence[float] = ()  # bytes of RAM per second, oldest first
 
 
-def predict(uuid: str, past: Past, copied_bytes: int = 0) -> Prediction:
-    """The guest's pause at its next handover, and how long its RAM is copied for beforehand."""
-    own = list(past.pauses.get(uuid, ()))[-_LAST:]
-    known = own or [pause for others in past.pauses.values() for pause in others[-_LAST:]][-_LAST_OF_ANY:]
+def predict(uuid: str, past: Past, copied_bytes: int = 0, technique: Technique = Technique.HANDOVER) -> Prediction:
+    """The guest's next pause by that technique, and how long its RAM is copied for beforehand."""
+    pauses = past.holds if technique is Technique.HOLD else past.pauses
+    own = list(pauses.get(uuid, ()))[-_LAST:]
+    known = own or [pause for others in pauses.values() for pause in others[-_LAST:]][-_LAST_OF_ANY:]
     speed = min(past.copy_speeds[-_LAST:], default=FIRST_BYTES_PER_SECOND)
     copy_seconds = copied_bytes / speed if copied_bytes else None
-    return Prediction(max(known, default=FIRST_SECONDS), len(known), of_itself=bool(own), copy_seconds=copy_seconds)
+    return Prediction(
+        max(known, default=FIRST_SECONDS[technique]), len(known), of_itself=bool(own), copy_seconds=copy_seconds
+    )
 
 
 def over_budget(predicted: Prediction, budget_seconds: float) -> Blocker | None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostagent.errors import UsageError
 from hostagent.facts import Host, QemuTree
+from hostagent.plan import Technique
 from hostagent.planning.planner import chosen_guests
 
 _NAMED = 8  # of what has changed; more say no more
@@ -27,13 +28,20 @@ class SavedPlan(BaseModel):
     to: str  # the tree's name
     guests: tuple[str, ...]  # none named: all
     budget_seconds: float
+    technique: Technique | None = None  # the only one to be used
     facts: dict[str, object]
 
     @classmethod
-    def of(cls, host: Host, to: QemuTree, guests: Sequence[str], budget_seconds: float) -> SavedPlan:
+    def of(
+        cls, host: Host, to: QemuTree, guests: Sequence[str], budget_seconds: float, technique: Technique | None = None
+    ) -> SavedPlan:
         """What was planned on this host."""
         return cls(
-            to=to.name, guests=tuple(guests), budget_seconds=budget_seconds, facts=facts_of(host, guests or None)
+            to=to.name,
+            guests=tuple(guests),
+            budget_seconds=budget_seconds,
+            technique=technique,
+            facts=facts_of(host, guests or None),
         )
 
     @classmethod

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hostagent.facts import Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Plan, Reason, Verdict
-from hostagent.planning.checks import host_blockers
-from hostagent.planning.planner import guest_plan
+from hostagent.planning.planner import guest_plan, plan_blockers
 from hostagent.planning.prediction import Past
 
 
@@ -46,8 +45,9 @@ def plan_way_back(
         planned = guest_plan(host, guest, there or before, budget_seconds, past, promised=promised)
         planned = _unless_elsewhere(planned, went_to) if there else _no_way(planned, before)
         plans.setdefault(there or before, []).append(planned)
-    blockers = host_blockers(host)
-    return tuple(Plan("qemu", to, tuple(planned), blockers, undoes) for to, planned in plans.items())
+    return tuple(
+        Plan("qemu", to, tuple(planned), plan_blockers(host, planned), undoes) for to, planned in plans.items()
+    )
 
 
 def same_build(wanted: QemuTree, trees: Sequence[QemuTree]) -> QemuTree | None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from hostagent.config import Config
 from hostagent.errors import Refused
 from hostagent.hypervisor.qemu_conf import setting
+from hostagent.libvirt_files.hook import HOOK, hook_text
 from hostagent.setup import marked_block
 from hostagent.setup.host_files import HostFiles
-from hostagent.setup.setup_tasks import Directory, Line, Mounter, Need, RamMount, Task, TheirRamFolder
+from hostagent.setup.setup_tasks import Directory, Hook, Line, Mounter, Need, RamMount, Task, TheirRamFolder
 
-RESTART = "restart libvirtd: only as it starts it reads qemu.conf and makes its folder in memory_backing_dir"
+RESTART = "restart libvirtd: only as it starts it reads qemu.conf, looks for hooks and makes its folder for RAM"
 _BUILT_IN_USERS = ("libvirt-qemu", "qemu")  # QEMU_USER of Debian's and of Fedora's build
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
@@ -30,6 +31,7 @@ class Wanted:
     """What setup works towards."""
 
     state: Path
+    held: Path
     qemu_conf: Path
     memory_backing_dir: Path  # ours; another one that stands in qemu.conf wins
     ram_size: str
@@ -54,6 +56,7 @@ def wanted_on_this_host(config: Config, files: HostFiles) -> Wanted:
     uid, gid = _identity(setting(files.read(config.paths.qemu_conf), "user"))
     return Wanted(
         state=config.paths.state,
+        held=config.paths.held,
         qemu_conf=config.paths.qemu_conf,
         memory_backing_dir=config.setup.memory_backing_dir,
         ram_size=config.setup.ram_size,
@@ -97,7 +100,7 @@ def tasks(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collect
     every = tasks_to_undo(wanted, files, mounter, ram_paths)
     if theirs is None or Path(theirs) == ram or setting(conf, "memory_backing_dir") == str(ram):
         return every
-    return (*(task for task in every if isinstance(task, Directory)), TheirRamFolder(Path(theirs), mounter))
+    return (*(task for task in every if isinstance(task, Directory | Hook)), TheirRamFolder(Path(theirs), mounter))
 
 
 def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path]) -> tuple[Task, ...]:
@@ -131,6 +134,7 @@ def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths:
             # libvirtd finds and clears away a guest's RAM folder by the setting it has then.
             in_the_way=_in_use(elsewhere),
         ),
+        Hook(HOOK, hook_text(wanted.held), wanted.held, *root, files),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hostagent.libvirt_files.hook import is_ours
 from hostagent.setup import marked_block
 from hostagent.setup.host_files import HostFiles, Mount
 
@@ -212,6 +213,44 @@ class TheirRamFolder:
 
     def undo(self) -> str:
         return ""
+
+
+@dataclass(frozen=True)
+class Hook:
+    """hostagent's script among libvirt's hooks."""
+
+    path: Path
+    content: bytes
+    held: Path  # what is told of guests that are held
+    uid: int
+    gid: int
+    files: HostFiles
+    restarts_libvirtd: bool = True
+
+    def look(self) -> Need:
+        seen = self.files.read(self.path)
+        return Need(
+            name="libvirt's hook",
+            why="a held guest gets its RAM back, and is started by nobody else",
+            satisfied=seen == self.content,
+            change="" if seen == self.content else f"{'write' if seen is None else 'replace'} {self.path}",
+            in_the_way="" if seen is None or is_ours(seen) else f"somebody else's {self.path}",
+        )
+
+    def apply(self) -> None:
+        self.files.make_folder(self.path.parent, 0o755, self.uid, self.gid)
+        self.files.write(self.path, self.content, mode=0o755)
+
+    def keep_because(self) -> str:
+        found = self.files.some_files_below(self.held)
+        return f"guests that are held: {', '.join(path.stem for path in found)}" if found else ""
+
+    def undo(self) -> str:
+        if not is_ours(self.files.read(self.path) or b""):
+            return ""
+        self.files.write(self.path, None, mode=0)
+        self.files.remove_empty_folder(self.path.parent)
+        return f"removed {self.path}"
 
 
 def private(mode: int) -> bool:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree
-from hostagent.plan import Method
+from hostagent.plan import Method, Technique
 from hostagent.planning.prediction import Past
 from hostagent.update.journal import GuestRecord, Json, Outcome, UpdateRecord
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
@@ -162,18 +162,29 @@ def report_of(update: UpdateRecord) -> UpdateReport:
 def past_of(updates: Sequence[UpdateRecord]) -> Past:
     """What updates of this host have measured."""
     pauses: dict[str, list[float]] = {}
+    holds: dict[str, list[float]] = {}
     speeds: list[float] = []
     for update in updates:
         if update.order.get("kind") not in (OrderKind.UPDATE, OrderKind.ADOPTION):
             continue
+        held = _held(update)
         for record in update.guests.values():
             pause = _number(record.measured, "pause_seconds")
             if record.outcome is Outcome.UPDATED and pause is not None:
-                pauses.setdefault(record.uuid, []).append(pause)
+                (holds if record.uuid in held else pauses).setdefault(record.uuid, []).append(pause)
             copied, seconds = (_number(record.measured, name) for name in ("copied_bytes", "copy_seconds"))
             if copied and seconds:
                 speeds.append(copied / seconds)
-    return Past(pauses, speeds)
+    return Past(pauses, holds, speeds)
+
+
+def _held(update: UpdateRecord) -> frozenset[str]:
+    """The guests that it took by a hold, by uuid."""
+    try:
+        guests = UpdateOrder.of(update).guests
+    except NeedsOperator:  # written by another version
+        return frozenset()
+    return frozenset(guest.uuid for guest in guests if guest.technique is Technique.HOLD)
 
 
 def timestamp(at: float) -> str:

@@ -53,7 +53,9 @@ class GuestSpec:
     """On q35: libvirt makes as many as it needs at the start, which leaves none to plug a device into later."""
     on_reboot: str = "restart"
     screen: str = ""
-    """Model of a graphics card; with it come a VNC display with a password, a tablet, a CD-ROM drive with a medium."""
+    """Model of a graphics card; with it come a display with a password, a tablet, a CD-ROM drive with a medium."""
+    display: str = "vnc"
+    """What serves the screen: "vnc" or "spice"; with SPICE comes its channel."""
     console: Console = Console.FILE
     transient: bool = False
     fill_mib: int = 0
@@ -206,10 +208,13 @@ def _add_nic(devices: Element, spec: GuestSpec, *, vhost: bool) -> None:
 
 def _add_screen(devices: Element, spec: GuestSpec) -> None:
     SubElement(devices, "input", type="tablet", bus="usb")
-    graphics = SubElement(devices, "graphics", type="vnc", autoport="yes", passwd=SCREEN_PASSWORD)
+    graphics = SubElement(devices, "graphics", type=spec.display, autoport="yes", passwd=SCREEN_PASSWORD)
     SubElement(graphics, "listen", type="address", address="127.0.0.1")
     video = SubElement(devices, "video")
     SubElement(video, "model", type=spec.screen)
+    if spec.display == "spice":
+        channel = SubElement(devices, "channel", type="spicevmc")
+        SubElement(channel, "target", type="virtio", name="com.redhat.spice.0")
     drive = SubElement(devices, "disk", type="file", device="cdrom")
     SubElement(drive, "driver", name="qemu", type="raw")
     SubElement(drive, "source", file=str(spec.medium_path))

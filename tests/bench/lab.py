@@ -11,8 +11,11 @@ from pathlib import Path
 from hostagent import session, wiring
 from hostagent.config import Config
 from hostagent.facts import Host, QemuTree
-from hostagent.plan import Plan
+from hostagent.libvirt_files.hook import HOOK, hook_text
+from hostagent.plan import Plan, Technique
 from hostagent.planning.planner import plan_adoption, plan_qemu
+from hostagent.setup.host_files import HostFiles
+from hostagent.setup.setup_tasks import Hook
 from hostagent.trees import qemu_trees
 from hostagent.update import host as host_update
 from hostagent.update.journal import UpdateRecord, fold
@@ -56,6 +59,10 @@ class Lab:
         qemu_trees.add(sorted(DEBS.glob("*.deb")), state=lab.config.paths.state)
         return lab
 
+    def install_hook(self) -> None:
+        """As `hostagent setup` does; libvirt looks for hooks as its daemon starts."""
+        Hook(HOOK, hook_text(self.config.paths.held), self.config.paths.held, 0, 0, HostFiles()).apply()
+
     @staticmethod
     def write_configuration(*, rehearse: bool) -> None:
         """What a host without systemd needs."""
@@ -86,11 +93,12 @@ class Lab:
         budget_seconds: float = 10.0,
         tell: Teller = say_nothing,
         cancelled: Callable[[], bool] = lambda: False,
+        technique: Technique | None = None,
     ) -> UpdateRecord:
         """What `hostagent update qemu` does, without its words."""
 
         def plan(host: Host) -> Plan:
-            return plan_qemu(host, to, guests, budget_seconds=budget_seconds)
+            return plan_qemu(host, to, guests, budget_seconds=budget_seconds, technique=technique)
 
         return self._carry_out("update qemu", plan, tell, cancelled)
 

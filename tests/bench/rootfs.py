@@ -29,7 +29,7 @@ INSTALLED = (
     "seabios",
     "tini",
 )
-NEWER_QEMU = ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios")
+NEWER_QEMU = ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "qemu-system-modules-spice", "seabios")
 DOWNLOAD = f'cd "$1/var/cache/debs" && {APT_GET} download ' + " ".join(
     f"{package}/bookworm-backports" for package in NEWER_QEMU
 )

@@ -235,7 +235,7 @@ def test_every_device_rule_and_mark_is_tried_here() -> None:
                 ("spice", "no SPICE display", "graphics spice"),
                 ("spice", "no SPICE sound", "-audiodev spice (id audio1)"),
                 (
-                    "graphics",
+                    "spice",
                     "VGA, cirrus-vga or virtio-vga",
                     "-device qxl-vga (id video0)",
                 ),
@@ -272,7 +272,8 @@ def test_all_reasons_are_given_not_the_first() -> None:
     ],
 )
 def test_what_stops_a_host(changed: dict[str, Any], expected: tuple[str, str, str]) -> None:
-    assert said(checks.host_blockers(host(**changed))) == [expected]
+    seen = host(**changed)
+    assert said(checks.host_blockers(seen) + checks.handover_blockers(seen)) == [expected]
 
 
 def test_every_guest_refusal_says_what_to_do() -> None:

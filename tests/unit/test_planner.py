@@ -6,9 +6,10 @@ import pytest
 from sampled import TREE, guest, host
 
 from hostagent.errors import UsageError
-from hostagent.facts import GuestState, QemuTree, Version
+from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
 from hostagent.plan import Method, Reason, Technique, Verdict
 from hostagent.planning.planner import choose_tree, plan_qemu
+from hostagent.planning.prediction import Past
 
 NEW = QemuTree("10.0.2+ds-2", Version(10, 0, 2), "1:10.0.2+ds-2", "/var/lib/hostagent/qemu/10.0.2/usr/bin/q")
 
@@ -159,3 +160,62 @@ def test_a_kept_tree_of_the_same_build_is_not_another_version() -> None:
 def test_a_guest_on_a_kept_tree_of_that_build_is_up_to_date() -> None:
     plan = plan_qemu(host(qemu=(TREE, KEPT), guests=(guest(qemu=KEPT),)), TREE, None, budget_seconds=1.0)
     assert [planned.verdict for planned in plan.guests] == [Verdict.UP_TO_DATE]
+
+
+# -- by which technique -------------------------------------------------------------------------------------------
+
+
+def on_spice() -> Guest:
+    return guest("spice")
+
+
+def technique_of(seen: Host, wanted: Technique | None = None) -> tuple[Technique | None, set[Reason]]:
+    (planned,) = plan_qemu(seen, NEW, None, budget_seconds=30.0, technique=wanted).guests
+    return planned.technique, {blocker.reason for blocker in planned.blockers}
+
+
+def test_a_guest_that_cannot_be_handed_over_is_held() -> None:
+    assert technique_of(host(guests=(on_spice(),), hold_hook=True)) == (Technique.HOLD, set())
+    assert technique_of(host(guests=(guest(),), hold_hook=True)) == (Technique.HANDOVER, set())
+
+
+def test_one_that_could_be_held_is_told_what_is_missing_for_that() -> None:
+    assert technique_of(host(guests=(on_spice(),))) == (None, {Reason.SPICE, Reason.HOST})
+
+
+def test_only_the_technique_that_was_asked_for() -> None:
+    seen = host(guests=(on_spice(),), hold_hook=True)
+    assert technique_of(seen, Technique.HANDOVER) == (None, {Reason.SPICE})
+    assert technique_of(host(guests=(guest(),), hold_hook=True), Technique.HOLD) == (Technique.HOLD, set())
+    assert technique_of(host(guests=(guest(),)), Technique.HOLD) == (None, {Reason.HOST})
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"state": GuestState.PAUSED_BY_OWNER}, Reason.STATE),
+        ({"persistent": False}, Reason.STATE),
+        ({"ram_files": ()}, Reason.RAM_ORDINARY),
+        ({"checkpoints": 1}, Reason.FEATURE),
+    ],
+)
+def test_what_cannot_be_held(changed: dict[str, object], reason: Reason) -> None:
+    seen = host(guests=(guest(**changed),), hold_hook=True)
+    technique, reasons = technique_of(seen, Technique.HOLD)
+    assert technique is None
+    assert reason in reasons
+
+
+def test_what_stops_handovers_stops_no_hold() -> None:
+    seen = host(guests=(guest(),), hold_hook=True, reconnect_hook=True)
+    assert technique_of(seen) == (Technique.HOLD, set())
+    assert plan_qemu(seen, NEW, None, budget_seconds=30.0).blockers == ()
+    stopped = plan_qemu(host(guests=(guest(),), reconnect_hook=True), NEW, None, budget_seconds=30.0)
+    assert [blocker.reason for blocker in stopped.blockers] == [Reason.HOST]
+
+
+def test_a_hold_is_predicted_from_holds() -> None:
+    past = Past({"x": [0.02]}, {"x": [0.9, 0.7]})
+    seen = host(guests=(guest(),), hold_hook=True)
+    (held,) = plan_qemu(seen, NEW, None, budget_seconds=30.0, past=past, technique=Technique.HOLD).guests
+    assert held.predicted and held.predicted.pause_seconds == 0.9

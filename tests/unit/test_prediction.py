@@ -4,6 +4,7 @@ import pytest
 from called import Caller
 from journals import Writer
 
+from hostagent.plan import Technique
 from hostagent.planning.prediction import FIRST_BYTES_PER_SECOND, FIRST_SECONDS, Past, over_budget, predict
 
 PLAN = ("plan", "qemu", "--to", "10.0")
@@ -21,7 +22,9 @@ def test_else_those_of_others() -> None:
 
 def test_else_a_first_estimate() -> None:
     predicted = predict("new", Past())
-    assert (predicted.pause_seconds, predicted.measured, predicted.of_itself) == (FIRST_SECONDS, 0, False)
+    first = FIRST_SECONDS[Technique.HANDOVER]
+    assert (predicted.pause_seconds, predicted.measured, predicted.of_itself) == (first, 0, False)
+    assert predict("new", Past(), technique=Technique.HOLD).pause_seconds == FIRST_SECONDS[Technique.HOLD]
 
 
 def test_copying_takes_as_long_as_it_did() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hostagent.config import Config
 from hostagent.errors import Failed, Refused
 from hostagent.hypervisor.qemu_conf import setting
+from hostagent.libvirt_files.hook import HOOK
 from hostagent.setup import setup_host
 from hostagent.setup.host_files import HostFiles, Mount
 from hostagent.setup.setup_host import Report, Wanted, apply, check, tasks, tasks_to_undo, undo
@@ -18,7 +19,7 @@ from hostagent.setup.setup_tasks import mount_of, passable, private
 CONF = b'# libvirt\n#memory_backing_dir = "/dev/shm"\n\nuser = "libvirt-qemu"'
 FSTAB = b"/dev/vda1 / ext4 defaults 0 1\n"
 RAM = Path("/var/lib/libvirt/ram")
-NAMES = ["/var/lib/hostagent", "fstab", str(RAM), "memory_backing_dir"]
+NAMES = ["/var/lib/hostagent", "fstab", str(RAM), "memory_backing_dir", "libvirt's hook"]
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     root = tmp_path / "root"
-    for folder in ("etc/libvirt", "var/lib/libvirt", "run"):
+    for folder in ("etc/libvirt/hooks", "var/lib/libvirt", "run"):
         (root / folder).mkdir(parents=True)
     (root / "etc/libvirt/qemu.conf").write_bytes(CONF)
     (root / "etc/fstab").write_bytes(FSTAB)
@@ -92,6 +93,7 @@ def host(tmp_path: Path) -> Host:
         qemu_conf=Path("/etc/libvirt/qemu.conf"),
         memory_backing_dir=RAM,
         ram_size="50%",
+        held=Path("/run/hostagent/held"),
         qemu_uid=os.getuid(),
         qemu_gid=os.getgid(),
         root_uid=os.getuid(),
@@ -110,7 +112,7 @@ def test_check_names_every_need_and_touches_nothing(host: Host) -> None:
 
 def test_apply_meets_every_need_and_asks_for_a_restart(host: Host) -> None:
     report = host.apply()
-    assert report.restart_libvirtd and len(report.done) == 4
+    assert report.restart_libvirtd and len(report.done) == 5
     assert host.check() == dict.fromkeys(NAMES, True)
     conf = host.path("/etc/libvirt/qemu.conf").read_bytes()
     assert conf.startswith(CONF) and setting(conf, "memory_backing_dir") == str(RAM)
@@ -169,6 +171,36 @@ def test_undo_is_refused_while_ram_files_are_there(host: Host) -> None:
     with pytest.raises(Refused, match=r"files in /var/lib/libvirt/ram: /var/lib/libvirt/ram/libvirt/qemu/1-a/pc\.ram"):
         host.undo()
     assert host.everything() == before
+
+
+def test_undo_is_refused_while_a_guest_is_held(host: Host) -> None:
+    host.apply()
+    host.path("/run/hostagent/held").mkdir(parents=True)
+    host.path("/run/hostagent/held/web1.held").write_text("update u1")
+    with pytest.raises(Refused, match="guests that are held: web1"):
+        host.undo()
+    assert host.check()["libvirt's hook"]
+
+
+def test_the_hook_of_another_version_is_replaced_and_that_of_somebody_else_is_left(host: Host) -> None:
+    host.apply()
+    hook = host.path(HOOK)
+    assert hook.stat().st_mode & 0o777 == 0o755
+    right = hook.read_bytes()
+    hook.write_bytes(right + b"# older\n")
+    assert host.check()["libvirt's hook"] is False
+    host.apply()
+    assert hook.read_bytes() == right
+    hook.write_bytes(b"#!/bin/sh\n")
+    with pytest.raises(Refused, match="somebody else's"):
+        host.apply()
+    assert host.undo() and hook.read_bytes() == b"#!/bin/sh\n"
+
+
+def test_the_hook_looks_where_the_settings_say(host: Host) -> None:
+    host.wanted = replace(host.wanted, held=Path("/srv/held"))
+    host.apply()
+    assert b"HOSTAGENT_HELD:-/srv/held}" in host.path(HOOK).read_bytes()
 
 
 def test_an_undo_that_stopped_midway_can_be_repeated(host: Host) -> None:
@@ -249,7 +281,7 @@ def test_an_administrators_own_mount_and_line_are_good_enough(host: Host) -> Non
     host.path("/etc/libvirt/qemu.conf").write_bytes(f"memory_backing_dir = '{RAM}/'\n".encode())
     host.path(RAM).mkdir(mode=0o711)
     host.mounts.seen.append(Mount(RAM, "tmpfs"))
-    assert len(host.apply().done) == 1  # our directory
+    assert len(host.apply().done) == 2  # our directory, and the hook
     host.undo()
     assert Mount(RAM, "tmpfs") in host.mounts.seen
     assert b"0711" in host.path("/etc/fstab").read_bytes()
@@ -262,7 +294,7 @@ def test_another_memory_backing_dir_wins_if_it_is_in_memory(host: Host) -> None:
         host.apply()
     host.mounts.seen.append(Mount(Path("/srv/ram"), "tmpfs"))
     host.apply()
-    assert host.check() == dict.fromkeys([*NAMES[:1], "memory_backing_dir"], True)
+    assert host.check() == dict.fromkeys([NAMES[0], "memory_backing_dir", NAMES[-1]], True)
     assert conf.read_bytes() == b'memory_backing_dir = "/srv/ram/guests"\n'
     assert host.path("/etc/fstab").read_bytes() == FSTAB
 

@@ -26,7 +26,7 @@ from hostagent.hypervisor.fake_daemon import FakeDaemon, comes_back, leaves
 from hostagent.hypervisor.fake_libvirt import FakeLibvirt
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS
 from hostagent.hypervisor.fake_qemu import FakeQemu
-from hostagent.hypervisor.fake_saves import PIDS, TAP, filled, process_of
+from hostagent.hypervisor.fake_saves import PIDS, TAP, asks_hook, filled, process_of
 from hostagent.hypervisor.fake_world import (
     Fault,
     FaultKind,
@@ -200,6 +200,11 @@ class FakeHost:
             view = state.daemon.views[uuid]
             physics.go_on(self.world, state, state.processes[view.monitor_pid])
             view.state, view.reason = "running", "unpaused"
+
+    def start(self, uuid: str) -> None:
+        """Somebody starts a guest that is shut off; only what the hook says to that."""
+        with self.world.change() as state:
+            asks_hook(self.world, state.guests[uuid], self.world.text(state.guests[uuid].xml))
 
     def take_link_down(self, uuid: str) -> None:
         """The owner cuts the guest off its network: `virsh domif-setlink`."""

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 BRIDGE = "br0"
+BRIDGE_MAC = "52:54:00:77:00:01"
 HOST_ADDRESS = "10.77.0.1"
 SCREEN_PASSWORD = "s3cret"
 GUEST_FILES = Path("/var/lib/libvirt/images")

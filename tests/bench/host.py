@@ -19,7 +19,7 @@ from typing import Self
 import libvirt
 import psutil
 
-from tests.bench.guest_spec import BRIDGE, GUEST_FILES, HOST_ADDRESS, GuestSpec, domain_xml
+from tests.bench.guest_spec import BRIDGE, BRIDGE_MAC, GUEST_FILES, HOST_ADDRESS, GuestSpec, domain_xml
 from tests.bench.paths import GUEST
 from tests.bench.syscalls import mount
 
@@ -64,7 +64,8 @@ class Host:
         Path("/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
         for name in ("vmlinuz", "initramfs"):  # copies: libvirt gives what a guest uses to the QEMU user
             shutil.copy(GUEST / name, GUEST_FILES / name)
-        _run("ip", "link", "add", BRIDGE, "type", "bridge")
+        # Without a card of the host's in it a bridge has the address of some guest's tap, until that goes.
+        _run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
         _run("ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE)
         _run("ip", "link", "set", BRIDGE, "up")
         _run(*VIRTLOGD_START)

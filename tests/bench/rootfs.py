@@ -19,6 +19,9 @@ from tests.bench.virtqemud import Builder
 INSTALLED = (
     "iproute2",
     "ipxe-qemu",
+    "libepoxy0",  # of the newer QEMU's SPICE, with the next
+    "libgbm1",
+    "libvirglrenderer1",
     "libvirt-clients",
     "libvirt-daemon-driver-qemu",
     "libvirt-daemon-system",
@@ -29,7 +32,14 @@ INSTALLED = (
     "seabios",
     "tini",
 )
-NEWER_QEMU = ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "qemu-system-modules-spice", "seabios")
+NEWER_QEMU = (
+    "qemu-system-x86",
+    "qemu-system-common",
+    "qemu-system-data",
+    "qemu-system-modules-opengl",  # without which its SPICE does not load
+    "qemu-system-modules-spice",
+    "seabios",
+)
 DOWNLOAD = f'cd "$1/var/cache/debs" && {APT_GET} download ' + " ".join(
     f"{package}/bookworm-backports" for package in NEWER_QEMU
 )

@@ -53,6 +53,10 @@ class World(Protocol):
     def freeze(self, process: ProcessId) -> None: ...
     def thaw(self, process: ProcessId) -> None: ...
     def pause(self) -> None: ...
+    def start(self) -> None:
+        """Somebody starts the guest, through libvirt."""
+        ...
+
     def start_daemon(self) -> None:
         """Somebody tries; whether it comes up is another matter."""
         ...
@@ -170,6 +174,9 @@ class FakeWorld:
     def pause(self) -> None:
         self.host.pause(self.uuid)
 
+    def start(self) -> None:
+        self.host.start(self.uuid)
+
     def start_daemon(self) -> None:
         self.host.somebody_starts_daemon()
 
@@ -205,6 +212,9 @@ class RealWorld:
     def pause(self) -> None:
         self.bench.connection.lookupByUUIDString(self.uuid).suspend()  # type: ignore[attr-defined]
 
+    def start(self) -> None:
+        self.bench.connection.lookupByUUIDString(self.uuid).create()  # type: ignore[attr-defined]
+
     def start_daemon(self) -> None:
         """`libvirtd -d` says yes before it has looked at the lock: wait as long as a start takes."""
         self.bench.start_libvirtd()  # type: ignore[attr-defined]
@@ -223,7 +233,11 @@ def bench() -> Iterator[object]:
     from tests.bench.peer import Peer
 
     with Host() as host, Peer(HOST_ADDRESS):
-        Lab.set_up(rehearse=False)
+        lab = Lab.set_up(rehearse=False)
+        lab.install_hook()
+        host.disconnect()
+        host.stop_libvirtd()
+        host.start_libvirtd()
         yield host
 
 

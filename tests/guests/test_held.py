@@ -107,6 +107,7 @@ def there(lab: Lab, host: Host, guests: list[Watched], to: QemuTree, technique: 
     for guest, look in zip(guests, before, strict=True):
         after = guest.look()
         leg = Leg(guest.spec, to, record, look, after, guest.proof.check(), refusals.said.get(guest.spec.name, ""))
+        assert leg.record.guests[guest.spec.uuid].outcome is Outcome.UPDATED, leg.record.guests[guest.spec.uuid].reason
         print(
             f"{guest.spec.name:14} to {to.version}: {leg.measured.get('pause_seconds')} s by the report, felt"
             f" {after.felt.stood_still_ns / 1e6:.0f} ms"
@@ -125,7 +126,6 @@ def held(leg: Leg) -> bool:
 
 
 def test_it_went_as_planned(leg: Leg) -> None:
-    assert leg.record.guests[leg.spec.uuid].outcome is Outcome.UPDATED, leg.record.guests[leg.spec.uuid].reason
     assert held(leg) is (leg.to.name != "system" or leg.spec.display == "spice")
 
 

@@ -94,6 +94,12 @@ class Host:
         """Ends the daemon; guests run on."""
         _stop(LIBVIRTD_PID)
 
+    def restart_libvirtd(self) -> None:
+        """As somebody does who has changed its configuration or its hooks."""
+        self.disconnect()
+        self.stop_libvirtd()
+        self.start_libvirtd()
+
     @property
     def connection(self) -> libvirt.virConnect:
         """A live connection, opened again if libvirtd was restarted since."""

@@ -235,9 +235,7 @@ def bench() -> Iterator[object]:
     with Host() as host, Peer(HOST_ADDRESS):
         lab = Lab.set_up(rehearse=False)
         lab.install_hook()
-        host.disconnect()
-        host.stop_libvirtd()
-        host.start_libvirtd()
+        host.restart_libvirtd()
         yield host
 
 

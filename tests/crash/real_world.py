@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import psutil
 
 from hostagent.facts import QemuTree
 from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.plan import Technique
 from hostagent.update.journal import Outcome, UpdateRecord
 from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec
 from tests.bench.host import LIBVIRTD_PID, LIBVIRTD_START, RAM, Host
@@ -33,7 +35,12 @@ from tests.crash.real_updater import GUARD, End, How, Order
 MILLISECOND = 1_000_000
 LIMIT = 60.0
 """Seconds after which something that must happen is taken for something that never does."""
-FOLDERS = (Path("/run/libvirt/qemu"), Path("/var/lib/libvirt/qemu"), Path("/var/lib/hostagent/held"))
+FOLDERS = (
+    Path("/run/libvirt/qemu"),
+    Path("/var/lib/libvirt/qemu"),
+    Path("/var/lib/hostagent/held"),
+    Path("/run/hostagent/held"),
+)
 """Where hostagent leaves things on a host while it works."""
 
 
@@ -55,6 +62,9 @@ class World:
     guests: dict[str, Tested] = field(default_factory=dict)
     files: frozenset[str] = frozenset()
     sound: bool = False  # whether the last check went well
+    technique: Technique = Technique.HANDOVER
+    before: QemuTree | None = None  # where the first guest was as the last update was cut off, and was to go
+    to: QemuTree | None = None
 
     def renew(self) -> None:
         """After a test that broke it: everything is ended, and begun anew."""
@@ -109,7 +119,11 @@ class World:
 
     def cut_off(self, end: End, *, budget_seconds: float = 10.0, rehearse: bool = False) -> None:
         """An update to the other QEMU whose updater is killed; returns when its guard, if any, is done."""
-        self.killed(Order(to=self.other_tree.name, budget_seconds=budget_seconds, end=end, rehearse=rehearse))
+        self.before, self.to = self.guest.tree(), self.other_tree
+        order = Order(
+            to=self.to.name, budget_seconds=budget_seconds, end=end, rehearse=rehearse, technique=self.technique
+        )
+        self.killed(order)
         assert (end.how is How.KILL_GUARD_TOO) <= bool(self.open_updates())
 
     def killed(self, order: Order) -> None:
@@ -282,7 +296,8 @@ class Tested:
         (process,) = self.processes()
         domain = self.domain
         assert domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING, domain.state()
-        assert domain.ID() == self.domain_id
+        if self.world.technique is Technique.HANDOVER:  # libvirt numbers a guest anew that it restores
+            assert domain.ID() == self.domain_id
         assert int(Path(f"/run/libvirt/qemu/{self.spec.name}.pid").read_text()) == process.pid
         record = Path(f"/run/libvirt/qemu/{self.spec.name}.xml").read_text()
         assert f"pid='{process.pid}'" in record
@@ -313,8 +328,9 @@ class Tested:
 
 
 def everything() -> frozenset[str]:
-    """Every file below the folders that hostagent writes to; kept.. and directories that stay are libvirt's."""
-    return frozenset(str(path) for folder in FOLDERS for path in folder.rglob("*"))
+    """Every file below the folders that hostagent writes to, without libvirt's numbers of guests."""
+    found = (str(path) for folder in FOLDERS for path in folder.rglob("*"))
+    return frozenset(re.sub(r"(/|/domain-)\d+-", r"\1N-", path) for path in found)
 
 
 def guards() -> list[psutil.Process]:
@@ -358,10 +374,13 @@ def _libvirtds() -> list[psutil.Process]:
 
 
 @contextmanager
-def world(*specs: GuestSpec, rehearse: bool = False) -> Iterator[World]:
-    """A host with booted guests."""
+def world(*specs: GuestSpec, rehearse: bool = False, technique: Technique = Technique.HANDOVER) -> Iterator[World]:
+    """A host with booted guests, which are to be updated by that technique."""
     with Host() as host, Peer(HOST_ADDRESS) as peer:
-        made = World(host, peer, Lab.set_up(rehearse=rehearse))
+        made = World(host, peer, Lab.set_up(rehearse=rehearse), technique=technique)
+        if technique is Technique.HOLD:
+            made.lab.install_hook()
+            host.restart_libvirtd()
         made.boot(*specs)
         yield made
 

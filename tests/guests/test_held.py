@@ -68,18 +68,12 @@ class Leg:
 @pytest.fixture(scope="module")
 def hook(host: Host, lab: Lab) -> Iterator[None]:
     lab.install_hook()
-    again(host)
+    host.restart_libvirtd()
     try:
         yield
     finally:
         shutil.rmtree(HOOK.parent)
-        again(host)
-
-
-def again(host: Host) -> None:
-    host.disconnect()
-    host.stop_libvirtd()
-    host.start_libvirtd()
+        host.restart_libvirtd()
 
 
 @pytest.fixture(scope="module")

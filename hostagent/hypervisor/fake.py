@@ -22,11 +22,12 @@ from xml.etree import ElementTree
 from hostagent.facts import QemuTree
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor import fake_physics as physics
+from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_daemon import FakeDaemon, comes_back, leaves
 from hostagent.hypervisor.fake_libvirt import FakeLibvirt
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS
 from hostagent.hypervisor.fake_qemu import FakeQemu
-from hostagent.hypervisor.fake_saves import PIDS, TAP, asks_hook, filled, process_of
+from hostagent.hypervisor.fake_saves import PIDS, TAP, filled, process_of, starts
 from hostagent.hypervisor.fake_world import (
     Fault,
     FaultKind,
@@ -202,9 +203,18 @@ class FakeHost:
             view.state, view.reason = "running", "unpaused"
 
     def start(self, uuid: str) -> None:
-        """Somebody starts a guest that is shut off; only what the hook says to that."""
+        """Somebody boots a guest that is shut off: from its disks, with fresh RAM, if the hook lets him."""
         with self.world.change() as state:
-            asks_hook(self.world, state.guests[uuid], self.world.text(state.guests[uuid].xml))
+            guest = state.guests[uuid]
+            xml = self.world.text(guest.xml)
+            process = starts(self.world, state, guest, xml, read_definition(xml).emulator)
+            files = zip(guest.ram, process.ram, strict=True)
+            guest.ram = [(path, device, inode, size) for (path, _, _, size), (device, inode) in files]
+            guest.life += 1
+            process.holds = guest.life
+            physics.begins_to_run(state, process)
+            view = state.daemon.views[uuid]
+            view.state, view.reason = "running", "booted"
 
     def take_link_down(self, uuid: str) -> None:
         """The owner cuts the guest off its network: `virsh domif-setlink`."""

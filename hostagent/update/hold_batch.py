@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
+from hostagent.hypervisor import Standing
 from hostagent.update import clocks
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.hold import AFTER, HOLD, HOLD_STEPS, PREPARE, RESTORE, RESUME
-from hostagent.update.holding import MAY_COME_BACK, has_state, unprepare
+from hostagent.update.holding import MAY_COME_BACK, PASSED_ON, has_state, unprepare
 from hostagent.update.journal import Outcome
 from hostagent.update.member import MemberOf, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
@@ -122,8 +123,10 @@ class HoldBatch:
         """How a guest ended that does not run and cannot be brought back; None for all others."""
         swap, opened = member.swap, member.progress.open
         now = self.ports.libvirt.standing(swap.uuid)
-        if swap.saved is None or (now is not None and now.state.active):
+        if swap.saved is None:
             return None
+        if now is not None and now.state.active:
+            return Outcome.GONE if self._is_another_life(swap, now) else None
         if "save" not in opened:
             return Outcome.GONE
         if swap.old_is_alive():
@@ -131,6 +134,14 @@ class HoldBatch:
         if now is not None and now.reason not in MAY_COME_BACK:
             return Outcome.GONE
         return None if says_yes(lambda: has_state(swap)) else Outcome.LOST
+
+    @staticmethod
+    def _is_another_life(swap: GuestHold, now: Standing) -> bool:
+        """Whether somebody gave the RAM that was held up, and booted the guest from its disks."""
+        if now.process is None or not swap.was_restored(now) or now.state not in PASSED_ON:
+            return False
+        mapped = swap.ports.qemu.ram_inodes(now.process)
+        return not any((pin.device, pin.inode) in mapped for pin in swap.notes.pins)
 
     def _fell_late(self, member: HeldMember, error: HostagentError) -> None:
         """After the commit what was saved is never loaded again."""
@@ -158,6 +169,6 @@ class HoldBatch:
 
 
 _WORDS = {
-    Outcome.GONE: "it was ended by somebody else meanwhile; left alone",
+    Outcome.GONE: "it was ended by somebody else meanwhile, and perhaps started anew; left alone",
     Outcome.LOST: "its QEMU ended before its state was saved",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hostagent.errors import HostagentError
+from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake import FaultKind
 from hostagent.update.journal import Outcome
 from tests.crash.judge import outcomes, problems, reason
@@ -202,6 +203,24 @@ def resume(host: Rig) -> None:
 def pause(host: Rig) -> None:
     with suppress(HostagentError, KeyError):
         host.host.pause(host.uuids["web1"])
+
+
+def test_somebody_gives_its_ram_up() -> None:
+    """As docs/runbook.md says: what runs then is another life of the guest, and none of ours."""
+    with rig(ALONE) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"], times=-1)
+        host.update()
+        assert outcomes(host)["web1"] is NEEDS_OPERATOR
+        with pytest.raises(HostagentError, match="it is held by hostagent"):
+            host.host.start(host.uuids["web1"])
+        (host.host.world.held / "web1.held").unlink()
+        host.host.start(host.uuids["web1"])
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], host.host.violations()) == (GONE, [])
+        (runs,) = host.host.processes(host.uuids["web1"])
+        assert runs.state is RunState.RUNNING
+        assert not list((host.root / "state" / "held").iterdir())
+        assert not (host.root / "ram" / "hostagent").exists()
 
 
 def resume_and_destroy(host: Rig) -> None:

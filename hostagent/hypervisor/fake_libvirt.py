@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,7 +131,10 @@ class FakeLibvirt:
 
     def start_transient(self, xml: str) -> Guest:
         with self._asked("starting a throw-away guest"):
-            pass
+            name = re.search("<name>(.*?)</name>", xml)
+            if name and (self.world.held / f"{name[1]}.held").exists() and self.world.hook_is_asked:
+                found = f"Hook script execution failed: {name[1]}: it is held by hostagent"
+                raise Failed("starting a throw-away guest", found=found)
         guest = self.guest(self.boot(xml))
         assert guest is not None  # noqa: S101 - it was just started
         return guest

@@ -211,6 +211,7 @@ class World:
     after: Physics
     daemon_lock: int
     on_change: Callable[[], None] | None = None
+    hook_is_asked: bool = True
     inside: bool = False
     _state: State | None = None
     _held: int = -1  # the file that `_state` is from; open, so that no other file gets its inode

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hostagent.errors import Failed, Refused
 from hostagent.facts import Host
 from hostagent.plan import GuestPlan, Method, Plan, Technique
+from hostagent.update.hook_question import require_hook
 from hostagent.update.journal import UpdateRecord
 from hostagent.update.ledger import begin, end_update, members_of, record_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
@@ -26,6 +27,8 @@ def update_qemu(
     if not plan.to_update:
         raise Refused("updating", expected="a guest that can be updated", found="none in the plan", hint="plan again")
     engine = Engine(ports.journal, tell, cancelled)
+    if any(guest.technique is Technique.HOLD for guest in plan.to_update):
+        require_hook(ports)
     if ports.config.update.rehearse:
         rehearse(ports, engine, host, plan, update_id=f"{update_id}-rehearsal")
     if cancelled():

@@ -205,6 +205,16 @@ def pause(host: Rig) -> None:
         host.host.pause(host.uuids["web1"])
 
 
+def test_nothing_is_held_where_libvirt_does_not_ask_the_hook() -> None:
+    with rig(ALONE) as host:
+        host.host.world.hook_is_asked = False
+        assert "it was not asked" in host.update()
+        assert host.updates() == ()
+        (old,) = host.host.processes(host.uuids["web1"])
+        assert old.stopped_ns == 0
+        assert not list(host.host.world.held.iterdir())
+
+
 def test_somebody_gives_its_ram_up() -> None:
     """As docs/runbook.md says: what runs then is another life of the guest, and none of ours."""
     with rig(ALONE) as host:

@@ -50,7 +50,8 @@ def judged(host: Rig, committed: dict[str, bool], raised: str) -> list[str]:
 
 
 def test_an_undisturbed_update() -> None:
-    for scenario in (ALL_RUN, ONE_PAUSED, ALONE, ONE_COPIED, KVM_COPIED, COPIED_PAUSED, HELD, BOTH_HELD, ONE_HELD):
+    scenarios = (ALL_RUN, ONE_PAUSED, ALONE, ONE_COPIED, KVM_COPIED, COPIED_PAUSED, HELD, BOTH_HELD, ONE_HELD)
+    for scenario in scenarios:
         with rig(scenario) as host:
             assert host.update() == ""
             assert problems(host) == []

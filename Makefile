@@ -24,6 +24,7 @@ ENTER := $(call enter,$(BENCH_ARGS))
 REAL := $(call real,$(BENCH_ARGS))
 # What has deadlines comes last there, by its name: the other bench, which takes both cores for a while, has ended then.
 FAULTS := tests/crash
+HELD := $(addprefix tests/crash/,test_hold_faults.py test_real_hold.py)
 LIBVIRTD := tests/contract tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
@@ -38,8 +39,8 @@ demo: bench
 # hostagent asks of libvirt, and a short way there and back, once more with a newer one and with its modular daemon.
 test: check bench rootfs
 ifeq ($(PYTEST_ARGS),)
-	$(BIN)/python -m tests.bench.side_by_side 'faults=$(REAL) $(FAULTS)' \
-	    'guests=$(REAL) tests --ignore=tests/unit --ignore=tests/libvirts $(addprefix --ignore=,$(FAULTS))'
+	$(BIN)/python -m tests.bench.side_by_side 'faults=$(REAL) $(FAULTS) $(addprefix --ignore=,$(HELD))' \
+	    'guests=$(REAL) tests/bench tests/contract tests/guests $(HELD)'
 	$(BIN)/python -m tests.bench.side_by_side \
 	    'libvirtd 11.3=$(call real,--libvirt 11.3) $(LIBVIRTD)' \
 	    'virtqemud 11.3=$(call real,--libvirt 11.3 --daemon virtqemud) $(VIRTQEMUD)'

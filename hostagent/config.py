@@ -15,6 +15,7 @@ from hostagent.config_files import SettingsFile
 from hostagent.errors import UsageError
 from hostagent.plan import ClockPolicy
 
+OWN_COMPONENTS = ("qemu", "libvirtd", "kvm", "kernel", "all")
 DEFAULT_PATH = Path("/etc/hostagent/hostagent.toml")
 
 
@@ -128,6 +129,35 @@ class ClockSettings(_Table):
     samples: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 8
 
 
+class ComponentSettings(_Table):
+    """``[[component]]``: something of the host that its owner updates by commands, with guests held or not."""
+
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,30}$", description="a short name in small letters")]
+    apply: Command
+    verify: Command  # ends with exit status 0 if what is installed runs, and works
+    roll_back: Command
+    stage: Annotated[
+        tuple[Text, ...], Field(strict=False, description="a list of texts: an absolute path and its arguments")
+    ] = ()
+    hold: YesOrNo = True  # whether no guest may run meanwhile
+    command_seconds: Seconds = 60.0  # deadline of each command
+    takes_seconds: Seconds = 5.0  # what apply and verify take, for the first prediction of pauses
+
+    @field_validator("apply", "verify", "roll_back", "stage")
+    @classmethod
+    def _starts_a_path(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        if words:
+            _absolute(Path(words[0]))
+        return words
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_ours(cls, name: str) -> str:
+        if name in OWN_COMPONENTS:
+            raise ValueError("hostagent's own")
+        return name
+
+
 class Config(_Table):
     """All settings; every one has a default."""
 
@@ -136,6 +166,16 @@ class Config(_Table):
     setup: Annotated[SetupSettings, Field(description="a table")] = SetupSettings()
     update: Annotated[UpdateSettings, Field(description="a table")] = UpdateSettings()
     clock: Annotated[ClockSettings, Field(description="a table")] = ClockSettings()
+    component: Annotated[
+        tuple[ComponentSettings, ...], Field(strict=False, description="tables, each of them a [[component]]")
+    ] = ()
+
+    @field_validator("component")
+    @classmethod
+    def _each_once(cls, found: tuple[ComponentSettings, ...]) -> tuple[ComponentSettings, ...]:
+        if len({one.name for one in found}) < len(found):
+            raise ValueError("one of that name twice")
+        return found
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:

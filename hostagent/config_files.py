@@ -131,8 +131,8 @@ def _line_of(text: str, keys: Sequence[str]) -> int:
 
 
 def _has(document: Any, keys: Sequence[str]) -> bool:
-    for key in keys:
-        if not isinstance(document, dict) or key not in document:
-            return False
-        document = document[key]
-    return True
+    if not keys:
+        return True
+    if isinstance(document, list):  # of tables
+        return any(_has(one, keys) for one in document)
+    return isinstance(document, dict) and keys[0] in document and _has(document[keys[0]], keys[1:])

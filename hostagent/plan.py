@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hostagent.facts import QemuTree
+from hostagent.facts import Component, QemuTree
 
 
 class ClockPolicy(StrEnum):
@@ -126,4 +126,27 @@ class Plan:
     @property
     def blocked(self) -> tuple[GuestPlan, ...]:
         """The guests that an asked-for update cannot take."""
+        return tuple(guest for guest in self.guests if guest.verdict is Verdict.BLOCKED)
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What will be swapped for the whole host, and what that means for its guests; made from facts alone."""
+
+    component: str  # what was asked for
+    changes: tuple[Component, ...]  # what runs, and what will
+    to: QemuTree | None  # where held guests are brought to as well; None: they stay
+    guests: tuple[GuestPlan, ...]
+    blockers: tuple[Blocker, ...]
+    swaps: tuple[str, ...]  # the components, in the order in which they are swapped
+    swap_seconds: float  # how long that will probably take, with all guests standing still
+
+    @property
+    def to_update(self) -> tuple[GuestPlan, ...]:
+        """The guests that would be held."""
+        return tuple(guest for guest in self.guests if guest.verdict is Verdict.UPDATE)
+
+    @property
+    def blocked(self) -> tuple[GuestPlan, ...]:
+        """The guests that cannot be held: they stop everything."""
         return tuple(guest for guest in self.guests if guest.verdict is Verdict.BLOCKED)

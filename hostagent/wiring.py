@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from hostagent.clock import SystemClock
-from hostagent.components import kernel, kvm, libvirtd, qemu
+from hostagent.components import HostComponent, kernel, kvm, libvirtd, qemu
+from hostagent.components.commands import CommandComponent
 from hostagent.config import Config
 from hostagent.facts import Component, Host, QemuTree
 from hostagent.hypervisor import Daemon
@@ -35,6 +36,11 @@ def components_of(config: Config, host: Host) -> tuple[Component, ...]:
     """What runs of each component of the host, and what is installed."""
     daemon = DriverLock(config.paths.libvirt_run / "driver.pid").holder()
     return (qemu.look(host), libvirtd.look(host.libvirt, daemon), kvm.look(), kernel.look())
+
+
+def host_components(config: Config) -> tuple[HostComponent, ...]:
+    """What is swapped for the whole host at once."""
+    return tuple(CommandComponent(settings) for settings in config.component)
 
 
 def journal_of(config: Config) -> SqliteJournal:
@@ -74,6 +80,7 @@ def ports_of(
         config=config,
         watcher=watcher or NoWatcher(),
         token=lambda: secrets.token_hex(3),
+        components={one.name: one for one in host_components(config)},
         secret=lambda: secrets.token_hex(16),
     )
 

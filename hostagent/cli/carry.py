@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol, TypeVar
 
 from hostagent.cli import plan_view, words
 from hostagent.cli.common import Call, Change, new_update_id
@@ -11,12 +12,16 @@ from hostagent.cli.progress import Progress
 from hostagent.cli.report_view import report_parts
 from hostagent.errors import ExitCode, Failed, Refused, UsageError
 from hostagent.facts import Host
-from hostagent.plan import Plan
+from hostagent.plan import HostPlan, Plan
 from hostagent.update.host import update_qemu
-from hostagent.update.journal import Outcome
+from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport, report_of
+from hostagent.update.saga import Teller
+from hostagent.update.subject import Ports
 
+P = TypeVar("P", Plan, HostPlan)
+P_contra = TypeVar("P_contra", Plan, HostPlan, contravariant=True)
 Done = list[tuple[UpdateReport, Plan]]
 
 
@@ -39,18 +44,19 @@ def approve(call: Call, work: Change, plans: Sequence[Plan], named: Collection[s
         return ExitCode.DONE
     if not yes:
         what = "Adopt the RAM of" if any(plan.adopts for plan in plans) else "Update"
-        _confirm(call, work, what, len(updated), max(guest.budget_seconds for guest in updated))
+        each, longest = "" if len(updated) == 1 else "each ", max(guest.budget_seconds for guest in updated)
+        guests = words.counted(len(updated), "guest")
+        confirm(call, work, f"{what} {guests}, {each}paused for at most {words.duration(longest)}?")
     work.signals.check()
     return None
 
 
-def _confirm(call: Call, work: Change, what: str, guests: int, longest: float) -> None:
+def confirm(call: Call, work: Change, question: str) -> None:
+    """Ask; Refused for a no, UsageError when there is nobody to ask."""
     if not call.out.can_ask():
         raise UsageError(
             "updating", expected="a terminal to ask on, or --yes", found="neither", hint="nothing was touched"
         )
-    each = "" if guests == 1 else "each "
-    question = f"{what} {words.counted(guests, 'guest')}, {each}paused for at most {words.duration(longest)}?"
     with work.signals.ordinary():
         if not call.out.ask(question):
             raise Refused("updating", found="the answer was no; nothing was touched")
@@ -58,21 +64,38 @@ def _confirm(call: Call, work: Change, what: str, guests: int, longest: float) -
 
 def carry_out(call: Call, work: Change, host: Host, plan: Plan) -> UpdateReport | int:
     """One update; an exit code when a signal ended its rehearsal."""
+    record = in_session(call, work, host, plan, update_qemu)
+    return record if isinstance(record, int) else report_of(record)
+
+
+class _Updates(Protocol[P_contra]):
+    def __call__(
+        self,
+        ports: Ports,
+        host: Host,
+        plan: P_contra,
+        /,
+        *,
+        update_id: str,
+        tell: Teller,
+        cancelled: Callable[[], bool],
+    ) -> UpdateRecord: ...
+
+
+def in_session(call: Call, work: Change, host: Host, plan: P, update: _Updates[P]) -> UpdateRecord | int:
+    """Carry a plan out under a guard, and tell what happens; an exit code when a signal ended its rehearsal."""
     names = {guest.uuid: guest.name for guest in plan.to_update}
     try:
         with (
             work.session.guarded() as ports,
             Progress(call.out, names, stopping=work.signals.cancelled, live=True) as tell,
         ):
-            record = update_qemu(
-                ports, host, plan, update_id=new_update_id(), tell=tell, cancelled=work.signals.cancelled
-            )
+            return update(ports, host, plan, update_id=new_update_id(), tell=tell, cancelled=work.signals.cancelled)
     except Failed as failed:  # in the rehearsal: no guest was touched
         if work.signals.first is None:
             raise
         call.out.error(failed)
         return ExitCode.SIGNAL + work.signals.first
-    return report_of(record)
 
 
 def carry_out_all(call: Call, work: Change, host: Host, plans: Sequence[Plan]) -> Done | int:
@@ -97,6 +120,7 @@ def show_all(call: Call, work: Change, done: Done) -> int:
 def exit_code(reports: Sequence[UpdateReport], signal: int | None) -> int:
     """What it ends with: the worst that happened to a guest; a signal counts only if it stopped something."""
     outcomes = {guest.outcome for report in reports for guest in report.guests}
+    outcomes |= {report.outcome for report in reports if not report.guests}
     if outcomes & {Outcome.NEEDS_OPERATOR, Outcome.LOST, None}:
         return ExitCode.NEEDS_OPERATOR
     if outcomes <= {Outcome.UPDATED}:

@@ -54,7 +54,7 @@ def _row(report: UpdateReport) -> Sequence[str | Cell]:
     return (
         report.id,
         words.moment(report.begun),
-        (str(report.to.version) if report.to else "?") + (", back" if report.undoes else ""),
+        (str(report.to.version) if report.to else report.component) + (", back" if report.undoes else ""),
         f"{updated} of {len(report.guests)}",
         words.duration(max(pauses, default=None)),
         Cell(plainly(report.standing), OUTCOME_LOOKS[report.outcome] if report.outcome else "wait"),

@@ -12,6 +12,8 @@ import click
 
 from hostagent.cli import plan_view
 from hostagent.cli.common import Call, begin
+from hostagent.cli.host_update import chosen, make_host_plan
+from hostagent.cli.host_view import host_plan_json, host_plan_parts
 from hostagent.cli.output import sentence
 from hostagent.cli.verbs import Asked, verb
 from hostagent.config import parse_duration
@@ -42,6 +44,18 @@ class Wish:
         """The one that was asked for; None leaves it to the plan."""
         return None if self.technique in (None, "auto") else Technique(self.technique)
 
+    def host_component(self, *, save: bool = False) -> str:
+        """The component, which concerns the whole host; UsageError for options that only QEMU has."""
+        assert self.component is not None  # noqa: S101 - require_component() was asked
+        given = {"--to": self.to, "--guest": self.guests, "--technique": self.technique, "--save": save}
+        if wrong := [name for name, value in given.items() if value]:
+            raise UsageError(
+                "reading the command line",
+                expected=f"no {wrong[0]} for {self.component}, which is swapped for the whole host",
+                found=" and ".join(wrong),
+            )
+        return self.component
+
     def require_component(self, verb: str) -> None:
         """Raises UsageError when nobody said what is to be updated."""
         if self.component is None:
@@ -69,7 +83,7 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
     decorated: Callable[..., int] = gather
     for decorate in reversed(
         (
-            click.argument("component", required=False, metavar="COMPONENT", type=click.Choice(["qemu"])),
+            click.argument("component", required=False, metavar="COMPONENT"),
             click.option("--to", metavar="VERSION", help="Version, or name of a tree; the system's own if not given."),
             click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated."),
             click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms."),
@@ -119,6 +133,8 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
     """
     wish.require_component("plan")
     call = begin(asked)
+    if wish.component != "qemu":
+        return _plan_host(call, wish, save)
     host = call.kept_host()
     made = make_plan(call, host, wish)
     refused = plan_view.refusal(made, wish.guests)
@@ -132,6 +148,15 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
         parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
     call.out.show(plan_view.plan_json(made), *parts)
     return ExitCode.REFUSED if refused else ExitCode.DONE
+
+
+def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
+    component = wish.host_component(save=save is not None)
+    chosen(call, component)
+    made = make_host_plan(call, call.kept_host(), component, budget_seconds=budget_of(call, wish.budget))
+    nothing = sentence(f"Nothing to do: {component} is what is installed.")
+    call.out.show(host_plan_json(made), *(host_plan_parts(made) if made.swaps else [nothing]))
+    return ExitCode.REFUSED if made.blockers else ExitCode.DONE
 
 
 def saved_plan(path: Path) -> SavedPlan:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from hostagent.cli import words
 from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
 from hostagent.errors import Refused
+from hostagent.facts import QemuTree
 from hostagent.plan import Blocker, GuestPlan, Method, Plan, Prediction, Verdict
 
 _COLUMNS = (
@@ -48,7 +49,7 @@ def _row(guest: GuestPlan, plan: Plan) -> Sequence[str | Cell]:
         case Verdict.UPDATE:
             how = Cell(f"{guest.method} by {guest.technique}, {_ram(guest)}", "good")
             budget = words.duration(guest.budget_seconds)
-            return guest.name, now, str(plan.to.version), how, _pause(guest.predicted), budget
+            return guest.name, now, str(plan.to.version), how, pause(guest.predicted), budget
         case Verdict.BLOCKED:
             why = f"blocked: {words.counted(len(guest.blockers), 'reason')} below"
             return guest.name, now, now, Cell(why, "bad"), "", ""
@@ -64,7 +65,7 @@ def _ram(guest: GuestPlan) -> str:
     return "RAM copied while it runs" + (f" for about {words.duration(seconds)}" if seconds else "")
 
 
-def _pause(predicted: Prediction | None) -> str | Cell:
+def pause(predicted: Prediction | None) -> str | Cell:
     """One that was never measured here is not a figure to build upon."""
     if predicted is None:
         return words.NONE
@@ -78,11 +79,12 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "component": plan.component,
         "to": {"name": plan.to.name, "version": str(plan.to.version), "package": plan.to.package},
         "blockers": blockers_json(plan.blockers),
-        "guests": [_guest_json(guest, plan) for guest in plan.guests],
+        "guests": [guest_json(guest, plan.to) for guest in plan.guests],
     }
 
 
-def _guest_json(guest: GuestPlan, plan: Plan) -> dict[str, object]:
+def guest_json(guest: GuestPlan, to: QemuTree | None) -> dict[str, object]:
+    """For a program; to: where it is brought."""
     updates = guest.verdict is Verdict.UPDATE
     before = str(guest.before.version) if guest.before else None
     return {
@@ -91,7 +93,7 @@ def _guest_json(guest: GuestPlan, plan: Plan) -> dict[str, object]:
         "verdict": guest.verdict,
         "method": guest.method,
         "technique": guest.technique,
-        "qemu": {"before": before, "after": str(plan.to.version) if updates else before},
+        "qemu": {"before": before, "after": str(to.version) if updates and to else before},
         "budget_seconds": guest.budget_seconds,
         "predicted": guest.predicted
         and {

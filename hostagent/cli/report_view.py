@@ -98,6 +98,8 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
         found.append((f"its clock was left as it is ({guest.clock_reason or 'no reason given'})", ""))
     if guest.pause_source == "monotonic":
         found.append(("the host's clock was set during the pause, which was measured by the monotonic one", "dim"))
+    if guest.pause_source == "outside":
+        found.append(("the pause was measured from outside it: from being told to stand still to going on", "dim"))
     if guest.pause_source == "journal":
         found.append(("the pause is an upper bound: nobody saw it end", "dim"))
     if guest.halt_seconds is not None:

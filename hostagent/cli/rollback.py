@@ -51,6 +51,7 @@ def _roll_back(
         if guest.uuid in wanted and record.guests[guest.uuid].outcome is Outcome.UPDATED
     }
     past = past_of(updates)
+    assert order.to is not None  # noqa: S101 - such are not chosen
     plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, undoes=record.id, past=past)
     code = approve(call, work, plans, guests, yes=yes)
     return code if code is not None else carry_out_all(call, work, host, plans)
@@ -62,6 +63,7 @@ def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> Update
         update
         for update in updates
         if update.order.get("kind") == OrderKind.UPDATE
+        and update.order.get("to")
         and any(guest.outcome is Outcome.UPDATED for guest in update.guests.values())
     ]
     if wanted is None and moved:

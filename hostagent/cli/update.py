@@ -8,8 +8,9 @@ import click
 
 from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
 from hostagent.cli.common import Call, Change, begin, change
+from hostagent.cli.host_update import approve_host, carry_out_host, chosen, host_verdict, make_host_plan
 from hostagent.cli.output import sentence
-from hostagent.cli.plan import Wish, make_plan, planning_options, saved_plan
+from hostagent.cli.plan import Wish, budget_of, make_plan, planning_options, saved_plan
 from hostagent.cli.report_view import report_parts
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import Refused, UsageError
@@ -42,6 +43,8 @@ def update(asked: Asked, wish: Wish, *, saved: Path | None, keep_definition: boo
     call = begin(asked)
     if keep_definition:
         call = call.keeping_definitions()
+    if wish.component not in ("qemu", None):
+        return _update_host(call, wish, yes=yes)
     approved = saved_plan(saved) if saved else None
     with change(call, "update qemu") as work:
         done = _update(call, work, wish, approved, yes=yes)
@@ -65,6 +68,23 @@ def _update(
         return code
     report = carry_out(call, work, host, plan)
     return report if isinstance(report, int) else (report, plan)
+
+
+def _update_host(call: Call, wish: Wish, *, yes: bool) -> int:
+    component = wish.host_component()
+    chosen(call, component)
+    with change(call, f"update {component}") as work:
+        require_nothing_open(work.session)
+        host = call.kept_host()
+        plan = make_host_plan(call, host, component, budget_seconds=budget_of(call, wish.budget))
+        code = approve_host(call, work, plan, yes=yes)
+        if code is not None:
+            return code
+        report = carry_out_host(call, work, host, plan)
+    if isinstance(report, int):
+        return report
+    call.out.show(report.to_json(), *report_parts(report), sentence(host_verdict(report, plan.swaps)))
+    return exit_code([report], work.signals.first)
 
 
 def _planned_again(call: Call, approved: SavedPlan, host: Host) -> Plan:

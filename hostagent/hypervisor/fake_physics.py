@@ -97,6 +97,8 @@ def begins_to_run(state: State, process: Process) -> None:
     guest = state.guests[process.guest]
     if process.copied:
         guest.ram, process.copied = process.copied, []
+    if state.modules == "gone":
+        state.violated(f"{guest.name} went on without what the host needs for that")
     if process.holds != guest.life:
         state.violated(f"{guest.name} went on in process {process.pid} from a state that is past")
     if process.ram != [[device, inode] for _, device, inode, _ in guest.ram]:

@@ -56,6 +56,9 @@ class FaultKind(StrEnum):
     QUESTION_FAILS_LATE = "a question that libvirt will ask is refused once the guest is taken over"
     DISK_SLOW = "the images are not flushed in time"
     NO_AGENT = "the guest has no agent"
+    STAGE_FAILS = "a component cannot be staged"
+    APPLY_FAILS = "a component does not load"
+    ROLL_BACK_FAILS = "what a component was before does not load any more"
     SUSPEND_FAILS = "libvirt does not pause a guest"
     SAVE_FAILS = "libvirt does not save a guest"
     SAVE_HANGS = "a save goes on for ever"
@@ -175,6 +178,7 @@ class State:
     faults: list[Fault] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
+    modules: str = "old"  # what runs of a component of the host; "gone": nothing
     images: dict[str, list[Any]] = field(default_factory=dict)  # save image -> uuid and moment of the guest's life
 
     def living(self, guest: str = "") -> list[Process]:

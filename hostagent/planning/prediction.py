@@ -26,6 +26,11 @@ class Past:
     pauses: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of handovers, by uuid; seconds, oldest first
     holds: Mapping[str, Sequence[float]] = field(default_factory=dict)  # the same of holds
     copy_speeds: Sequence[float] = ()  # bytes of RAM per second, oldest first
+    swaps: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of the host's components, by name; seconds
+
+    def swap_seconds(self, component: str, first: float) -> float:
+        """How long its next swap will take: as its longest of late, or `first`."""
+        return max(list(self.swaps.get(component, ()))[-_LAST:], default=first)
 
 
 def predict(uuid: str, past: Past, copied_bytes: int = 0, technique: Technique = Technique.HANDOVER) -> Prediction:

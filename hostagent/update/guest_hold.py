@@ -54,11 +54,25 @@ class HoldNotes:
 
 
 @dataclass
+class Barrier:
+    """Shared by guests that are held together: the guard watches over all of them, until the last one goes on."""
+
+    ends: float | None = None  # when the first one's budget is used up, seconds of the monotonic clock
+
+    def until(self, ends: float) -> float:
+        """The earliest of all the ends."""
+        self.ends = ends if self.ends is None else min(self.ends, ends)
+        return self.ends
+
+
+@dataclass
 class GuestHold(GuestOfUpdate[HoldNotes]):
     """The subject of a hold's guest steps."""
 
     adapter = TypeAdapter(HoldNotes)
     technique = "hold"
+
+    barrier: Barrier | None = None  # None: it is held for itself
 
     def emulator(self, side: Side) -> str:
         """What runs it there."""
@@ -76,9 +90,5 @@ class GuestHold(GuestOfUpdate[HoldNotes]):
     def went_forward(self) -> bool:
         """Whether it runs on what it is brought to: somebody else resumed it."""
         now = self.now()
-        return (
-            self.was_restored(now)
-            and now is not None
-            and now.emulator == self.tree.emulator != self.notes.emulator
-            and now.state is GuestState.RUNNING
-        )
+        runs = now is not None and now.state is GuestState.RUNNING and now.emulator == self.tree.emulator
+        return runs and self.was_restored(now)

@@ -5,11 +5,12 @@ A file for each such guest, ``NAME.held``, lines of a word and a value; dist/lib
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.errors import Refused
-from hostagent.update.files import discard, write_private
+from hostagent.errors import Failed, Refused
+from hostagent.update.files import discard, read_private, write_private
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class Held:
 
 def tell_hook(held: Held, folder: Path) -> None:
     """From now on libvirt starts the guest only by our restore."""
-    write_private(entry(held.guest, folder), held.written().encode())
+    path, words = entry(held.guest, folder), held.written().encode()
+    with suppress(Failed):
+        if read_private(path) == words:  # a full disk does not keep a guest from coming back
+            return
+    write_private(path, words)
 
 
 def release(guest: str, folder: Path) -> None:

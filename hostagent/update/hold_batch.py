@@ -1,12 +1,14 @@
-"""Guests that are held, each for as long as it takes; also what finishes or undoes them after a crash.
+"""Guests that are held; also what finishes or undoes that after a crash. libvirt's daemon stays.
 
-libvirt's daemon stays. A guest that fails is brought back on what it ran on, and the others go on.
+One guest after the other, each for as long as it takes; or all together, while something is swapped for which no guest
+may run. A guest that is held alone and fails is brought back on what it ran on, and the others go on. Held together all
+go forward, or all go back: what was swapped is the same for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.hypervisor import Standing
@@ -14,10 +16,12 @@ from hostagent.update import clocks
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.hold import AFTER, HOLD, HOLD_STEPS, PREPARE, RESTORE, RESUME
 from hostagent.update.holding import MAY_COME_BACK, PASSED_ON, has_state, unprepare
-from hostagent.update.journal import Outcome
+from hostagent.update.host_hold import HostHold
+from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
 from hostagent.update.member import MemberOf, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
-from hostagent.update.subject import Ports
+
+_CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
 
 
 @dataclass
@@ -35,49 +39,157 @@ class HoldBatch:
     """One run over the stages of the hold."""
 
     engine: Engine
-    ports: Ports
-    update: str
+    host: HostHold
     members: Sequence[HeldMember]
+    host_progress: Progress = field(default_factory=Progress)
+    failure: HostagentError | None = None  # why nothing was swapped for the host
 
     # -- the ordinary way ------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Hold one guest after the other, and have each back before the next one stands still."""
-        if not self.ports.daemon.is_up():
+        """Hold the guests, and have them back."""
+        if not self.host.ports.daemon.is_up():
             for member in self._active():
                 member.end(Outcome.ROLLED_BACK, Failed("holding it", expected="libvirt's daemon", found="it is away"))
         clocks.measure_before([member.swap for member in self._active() if not member.swap.rehearsal])
-        for member in self._active():
-            for table in (PREPARE, HOLD, RESTORE, RESUME):
-                if member.active:
-                    self._advance(member, table)
+        if self.host.components:
+            self._together()
+        else:
+            self._one_by_one()
         self._settle()
+
+    def _one_by_one(self) -> None:
+        """Each is back before the next one stands still."""
+        for member in self._active():
+            try:
+                for table in (PREPARE, HOLD, RESTORE, RESUME):
+                    self._advance(member, table)
+            except StepFailed as failed:
+                self._fell(member, failed.error)
+
+    @property
+    def host_is_open(self) -> bool:
+        """Whether something of the host was begun to be swapped, and is neither swapped nor as before."""
+        return any(step not in self.host_progress.done for step in self.host_progress.open)
+
+    def _together(self) -> None:
+        """One barrier: all are saved, the swap, all are restored; only then does the first one go on."""
+        failed = self._all(PREPARE) or self._all(HOLD) or self._swap() or self._all(RESTORE) or self._all_intended()
+        if failed is not None:
+            self._all_back(failed)
+        else:
+            self._all_on()
+
+    def _all(self, table: Sequence[Step[GuestHold]]) -> HostagentError | None:
+        """Each of them; whoever was ended by somebody else meanwhile is no reason to go back."""
+        for member in self._active():
+            failed = self._try(member, table)
+            if failed is not None and not self._left(member, failed):
+                return failed
+        return None
+
+    def _left(self, member: HeldMember, error: HostagentError) -> bool:
+        """Whether it is gone; then it is let go of."""
+        try:
+            self._have_libvirt()
+            gone = self._ended_by_others(member)
+            if gone is not None:
+                self._let_go(member, gone, error)
+        except HostagentError:
+            return False
+        return gone is not None
+
+    def _all_intended(self) -> HostagentError | None:
+        """One commit in the journal for all of them: from there on what was swapped stays."""
+        intents = [Entry(Kind.STEP_BEGUN, member.swap.uuid, RESUME[0].name) for member in self._active()]
+        try:
+            self.engine.journal.append(self.host.update, *intents)
+        except HostagentError as error:
+            return error
+        for member, intent in zip(self._active(), intents, strict=True):
+            member.progress = progressed(member.progress, intent)
+        return None
+
+    def _swap(self) -> HostagentError | None:
+        try:
+            self.host_progress = self.engine.forward(self.host.steps, self.host, self.host_progress)
+        except StepFailed as failed:
+            self.host_progress = failed.progress
+            return failed.error
+        return None
+
+    def _all_on(self) -> None:
+        """What was swapped stays: a guest that does not get through waits for a person."""
+        for member in self._active():
+            for table in (RESTORE, RESUME):
+                if member.active and (failed := self._try(member, table)) is not None:
+                    self._fell_late(member, failed)
+        if self.members:
+            self.host.ports.watcher.running()
+
+    def _all_back(self, why: HostagentError) -> None:
+        """First nothing of them runs, then what was swapped is as before, then they come back."""
+        self.failure = why
+        guests = self._active()
+        try:
+            if guests:
+                self._have_libvirt()
+            for member in guests:
+                self.engine.back(RESTORE, member.swap, member.progress)
+            self.engine.back(self.host.steps, self.host, self.host_progress)
+        except HostagentError as stuck:
+            self.failure = stuck
+            for member in guests:
+                member.end(Outcome.NEEDS_OPERATOR, stuck)
+            return
+        for member in guests:
+            self._fell(member, why)
+        if guests:
+            self.host.ports.watcher.running()
 
     # -- after a crash ---------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Finish or undo what a crash left, guests that stand still first."""
-        if not self._active():
+        if not self._active() and not self.host_is_open:
             return
         try:
             self._have_libvirt()
         except HostagentError as error:
             for member in self._active():
                 member.end(Outcome.NEEDS_OPERATOR, error)
-            write_ends(self.engine.journal, self.update, self.members)
+            write_ends(self.engine.journal, self.host.update, self.members)
             return
-        cut_off = Failed("the update", found="it was cut off, and undone by recovery")
-        for member in sorted(self._active(), key=lambda member: "pause" in member.progress.open, reverse=True):
-            if member.committed or ("restore" in member.progress.open and says_yes(member.swap.went_forward)):
-                self._advance(member, RESUME)
-            else:
-                self._fell(member, cut_off)
+        if self.host.components:
+            self._recover_together()
+        else:
+            for member in sorted(self._active(), key=lambda member: "pause" in member.progress.open, reverse=True):
+                self._recover_alone(member)
+        for member in self.members:
             member.blame_what_failed_first()
         self._settle()
 
+    def _recover_alone(self, member: HeldMember) -> None:
+        if not _goes_forward(member):
+            self._fell(member, _CUT_OFF)
+        elif (failed := self._try(member, RESUME)) is not None:
+            self._fell_late(member, failed)
+
+    def _recover_together(self) -> None:
+        """Forward once the first one was told to go on, or went on: then what was swapped is there for good."""
+        committed = any(member.committed or member.outcome is Outcome.UPDATED for member in self.members)
+        if committed or (self._is_swapped() and any(_goes_forward(member) for member in self._active())):
+            self._all_on()
+        else:
+            self._all_back(_CUT_OFF)
+
+    def _is_swapped(self) -> bool:
+        """Asked of the world: on a full disk everything may have been undone, and the journal not say so."""
+        return says_yes(lambda: all(component.is_applied() for component in self.host.components))
+
     def _have_libvirt(self) -> None:
         """Nothing can be done for a held guest without its daemon."""
-        daemon, seconds = self.ports.daemon, self.ports.config.libvirt.daemon.ready_seconds
+        daemon, seconds = self.host.ports.daemon, self.host.ports.config.libvirt.daemon.ready_seconds
         if daemon.is_up():
             return
         try:
@@ -100,33 +212,43 @@ class HoldBatch:
             member.progress = self.engine.forward(table, member.swap, member.progress, stoppable=table is PREPARE)
         except StepFailed as failed:
             member.progress = failed.progress
-            self._fell(member, failed.error)
+            raise
+
+    def _try(self, member: HeldMember, table: Sequence[Step[GuestHold]]) -> HostagentError | None:
+        try:
+            self._advance(member, table)
+        except StepFailed as failed:
+            return failed.error
+        return None
 
     def _fell(self, member: HeldMember, error: HostagentError) -> None:
         """A guest did not get through: back, or to a person, as the world allows."""
+        if member.committed:
+            self._fell_late(member, error)
+            return
         try:
             self._have_libvirt()
-            gone = self._ended_by_others(member)
-            if member.committed:
-                self._fell_late(member, error)
-            elif gone:
-                unprepare(member.swap)
-                member.end(gone, _WORDS[gone] if gone is Outcome.GONE else f"{_WORDS[gone]} ({error})")
-                self.ports.watcher.running()
+            if (gone := self._ended_by_others(member)) is not None:
+                self._let_go(member, gone, error)
             else:
                 self.engine.back(HOLD_STEPS, member.swap, member.progress)
                 member.end(Outcome.ROLLED_BACK, error)
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
 
+    def _let_go(self, member: HeldMember, gone: Outcome, error: HostagentError) -> None:
+        """Nothing of it can be brought back: clear up what is ours."""
+        unprepare(member.swap)
+        member.end(gone, _WORDS[gone] if gone is Outcome.GONE else f"{_WORDS[gone]} ({error})")
+        if member.swap.barrier is None:
+            self.host.ports.watcher.running()
+
     def _ended_by_others(self, member: HeldMember) -> Outcome | None:
         """How a guest ended that does not run and cannot be brought back; None for all others."""
         swap, opened = member.swap, member.progress.open
-        now = self.ports.libvirt.standing(swap.uuid)
-        if swap.saved is None:
-            return None
+        now = self.host.ports.libvirt.standing(swap.uuid)
         if now is not None and now.state.active:
-            return Outcome.GONE if self._is_another_life(swap, now) else None
+            return Outcome.GONE if swap.saved is not None and _is_another_life(swap, now) else None
         if "save" not in opened:
             return Outcome.GONE
         if swap.old_is_alive():
@@ -135,27 +257,25 @@ class HoldBatch:
             return Outcome.GONE
         return None if says_yes(lambda: has_state(swap)) else Outcome.LOST
 
-    @staticmethod
-    def _is_another_life(swap: GuestHold, now: Standing) -> bool:
-        """Whether somebody gave the RAM that was held up, and booted the guest from its disks."""
-        if now.process is None or not swap.was_restored(now) or now.state not in PASSED_ON:
-            return False
-        mapped = swap.ports.qemu.ram_inodes(now.process)
-        return not any((pin.device, pin.inode) in mapped for pin in swap.notes.pins)
-
     def _fell_late(self, member: HeldMember, error: HostagentError) -> None:
         """After the commit what was saved is never loaded again."""
-        if member.swap.now() is not None:
-            member.end(Outcome.NEEDS_OPERATOR, error)
+        try:
+            self._have_libvirt()
+            if not member.committed or member.swap.now() is not None:
+                member.end(Outcome.NEEDS_OPERATOR, error)
+                return
+            unprepare(member.swap)
+        except HostagentError as stuck:
+            member.end(Outcome.NEEDS_OPERATOR, stuck)
             return
-        unprepare(member.swap)
-        self.ports.watcher.running()
+        self.host.ports.watcher.running()
         member.end(Outcome.LOST, f"its QEMU ended after it had been told to go on ({error})")
 
     def _settle(self) -> None:
         """Every guest looked at, every outcome written down."""
         for member in self._active():
-            self._advance(member, AFTER)
+            if (failed := self._try(member, AFTER)) is not None:
+                self._fell_late(member, failed)
         updated = self._active()
         for member in updated:
             member.end(Outcome.UPDATED)
@@ -165,7 +285,20 @@ class HoldBatch:
             if member.outcome is Outcome.ROLLED_BACK and "pause" in member.progress.begun and not member.closed
         ]
         clocks.bring_right([member.swap for member in (*updated, *stood_still) if not member.swap.rehearsal])
-        write_ends(self.engine.journal, self.update, self.members)
+        write_ends(self.engine.journal, self.host.update, self.members)
+
+
+def _goes_forward(member: HeldMember) -> bool:
+    """Whether it was told to go on, or went on where it was restored."""
+    return member.committed or ("restore" in member.progress.open and says_yes(member.swap.went_forward))
+
+
+def _is_another_life(swap: GuestHold, now: Standing) -> bool:
+    """Whether somebody gave the RAM that was held up, and booted the guest from its disks."""
+    if now.process is None or not swap.was_restored(now) or now.state not in PASSED_ON:
+        return False
+    mapped = swap.ports.qemu.ram_inodes(now.process)
+    return not any((pin.device, pin.inode) in mapped for pin in swap.notes.pins)
 
 
 _WORDS = {

@@ -138,7 +138,8 @@ def pause(hold: GuestHold) -> None:
         raise Failed(f"{hold.name}: pausing it", expected="it running, and no job", found=found, hint="plan again")
     hold.note(began=ports.monotonic())
     hold.deadline = Deadline.begin(hold.budget_seconds, ports.monotonic)
-    ports.watcher.pausing(hold.deadline.ends)
+    ends = hold.deadline.ends
+    ports.watcher.pausing(ends if hold.barrier is None else hold.barrier.until(ends))
     ports.libvirt.suspend(hold.uuid)
 
 
@@ -157,7 +158,8 @@ def resume_as_before(hold: GuestHold) -> None:
         files.discard(*hold.notes.files)
     if now.state not in PASSED_ON:
         libvirt.resume(hold.uuid)
-    hold.ports.watcher.running()
+    if hold.barrier is None:
+        hold.ports.watcher.running()
     if hold.old_is_alive():
         with libvirt.sender(hold.uuid) as old:
             old.set_capabilities({IGNORE_SHARED: False})

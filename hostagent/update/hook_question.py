@@ -9,22 +9,20 @@ from hostagent.errors import Failed, Refused
 from hostagent.update.held import Held, release, tell_hook
 from hostagent.update.subject import Ports
 
-NAME_PREFIX = "hostagent-hook-"
+NAME = "hostagent-hook-question"
 
 
 def require_hook(ports: Ports) -> None:
     """Raises Refused unless a start that the hook must refuse is refused; nothing is left of the attempt."""
-    name, folder = f"{NAME_PREFIX}{ports.token()}", ports.config.paths.held
-    nobody = Held(name, "none", ports.secret(), "/nonexistent", name, 0, 0, ())
-    tell_hook(nobody, folder)
+    tell_hook(Held(NAME, "none", ports.secret(), "/nonexistent", NAME, 0, 0, ()), ports.config.paths.held)
     try:
-        started = ports.libvirt.start_transient(_smallest_guest(name))
+        started = ports.libvirt.start_transient(_smallest_guest(NAME))
     except Failed as refused:
         if "it is held by hostagent" in str(refused):
             return
         raise
     finally:
-        release(name, folder)
+        forget_question(ports)
     ports.libvirt.destroy(started.uuid)
     raise Refused(
         "asking whether libvirt asks hostagent's hook",
@@ -32,6 +30,11 @@ def require_hook(ports: Ports) -> None:
         found="it was not asked",
         hint="hostagent setup, then restart libvirtd: it looks for hooks only as it starts",
     )
+
+
+def forget_question(ports: Ports) -> None:
+    """Also of an updater that died in the middle of it."""
+    release(NAME, ports.config.paths.held)
 
 
 def _smallest_guest(name: str) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hostagent.errors import Failed, Refused
 from hostagent.facts import Host
-from hostagent.plan import GuestPlan, Method, Plan, Technique
+from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique
 from hostagent.update.hook_question import require_hook
 from hostagent.update.journal import UpdateRecord
-from hostagent.update.ledger import begin, end_update, members_of, record_of
+from hostagent.update.ledger import begin, end_update, record_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.rehearsal import rehearse
 from hostagent.update.saga import Engine, Teller
@@ -27,27 +27,66 @@ def update_qemu(
     if not plan.to_update:
         raise Refused("updating", expected="a guest that can be updated", found="none in the plan", hint="plan again")
     engine = Engine(ports.journal, tell, cancelled)
-    if any(guest.technique is Technique.HOLD for guest in plan.to_update):
-        require_hook(ports)
-    if ports.config.update.rehearse:
-        rehearse(ports, engine, host, plan, update_id=f"{update_id}-rehearsal")
-    if cancelled():
-        raise Failed("updating", found="a signal asked to stop; no guest was touched")
+    _get_ready(ports, engine, host, plan, update_id)
     order = UpdateOrder(
         kind=OrderKind.ADOPTION if plan.adopts else OrderKind.UPDATE,
         component=plan.component,
         to=plan.to,
         undoes=plan.undoes,
-        budget_seconds=max(guest.budget_seconds for guest in plan.to_update),
+        budget_seconds=_budget(plan.to_update),
         adopt_definition=ports.config.update.adopt_definition,
         guests=tuple(_ordered(guest) for guest in plan.to_update),
         pid=os.getpid(),
     )
+    return _carry_out(ports, engine, update_id, order)
+
+
+def update_host(
+    ports: Ports, host: Host, plan: HostPlan, *, update_id: str, tell: Teller, cancelled: Callable[[], bool]
+) -> UpdateRecord:
+    """Swap components for the whole host, with the planned guests held meanwhile.
+
+    Everything that can be done before the first pause is. Raises Failed when that, or a rehearsal, failed: nothing was
+    touched. What became of it is in the record.
+    """
+    if plan.blockers or plan.blocked:
+        raise Refused("updating", expected="every guest that runs to be held", found="some that cannot be")
+    engine = Engine(ports.journal, tell, cancelled)
+    for name in plan.swaps:
+        tell("", f"stage {name}", "begun")
+        ports.components[name].stage()
+    _get_ready(ports, engine, host, plan, update_id)
+    order = UpdateOrder(
+        kind=OrderKind.UPDATE,
+        component=plan.component,
+        to=plan.to,
+        swaps=plan.swaps,
+        budget_seconds=_budget(plan.to_update),
+        guests=tuple(_ordered(guest) for guest in plan.to_update),
+        pid=os.getpid(),
+    )
+    return _carry_out(ports, engine, update_id, order)
+
+
+def _get_ready(ports: Ports, engine: Engine, host: Host, plan: Plan | HostPlan, update_id: str) -> None:
+    if any(guest.technique is Technique.HOLD for guest in plan.to_update):
+        require_hook(ports)
+    if ports.config.update.rehearse and plan.to_update:
+        rehearse(ports, engine, host, plan, update_id=f"{update_id}-rehearsal")
+    if engine.cancelled():
+        raise Failed("updating", found="a signal asked to stop; no guest was touched")
+
+
+def _carry_out(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder) -> UpdateRecord:
     batches = begin(ports, engine, update_id, order)
     for batch in batches:
         batch.run()
-    end_update(ports, update_id, members_of(batches))
+    end_update(ports, update_id, batches)
     return record_of(ports, update_id)
+
+
+def _budget(guests: Sequence[GuestPlan]) -> float:
+    return max((guest.budget_seconds for guest in guests), default=0.0)
 
 
 def _ordered(guest: GuestPlan) -> OrderedGuest:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
+from hostagent.components import HostComponent
+from hostagent.errors import HostagentError, NeedsOperator
+from hostagent.facts import QemuTree
 from hostagent.plan import Method, Technique
 from hostagent.update.batch import Batch, Member
-from hostagent.update.guest_hold import GuestHold
+from hostagent.update.guest_hold import Barrier, GuestHold
 from hostagent.update.hold_batch import HeldMember, HoldBatch
+from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.member import MemberOf, write_end
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
@@ -37,10 +41,13 @@ def batches_of(ports: Ports, engine: Engine, update: UpdateRecord, order: Update
         members = [Member(swap) for swap in swaps]
         _take_up(members, update)
         found.append(Batch(engine, HostSwap(ports, update.id, swaps), members, update.host))
-    if held := _guests(order, update, Technique.HOLD):
-        holding = [HeldMember(_hold(ports, update.id, order, guest)) for guest in held]
+    held = _guests(order, update, Technique.HOLD)
+    if held or order.swaps:
+        barrier = Barrier() if order.swaps else None
+        holding = [HeldMember(_hold(ports, update.id, order, guest, barrier)) for guest in held]
         _take_up(holding, update)
-        found.append(HoldBatch(engine, ports, update.id, holding))
+        components = tuple(_component(ports, name) for name in order.swaps)
+        found.append(HoldBatch(engine, HostHold(ports, update.id, components), holding, update.host))
     return tuple(found)
 
 
@@ -53,13 +60,32 @@ def _take_up(members: Iterable[MemberOf[Any]], update: UpdateRecord) -> None:
         member.take_up(update.guests[member.swap.uuid])
 
 
+def _component(ports: Ports, name: str) -> HostComponent:
+    if name not in ports.components:
+        raise NeedsOperator(
+            "reading the journal",
+            expected=f"a component {name} in the settings",
+            found="none",
+            hint="put its [[component]] back, then: hostagent recover",
+        )
+    return ports.components[name]
+
+
+def _tree(order: UpdateOrder, guest: OrderedGuest) -> QemuTree:
+    """The QEMU that it is to run on."""
+    tree = order.to or guest.before
+    if tree is None:
+        raise NeedsOperator("reading the journal", expected=f"the QEMU of {guest.name}", found="none")
+    return tree
+
+
 def _swap(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> GuestSwap:
     return GuestSwap(
         ports,
         update_id,
         guest.uuid,
         guest.name,
-        order.to,
+        _tree(order, guest),
         order.budget_seconds,
         copies=guest.method is Method.IN_PLACE_COPY,
         adopts_definition=order.adopt_definition,
@@ -67,9 +93,17 @@ def _swap(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest)
     )
 
 
-def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> GuestHold:
-    rehearsal = order.kind is OrderKind.REHEARSAL
-    return GuestHold(ports, update_id, guest.uuid, guest.name, order.to, order.budget_seconds, rehearsal=rehearsal)
+def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest, barrier: Barrier | None) -> GuestHold:
+    return GuestHold(
+        ports,
+        update_id,
+        guest.uuid,
+        guest.name,
+        _tree(order, guest),
+        order.budget_seconds,
+        barrier,
+        rehearsal=order.kind is OrderKind.REHEARSAL,
+    )
 
 
 def members_of(batches: Batches) -> list[MemberOf[Any]]:
@@ -77,15 +111,21 @@ def members_of(batches: Batches) -> list[MemberOf[Any]]:
     return [member for batch in batches for member in batch.members]
 
 
-def end_update(ports: Ports, update_id: str, members: Sequence[MemberOf[Any]]) -> Outcome:
+def end_update(ports: Ports, update_id: str, batches: Batches) -> Outcome:
     """Close the update, unless a person has to act first: then `hostagent recover` finds it open."""
-    outcomes = {member.outcome for member in members}
+    members = members_of(batches)
+    failures = [batch.failure for batch in batches if isinstance(batch, HoldBatch) and batch.failure is not None]
+    outcomes = {member.outcome for member in members} | {_outcome_of(failure) for failure in failures}
     worst = next((outcome for outcome in _WORST_FIRST if outcome in outcomes), Outcome.UPDATED)
     if worst is not Outcome.NEEDS_OPERATOR:
-        reason = next((member.reason for member in members if member.outcome is worst), "")
-        body = {"outcome": worst, "reason": reason}
+        reasons = [*(member.reason for member in members if member.outcome is worst), *map(str, failures), ""]
+        body = {"outcome": worst, "reason": reasons[0]}
         write_end(ports.journal, update_id, Entry(Kind.UPDATE_ENDED, body=body))
     return worst
+
+
+def _outcome_of(failure: HostagentError) -> Outcome:
+    return Outcome.NEEDS_OPERATOR if isinstance(failure, NeedsOperator) else Outcome.ROLLED_BACK
 
 
 def record_of(ports: Ports, update_id: str) -> UpdateRecord:

@@ -40,7 +40,8 @@ class UpdateOrder(BaseModel):
 
     kind: OrderKind
     component: str = "qemu"
-    to: QemuTree
+    to: QemuTree | None = None  # None: guests stay on the QEMU that they are on
+    swaps: tuple[str, ...] = ()  # components that are swapped while all guests are held
     budget_seconds: float
     guests: tuple[OrderedGuest, ...]
     pid: int

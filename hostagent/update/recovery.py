@@ -9,6 +9,7 @@ from hostagent.plan import Technique
 from hostagent.update.beside import discard_held
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.holding import discard
+from hostagent.update.hook_question import forget_question
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.ledger import batches_of, end_update, members_of
 from hostagent.update.order import OrderKind, UpdateOrder
@@ -29,6 +30,8 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
     The host's lock is held by the caller. An update that stays open needs a person: its guests' reasons say why.
     """
     found = open_updates(ports)
+    with suppress(HostagentError):
+        forget_question(ports)
     engine = Engine(ports.journal, tell, cancelled=lambda: False)
     for update in found:
         try:
@@ -47,13 +50,12 @@ def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord) -> None:
     batches = batches_of(ports, engine, update, order)
     for batch in batches:
         batch.recover()
-    members = members_of(batches)
     if order.kind is OrderKind.REHEARSAL:
         dismiss(ports, order)
-        for member in members:
+        for member in members_of(batches):
             if member.outcome is Outcome.NEEDS_OPERATOR:  # a throw-away guest needs nobody
                 member.end(Outcome.ROLLED_BACK, member.reason)
-    end_update(ports, update.id, members)
+    end_update(ports, update.id, batches)
 
 
 def _close_after_restart(ports: Ports, update: UpdateRecord) -> None:

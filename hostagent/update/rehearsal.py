@@ -18,7 +18,7 @@ from hostagent import __version__, processes
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import Host, QemuTree
 from hostagent.hypervisor.domain_xml import RehearsalGuest, rehearsal_xml, shape_digest
-from hostagent.plan import GuestPlan, Method, Plan, Technique
+from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique
 from hostagent.update.journal import Outcome, fold
 from hostagent.update.ledger import begin, end_update, members_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
@@ -33,12 +33,12 @@ class _Shape:
     """What a throw-away guest is made after, and how it goes over."""
 
     live_xml: str
-    emulator: str
+    before: QemuTree | None
     method: Method
     technique: Technique
 
 
-def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id: str) -> None:
+def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan | HostPlan, *, update_id: str) -> None:
     """Rehearse every shape that was not proven yet; raises Failed when one does not get through."""
     proven = _proven(ports)
     open_shapes = {digest: shape for digest, shape in _shapes(ports, host, plan).items() if digest not in proven}
@@ -49,7 +49,7 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
         OrderedGuest(
             uuid=str(uuid.uuid4()),
             name=f"{NAME_PREFIX}{ports.token()}",
-            before=None,
+            before=shape.before,
             method=shape.method,
             technique=shape.technique,
         )
@@ -70,8 +70,8 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
     try:
         for guest, shape in zip(guests, open_shapes.values(), strict=True):
             engine.tell(guest.uuid, "rehearse", "begun")
-            own = str(workdir / guest.name)
-            _conjure(ports, rehearsal_xml(shape.live_xml, guest.name, guest.uuid, own, shape.emulator))
+            own, emulator = str(workdir / guest.name), shape.before.emulator if shape.before else ""
+            _conjure(ports, rehearsal_xml(shape.live_xml, guest.name, guest.uuid, own, emulator))
     except HostagentError as error:
         for member in members:
             member.end(Outcome.ROLLED_BACK, error)
@@ -83,14 +83,14 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan, *, update_id:
     except HostagentError as error:  # libvirt is not there: recovery does it
         for member in members:
             member.end(Outcome.NEEDS_OPERATOR, error)
-    ended = end_update(ports, update_id, members)
+    ended = end_update(ports, update_id, batches)
     if ended is not Outcome.UPDATED:
         failed = next(member for member in members if member.outcome is not Outcome.UPDATED)
         if ended is Outcome.NEEDS_OPERATOR:
             raise NeedsOperator("rehearsing with a throw-away guest", found=failed.reason, hint="hostagent recover")
         raise Failed(
-            f"rehearsing with a throw-away guest on QEMU {plan.to.version}",
-            expected="it to get through a whole handover",
+            "rehearsing with a throw-away guest" + (f" on QEMU {plan.to.version}" if plan.to else ""),
+            expected="it to get through everything that a guest will",
             found=failed.reason,
             hint="no guest was touched",
         )
@@ -126,20 +126,18 @@ def _conjure(ports: Ports, guest: RehearsalGuest) -> None:
     ports.libvirt.start_transient(guest.xml)
 
 
-def _shapes(ports: Ports, host: Host, plan: Plan) -> Mapping[str, _Shape]:
+def _shapes(ports: Ports, host: Host, plan: Plan | HostPlan) -> Mapping[str, _Shape]:
     """What would be proven -> the shape that needs it."""
     found = {}
     for guest in plan.to_update:
         xml = ports.libvirt.live_xml(guest.uuid)
-        emulator = guest.before.emulator if guest.before else ""
-        found[_digest(host, plan, guest, xml)] = _Shape(
-            xml, emulator, guest.method or Method.IN_PLACE, guest.technique or Technique.HANDOVER
-        )
+        method, technique = guest.method or Method.IN_PLACE, guest.technique or Technique.HANDOVER
+        found[_digest(host, plan, guest, xml)] = _Shape(xml, guest.before, method, technique)
     return found
 
 
-def _digest(host: Host, plan: Plan, guest: GuestPlan, xml: str) -> str:
-    emulators = (_tree(guest.before), _tree(plan.to))
+def _digest(host: Host, plan: Plan | HostPlan, guest: GuestPlan, xml: str) -> str:
+    emulators = (_tree(guest.before), _tree(plan.to or guest.before))
     parts = (
         __version__,
         shape_digest(xml),

@@ -164,10 +164,14 @@ def past_of(updates: Sequence[UpdateRecord]) -> Past:
     pauses: dict[str, list[float]] = {}
     holds: dict[str, list[float]] = {}
     speeds: list[float] = []
+    swaps: dict[str, list[float]] = {}
     for update in updates:
         if update.order.get("kind") not in (OrderKind.UPDATE, OrderKind.ADOPTION):
             continue
         held = _held(update)
+        if update.outcome is Outcome.UPDATED:
+            for step, took in _phases(update).get("", {}).items():
+                swaps.setdefault(step.removeprefix("swap "), []).append(took)
         for record in update.guests.values():
             pause = _number(record.measured, "pause_seconds")
             if record.outcome is Outcome.UPDATED and pause is not None:
@@ -175,7 +179,7 @@ def past_of(updates: Sequence[UpdateRecord]) -> Past:
             copied, seconds = (_number(record.measured, name) for name in ("copied_bytes", "copy_seconds"))
             if copied and seconds:
                 speeds.append(copied / seconds)
-    return Past(pauses, holds, speeds)
+    return Past(pauses, holds, speeds, swaps)
 
 
 def _held(update: UpdateRecord) -> frozenset[str]:
@@ -232,7 +236,8 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
 
 def _qemu_names(ordered: OrderedGuest | None, order: UpdateOrder | None) -> tuple[str | None, str | None]:
     """What a guest ran on and what it was to run on: versions, or packages where the versions are the same."""
-    before, after = ordered.before if ordered else None, order.to if order else None
+    before = ordered.before if ordered else None
+    after = (order.to or before) if order else None
     same = before is not None and after is not None and before.version == after.version
     return _qemu_name(before, by_package=same), _qemu_name(after, by_package=same)
 

@@ -41,8 +41,9 @@ def end_restored(hold: GuestHold) -> None:
 def resume(hold: GuestHold) -> None:
     hold.ports.libvirt.resume(hold.uuid)
     ended = hold.ports.monotonic()
-    hold.ports.watcher.running()
-    hold.measured({"pause_seconds": ended - hold.notes.began, "pause_source": "monotonic"})
+    if hold.barrier is None:
+        hold.ports.watcher.running()
+    hold.measured({"pause_seconds": ended - hold.notes.began, "pause_source": "outside"})
 
 
 def is_resumed(hold: GuestHold) -> bool:

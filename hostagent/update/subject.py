@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from hostagent.clock import HostClock
+from hostagent.components import HostComponent
 from hostagent.config import Config
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.facts import QemuTree
@@ -67,6 +68,7 @@ class Ports:
     config: Config
     watcher: Watcher
     token: Callable[[], str]  # a few characters, new at every call
+    components: Mapping[str, HostComponent]  # that are swapped for the whole host at once
     secret: Callable[[], str]  # 128 bits that nobody can guess, in hexadecimal
 
     def monotonic(self) -> float:

@@ -14,6 +14,7 @@ from hostagent.update.journal import Outcome, UpdateRecord
 from tests.crash import shapes
 from tests.crash.rig import UPDATE_ID, Rig
 
+SWAPPED = {Outcome.UPDATED: "new", Outcome.ROLLED_BACK: "old"}
 RUNS = {Outcome.UPDATED: shapes.NEW.emulator, Outcome.ROLLED_BACK: shapes.OLD.emulator}
 
 
@@ -65,12 +66,15 @@ def _problems(rig: Rig, daemon_up: bool, gone: Container[str], updates: Sequence
             if guest.name in gone:
                 yield from (f"{guest.name} was ended, but process {one.pid} is there" for one in living)
             elif outcome in RUNS:
-                yield from _runs_well(rig, state, guest, living, RUNS[outcome])
+                emulator = shapes.OLD.emulator if rig.scenario.swaps else RUNS[outcome]
+                yield from _runs_well(rig, state, guest, living, emulator)
             elif outcome is Outcome.NEEDS_OPERATOR:
                 if not any(one.holds == guest.life for one in living):
                     yield f"{guest.name} waits for a person, but nothing holds its state"
             else:
                 yield from (f"{guest.name} is {outcome}, but process {one.pid} is there" for one in living)
+    if rig.scenario.swaps:
+        yield from _swapped(rig, updates)
     if state.daemon.up:
         for name, uuid in rig.uuids.items():
             if name not in gone and (ended.get(name) or Outcome.ROLLED_BACK) in RUNS:
@@ -79,6 +83,13 @@ def _problems(rig: Rig, daemon_up: bool, gone: Container[str], updates: Sequence
         yield from _left_over(
             rig, [name for name in rig.uuids if name not in gone and (ended.get(name) or Outcome.ROLLED_BACK) in RUNS]
         )
+
+
+def _swapped(rig: Rig, updates: Sequence[UpdateRecord]) -> Iterator[str]:
+    ended = next((update.outcome for update in updates if update.id == UPDATE_ID), Outcome.ROLLED_BACK)
+    runs = rig.component.build()
+    if ended in SWAPPED and runs != SWAPPED[ended]:
+        yield f"the update is {ended}, and {runs} runs of what was to be swapped"
 
 
 def _open_for_a_reason(update: UpdateRecord) -> Iterator[str]:

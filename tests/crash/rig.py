@@ -18,13 +18,14 @@ from typing import Any, ClassVar
 
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError
-from hostagent.facts import Guest
+from hostagent.facts import Guest, Host
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.fake import FakeHost
+from hostagent.hypervisor.fake_component import FakeComponent
 from hostagent.hypervisor.fake_libvirt import BOOT_ID
-from hostagent.plan import GuestPlan, Method, Plan, Technique, Verdict
+from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.copy_checks import ram_to_copy
-from hostagent.update.host import update_qemu
+from hostagent.update.host import update_host, update_qemu
 from hostagent.update.journal import Entry, Row, SqliteJournal, UpdateRecord, fold
 from hostagent.update.recovery import recover
 from hostagent.update.subject import NoWatcher, Ports
@@ -47,11 +48,13 @@ class Scenario:
     kvm: bool = False  # then their QEMU knows what they write
     rehearse: bool = False
     held: tuple[str, ...] = ()  # by which technique they go
+    swaps: bool = False  # a component of the host, with all guests held; they stay on their QEMU
 
     def __str__(self) -> str:
         words = [f"{len(self.guests)} guests", *(f"{name} paused" for name in self.paused)]
         words += [f"{name} copied{' under KVM' if self.kvm else ''}" for name in self.copied]
         words += [f"{name} held" for name in self.held]
+        words += ["a swap for the host"] if self.swaps else []
         return ", ".join([*words, "rehearsed"] if self.rehearse else words)
 
 
@@ -154,6 +157,12 @@ class Rig:
 
     def _carry_out(self, ports: Ports) -> None:
         host = self.host.libvirt.host()
+        if self.scenario.swaps:
+            self._swap(ports, host)
+        else:
+            self._bring_over(ports, host)
+
+    def _bring_over(self, ports: Ports, host: Host) -> None:
         guests = tuple(
             GuestPlan(
                 *(guest.name, guest.uuid, Verdict.UPDATE, _method(guest), self._technique(guest)),
@@ -164,6 +173,22 @@ class Rig:
         )
         plan = Plan("qemu", shapes.NEW, guests, ())
         update_qemu(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
+
+    @property
+    def component(self) -> FakeComponent:
+        return FakeComponent(self.host.world)
+
+    def _swap(self, ports: Ports, host: Host) -> None:
+        guests = tuple(
+            GuestPlan(
+                *(guest.name, guest.uuid, Verdict.UPDATE, Method.IN_PLACE, Technique.HOLD),
+                *(guest.qemu, (), 30.0),
+            )
+            for guest in host.guests
+            if guest.name in self.uuids
+        )
+        plan = HostPlan("modules", (self.component.look(),), None, guests, (), ("modules",), 0.0)
+        update_host(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
 
     def _technique(self, guest: Guest) -> Technique:
         return Technique.HOLD if guest.name in self.scenario.held else Technique.HANDOVER
@@ -210,6 +235,7 @@ class Rig:
                 config=self._config(),
                 watcher=self.guard,
                 token=lambda: f"t{next(self.tokens)}",
+                components={"modules": self.component},
                 secret=lambda: f"{next(self.tokens):032x}",
             )
         finally:

@@ -13,6 +13,7 @@ from tests.crash.sweep import Share, sweep
 KEPT, COPIED = Scenario(), Scenario(copied=("web1",))
 KVM_COPIED = Scenario(copied=("web1",), kvm=True)
 HELD = Scenario(held=("web1", "db1"))
+SWAP = Scenario(held=("web1", "db1"), swaps=True)
 Found = Iterator[tuple[str, Sequence[str]]]
 
 
@@ -124,29 +125,29 @@ def ended_by_somebody(host: Rig) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("scenario", [KEPT, COPIED, KVM_COPIED, HELD], ids=str)
+@pytest.mark.parametrize("scenario", [KEPT, COPIED, KVM_COPIED, HELD, SWAP], ids=str)
 @pytest.mark.parametrize("act", [kill_old, kill_new, destroy])
 def test_a_guest_is_ended(act: Callable[[Rig], None], scenario: Scenario) -> None:
     sweep(disturbed(scenario, act, (JOURNAL,), before_journal, ended_by_somebody))
 
 
-@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD], ids=str)
+@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD, SWAP], ids=str)
 @pytest.mark.parametrize("act", [restart_daemon, crash_daemon, start_daemon])
 def test_daemon_comes_and_goes(act: Callable[[Rig], None], scenario: Scenario) -> None:
     sweep(disturbed(scenario, act, (JOURNAL,), before_journal, all_well))
 
 
-@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD], ids=str)
+@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD, SWAP], ids=str)
 def test_journal_fails_once(scenario: Scenario) -> None:
     sweep(disturbed(scenario, lambda _: journal_full(), (JOURNAL,), before_journal, all_well))
 
 
-@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD], ids=str)
+@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD, SWAP], ids=str)
 def test_file_operation_fails_once(scenario: Scenario) -> None:
     sweep(disturbed(scenario, lambda _: disk_full(), (FILE,), can_fail, all_well))
 
 
-@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD], ids=str)
+@pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD, SWAP], ids=str)
 @pytest.mark.parametrize("kinds", [(JOURNAL,), (FILE,), (JOURNAL, FILE)], ids=["journal", "files", "both"])
 def test_disk_stays_full(kinds: tuple[str, ...], scenario: Scenario) -> None:
     """From some moment on nothing can be written. Guests run; once there is room again, all is put right."""

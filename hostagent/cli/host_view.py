@@ -1,0 +1,77 @@
+"""A plan for the whole host, as a table and as JSON, and what of it speaks against going on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hostagent.cli import words
+from hostagent.cli.output import Cell, Column, Part, sentence, table
+from hostagent.cli.plan_view import blockers_json, guest_json, pause, reasons
+from hostagent.errors import Refused
+from hostagent.facts import Component
+from hostagent.plan import GuestPlan, HostPlan, Verdict
+
+_COLUMNS = (
+    *(Column("guest"), Column("QEMU now"), Column("then"), Column("what happens")),
+    *(Column("pause", figures=True), Column("budget", figures=True)),
+)
+
+
+def host_plan_parts(plan: HostPlan) -> list[Part]:
+    """For a person: what is swapped, each guest, then every reason against it."""
+    parts: list[Part] = [sentence(_change(change)) for change in plan.changes]
+    takes = f"That takes about {words.duration(plan.swap_seconds)}"
+    held = "every guest held: saved without its RAM, which stays" if plan.guests else "no guest paused"
+    parts += [sentence(f"{takes}, with {held}."), ""]
+    if plan.guests:
+        parts += [table(_COLUMNS, [_row(guest, plan) for guest in plan.guests]), ""]
+    if plan.blockers:
+        parts += [sentence(f"{plan.component} cannot be updated:", "bad"), *reasons(plan.blockers), ""]
+    for guest in plan.blocked:
+        parts += [sentence(f"{guest.name} cannot be held:", "bad"), *reasons(guest.blockers), ""]
+    return parts
+
+
+def _change(change: Component) -> str:
+    if not change.running and not change.installed:
+        return change.name
+    return f"{change.name}: {change.running or 'nothing'} runs, then {change.installed}"
+
+
+def _row(guest: GuestPlan, plan: HostPlan) -> Sequence[str | Cell]:
+    now = str(guest.before.version) if guest.before else words.NONE
+    match guest.verdict:
+        case Verdict.UPDATE:
+            then = str(plan.to.version) if plan.to else now
+            how = Cell("held with all others, RAM kept", "good")
+            return guest.name, now, then, how, pause(guest.predicted), words.duration(guest.budget_seconds)
+        case Verdict.BLOCKED:
+            why = f"blocked: {words.counted(len(guest.blockers), 'reason')} below"
+            return guest.name, now, now, Cell(why, "bad"), "", ""
+        case verdict:
+            return guest.name, now, now, Cell(f"nothing: {verdict}", "dim"), "", ""
+
+
+def host_plan_json(plan: HostPlan) -> dict[str, object]:
+    """For a program."""
+    return {
+        "component": plan.component,
+        "changes": [
+            {"name": change.name, "running": change.running, "installed": change.installed} for change in plan.changes
+        ],
+        "swap_seconds": plan.swap_seconds,
+        "blockers": blockers_json(plan.blockers),
+        "guests": [guest_json(guest, plan.to or guest.before) for guest in plan.guests],
+    }
+
+
+def host_refusal(plan: HostPlan) -> Refused | None:
+    """Why an update would not begin."""
+    if not plan.blockers:
+        return None
+    return Refused(
+        f"updating {plan.component}",
+        expected="nothing against it",
+        found="; ".join(f"{blocker.reason}: {blocker.found}" for blocker in plan.blockers),
+        hint=f"hostagent plan {plan.component} says more",
+    )

@@ -1,0 +1,80 @@
+"""Facts in, plan out, for what is swapped for the whole host: who is held meanwhile, and for how long. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hostagent.facts import Component, Guest, Host, QemuTree
+from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Prediction, Reason, Technique, Verdict
+from hostagent.planning.checks import host_blockers
+from hostagent.planning.hold_checks import hold_blockers
+from hostagent.planning.planner import in_place_blockers
+from hostagent.planning.prediction import Past, over_budget, predict
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A component that is to be swapped."""
+
+    change: Component
+    holds: bool  # whether no guest may run meanwhile
+    first_seconds: float  # how long it takes, where that was never measured
+
+
+def plan_host(
+    host: Host,
+    asked: str,
+    swaps: Sequence[Swap],
+    *,
+    budget_seconds: float,
+    past: Past,
+    to: QemuTree | None = None,
+) -> HostPlan:
+    """The plan to swap these. Every guest that runs is held if one of them asks for that; to: brought there as well."""
+    seconds = sum(past.swap_seconds(swap.change.name, swap.first_seconds) for swap in swaps)
+    running = [guest for guest in host.guests if guest.state.active]
+    guests: tuple[GuestPlan, ...] = ()
+    if any(swap.holds for swap in swaps):
+        alone = {guest.uuid: predict(guest.uuid, past, technique=Technique.HOLD) for guest in running}
+        # Each stands still until all are saved, the swap is done and all are restored.
+        together = seconds + sum(prediction.pause_seconds for prediction in alone.values())
+        guests = tuple(_planned(host, guest, alone.get(guest.uuid), together, budget_seconds) for guest in host.guests)
+    blockers = host_blockers(host)
+    blocked = [guest.name for guest in guests if guest.verdict is Verdict.BLOCKED]
+    if blocked:
+        hint = "see why below; or shut those down for the update"
+        blockers += (Blocker(Reason.HOST, "every guest that runs to be held", ", ".join(blocked), hint),)
+    return HostPlan(
+        asked,
+        tuple(swap.change for swap in swaps),
+        to,
+        guests,
+        blockers,
+        tuple(swap.change.name for swap in swaps),
+        seconds,
+    )
+
+
+def _planned(host: Host, guest: Guest, alone: Prediction | None, together: float, budget_seconds: float) -> GuestPlan:
+    predicted = None
+    blockers: tuple[Blocker, ...] = ()
+    verdict = Verdict.NOT_RUNNING
+    if alone is not None:
+        predicted = Prediction(together, alone.measured, alone.of_itself)
+        blockers = hold_blockers(host, guest, in_place_blockers(host, guest))
+        if not blockers and (too_long := over_budget(predicted, budget_seconds)):
+            blockers = (too_long,)
+        verdict = Verdict.BLOCKED if blockers else Verdict.UPDATE
+    updates = verdict is Verdict.UPDATE
+    return GuestPlan(
+        name=guest.name,
+        uuid=guest.uuid,
+        verdict=verdict,
+        method=Method.IN_PLACE if updates else None,
+        technique=Technique.HOLD if updates else None,
+        before=guest.qemu,
+        blockers=blockers,
+        budget_seconds=budget_seconds,
+        predicted=predicted if updates else None,
+    )

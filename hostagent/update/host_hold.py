@@ -1,0 +1,43 @@
+"""What is swapped for the whole host while all of its guests are held: a step for each component."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hostagent.components import HostComponent
+from hostagent.update.saga import Step
+from hostagent.update.subject import Ports
+
+
+@dataclass
+class HostHold:
+    """The subject of these steps."""
+
+    ports: Ports
+    update: str
+    components: Sequence[HostComponent] = ()
+
+    @property
+    def key(self) -> str:
+        """The host's key in the journal."""
+        return ""
+
+    @property
+    def steps(self) -> tuple[Step[HostHold], ...]:
+        """In the order in which they are swapped."""
+        return tuple(_step(component) for component in self.components)
+
+
+def _step(component: HostComponent) -> Step[HostHold]:
+    return Step(
+        step_name(component.name),
+        lambda _: component.apply(),
+        lambda _: component.is_applied(),
+        undo=lambda _: component.roll_back(),
+    )
+
+
+def step_name(component: str) -> str:
+    """The step's, as the journal has it."""
+    return f"swap {component}"

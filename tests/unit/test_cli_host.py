@@ -1,0 +1,226 @@
+"""plan and update of what is swapped for the whole host: a component of the host's owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sampled
+from called import Caller, guest, shut_off
+from journals import NEW, OLD
+
+from hostagent.errors import Failed
+from hostagent.facts import Host
+from hostagent.plan import HostPlan, Technique
+
+COMPONENT = """
+[[component]]
+name = "firmware"
+stage = ["{stage}"]
+apply = ["{apply}"]
+verify = ["{verify}"]
+roll_back = ["{roll_back}"]
+hold = {hold}
+takes_seconds = 3
+"""
+SCRIPTS = {
+    "stage": "echo staged >>{log}",
+    "apply": "echo applied >>{log}; echo new >{state}",
+    "verify": "grep -q new {state}",
+    "roll_back": "echo rolled back >>{log}; echo old >{state}",
+}
+
+
+@dataclass
+class Firmware:
+    """What is updated, in a file."""
+
+    folder: Path
+    hostagent: Caller
+
+    def __post_init__(self) -> None:
+        self.state.write_text("old\n")
+        for name, words in SCRIPTS.items():
+            self.script(name, words)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def log(self) -> list[str]:
+        path = self.folder / "log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def script(self, name: str, words: str) -> None:
+        path = self.folder / name
+        path.write_text("#!/bin/sh\n" + words.format(log=self.folder / "log", state=self.state) + "\n")
+        path.chmod(0o755)
+
+    def configure(self, *, hold: bool) -> None:
+        paths = {name: str(self.folder / name) for name in SCRIPTS}
+        text = self.hostagent.settings.read_text() + COMPONENT.format(**paths, hold=str(hold).lower())
+        self.hostagent.settings.write_text(text)
+
+
+@pytest.fixture
+def firmware(hostagent: Caller, tmp_path: Path) -> Firmware:
+    folder = tmp_path / "firmware"
+    folder.mkdir()
+    return Firmware(folder, hostagent)
+
+
+# -- without guests being held ------------------------------------------------------------------------------------
+
+
+def test_it_is_swapped_and_no_guest_is_touched(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=False)
+    result = hostagent("update", "firmware", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "firmware: swapped." in result.stdout
+    assert firmware.log == ["staged", "applied"]
+    assert hostagent.dismissed == ["dismissed"]
+    assert hostagent("update", "firmware", "--yes").stdout == "Nothing to do: firmware is what is installed.\n"
+    assert "firmware" in hostagent("history").stdout
+
+
+def test_a_plan_touches_nothing(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=False)
+    result = hostagent("plan", "firmware")
+    assert (result.exit_code, firmware.log) == (0, [])
+    assert "That takes about 3 s, with no guest paused." in result.stdout
+    document = hostagent.json("plan", "firmware")
+    assert (document["changes"][0]["name"], document["swap_seconds"], document["guests"]) == ("firmware", 3.0, [])
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "log"),
+    [
+        ("apply", "echo applied >>{log}; exit 7", ["staged", "applied", "rolled back"]),
+        ("apply", "echo applied >>{log}", ["staged", "applied", "rolled back"]),  # and what verifies says no
+    ],
+)
+def test_what_does_not_work_is_rolled_back(
+    hostagent: Caller, firmware: Firmware, script: str, words: str, log: list[str]
+) -> None:
+    firmware.configure(hold=False)
+    firmware.script(script, words)
+    result = hostagent("update", "firmware", "--yes")
+    assert (result.exit_code, firmware.log) == (4, log)
+    assert "firmware: not swapped, and as before:" in result.stdout
+
+
+def test_what_cannot_be_staged_is_not_begun(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=False)
+    firmware.script("stage", "echo out of everything >&2; exit 1")
+    result = hostagent("update", "firmware", "--yes")
+    assert (result.exit_code, firmware.log) == (4, [])
+    assert "out of everything" in result.stderr
+    assert "No update was made" in hostagent("status").stdout
+
+
+def test_what_cannot_be_rolled_back_waits_for_a_person(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=False)
+    firmware.script("apply", "exit 1")
+    firmware.script("roll_back", "exit 1")
+    assert hostagent("update", "firmware", "--yes").exit_code == 5
+    assert hostagent("status").exit_code == 5
+    firmware.script("roll_back", SCRIPTS["roll_back"])
+    assert hostagent("recover").exit_code == 0
+    assert hostagent("status").exit_code == 0
+    assert firmware.state.read_text() == "old\n"
+
+
+# -- with guests held ---------------------------------------------------------------------------------------------
+
+
+def with_hook(*guests: Any) -> Host:
+    return sampled.host(qemu=(OLD, NEW), guests=guests, hold_hook=True)
+
+
+def test_a_plan_with_guests(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=True)
+    hostagent.host = with_hook(guest("web1"), guest("db9"), shut_off("old"))
+    result = hostagent("plan", "firmware")
+    assert result.exit_code == 0
+    assert "with every guest held" in result.stdout
+    assert result.stdout.count("held with all others, RAM kept") == 2
+    assert "about 7 s" in result.stdout  # two guests' saves and starts, and the swap
+    document = hostagent.json("plan", "firmware")
+    assert [one["technique"] for one in document["guests"]] == ["hold", "hold", None]
+
+
+def test_a_guest_that_cannot_be_held_stops_it(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=True)
+    hostagent.host = with_hook(guest("web1"), guest("db9", persistent=False))
+    result = hostagent("update", "firmware", "--yes")
+    assert (result.exit_code, firmware.log) == (3, [])
+    assert "expected every guest that runs to be held, found db9" in result.stdout
+    assert "expected a persistent guest, for a hold, found a transient one" in result.stdout
+    assert hostagent("plan", "firmware").exit_code == 3
+
+
+def test_it_is_refused_when_they_would_stand_still_for_too_long(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=True)
+    hostagent.host = with_hook(guest("web1"), guest("db9"))
+    result = hostagent("plan", "firmware", "--budget", "5s")
+    assert result.exit_code == 3
+    assert "a pause within the budget" in result.stdout
+
+
+def test_the_update_is_given_what_was_planned(
+    hostagent: Caller, firmware: Firmware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firmware.configure(hold=True)
+    hostagent.host = with_hook(guest("web1"))
+    plans: list[HostPlan] = []
+
+    def update(_ports: object, _host: Host, plan: HostPlan, **_: object) -> None:
+        plans.append(plan)
+        raise Failed("updating", found="enough")
+
+    monkeypatch.setattr("hostagent.cli.host_update.update_host", update)
+    assert hostagent("update", "firmware", "--yes").exit_code == 4
+    (plan,) = plans
+    assert (plan.swaps, plan.to, [one.technique for one in plan.to_update]) == (("firmware",), None, [Technique.HOLD])
+
+
+# -- what is asked wrongly ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("--to", "2"), ("--guest", "web1"), ("--technique", "hold")])
+def test_options_that_only_qemu_has(hostagent: Caller, firmware: Firmware, words: tuple[str, ...]) -> None:
+    firmware.configure(hold=False)
+    result = hostagent("update", "firmware", "--yes", *words)
+    assert (result.exit_code, firmware.log) == (2, [])
+    assert words[0] in result.stderr
+
+
+def test_a_component_that_nobody_knows(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=False)
+    result = hostagent("plan", "firmwear")
+    assert result.exit_code == 2
+    assert "expected qemu or firmware, found 'firmwear'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('name = "qemu"', "name"),
+        ('name = "a b"', "a short name"),
+        ('apply = ["true"]', "apply"),
+        ('aply = ["/bin/true"]', "did you mean 'apply'?"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(hostagent: Caller, firmware: Firmware, text: str, said: str) -> None:
+    before = hostagent.settings.read_text().count("\n")
+    good = {"name": '"x"', "apply": '["/bin/true"]', "verify": '["/bin/true"]', "roll_back": '["/bin/true"]'}
+    key = text.partition(" ")[0]
+    lines = [f"{name} = {value}" for name, value in good.items() if name != key]
+    hostagent.settings.write_text(hostagent.settings.read_text() + "\n".join(["[[component]]", *lines, text, ""]))
+    result = hostagent("status")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert f"line {before + len(lines) + 2}" in result.stderr

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from hostagent.config import Config
 from hostagent.facts import Host, QemuTree
 from hostagent.libvirt_files.hook import HOOK, hook_text
 from hostagent.plan import Plan, Technique
+from hostagent.planning.host_planner import Swap, plan_host
 from hostagent.planning.planner import plan_adoption, plan_qemu
+from hostagent.planning.prediction import Past
 from hostagent.setup.host_files import HostFiles
 from hostagent.setup.setup_tasks import Hook
 from hostagent.trees import qemu_trees
 from hostagent.update import host as host_update
 from hostagent.update.journal import UpdateRecord, fold
 from hostagent.update.saga import Teller
+from hostagent.update.subject import Ports
 from tests.bench.host import LIBVIRTD_START
 from tests.bench.paths import BUILD
 
@@ -114,14 +118,27 @@ class Lab:
     def _carry_out(
         self, doing: str, make: Callable[[Host], Plan], tell: Teller, cancelled: Callable[[], bool]
     ) -> UpdateRecord:
+        with self._changing(doing, tell) as ports:
+            host = ports.libvirt.host()
+            plan = make(host)
+            assert not plan.blockers and not plan.blocked, plan
+            return host_update.update_qemu(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=cancelled)
+
+    def swap(self, component: str, *, tell: Teller = say_nothing) -> UpdateRecord:
+        """What `hostagent update COMPONENT` does, without its words."""
+        with self._changing(f"update {component}", tell) as ports:
+            host, found = ports.libvirt.host(), ports.components[component]
+            swap = Swap(found.look(), found.holds, found.first_seconds)
+            plan = plan_host(host, component, [swap], budget_seconds=30.0, past=Past())
+            assert not plan.blockers, plan
+            return host_update.update_host(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=lambda: False)
+
+    @contextmanager
+    def _changing(self, doing: str, tell: Teller) -> Iterator[Ports]:
         with session.changing(self.config, doing, tell) as current:
             session.require_nothing_open(current)
             with current.guarded() as ports:
-                host = ports.libvirt.host()
-                plan = make(host)
-                assert not plan.blockers and not plan.blocked, plan
-                update_id = f"lab-{secrets.token_hex(4)}"
-                return host_update.update_qemu(ports, host, plan, update_id=update_id, tell=tell, cancelled=cancelled)
+                yield ports
 
     def recover(self) -> tuple[UpdateRecord, ...]:
         """What `hostagent recover` does."""
@@ -135,3 +152,7 @@ class Lab:
             return fold(journal.rows())
         finally:
             journal.close()
+
+
+def _new_id() -> str:
+    return f"lab-{secrets.token_hex(4)}"

@@ -261,3 +261,77 @@ def test_an_operator_acts(act: Callable[[Rig], None], killed: bool) -> None:
                 yield moment.label, [*wrong, *problems(host, gone=gone), *(["lost"] if lost and not gone else [])]
 
     sweep(trials)
+
+
+# -- something is swapped for the whole host ------------------------------------------------------------------------
+
+SWAP = Scenario(held=("web1", "db1"), swaps=True)
+
+
+def swapped(host: Rig) -> tuple[Outcome | None, str]:
+    """How the update ended, and what runs."""
+    (update,) = (update for update in host.updates() if update.id == "u1")
+    return update.outcome, host.component.build()
+
+
+@pytest.mark.parametrize(
+    "kind", [K.APPLY_FAILS, K.SAVE_FAILS, K.SAVE_HANGS, K.RESTORE_FAILS, K.RESTORE_EXITS, K.SUSPEND_FAILS], ids=str
+)
+def test_all_go_back_when_one_of_them_or_the_swap_fails(kind: FaultKind) -> None:
+    with rig(SWAP) as host:
+        host.host.fault(kind)
+        assert host.update() == ""
+        assert (swapped(host), web1_and_db1(host)) == ((ROLLED_BACK, "old"), (ROLLED_BACK, ROLLED_BACK))
+        assert problems(host) == []
+
+
+@pytest.mark.parametrize("kind", [K.SAVE_UNHEARD, K.RESTORE_UNHEARD, K.CONT_UNHEARD, K.NO_AGENT], ids=str)
+def test_all_go_on(kind: FaultKind) -> None:
+    with rig(SWAP) as host:
+        host.host.fault(kind)
+        assert host.update() == ""
+        assert (swapped(host), problems(host)) == ((UPDATED, "new"), [])
+
+
+def test_what_cannot_be_staged_pauses_nobody() -> None:
+    with rig(SWAP) as host:
+        host.host.fault(K.STAGE_FAILS)
+        assert "staging modules" in host.update()
+        assert host.updates() == ()
+        assert [host.host.processes(uuid)[0].stopped_ns for uuid in host.uuids.values()] == [0, 0]
+
+
+def test_neither_the_new_nor_the_old_loads_at_first() -> None:
+    """Nobody can run meanwhile: all stay held, until that is mended."""
+    with rig(SWAP) as host:
+        host.host.fault(K.APPLY_FAILS)
+        host.host.fault(K.ROLL_BACK_FAILS)
+        assert host.update() == ""
+        assert (swapped(host), web1_and_db1(host)) == ((None, "gone"), (NEEDS_OPERATOR, NEEDS_OPERATOR))
+        assert host.host.violations() == []
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert (swapped(host), problems(host)) == ((ROLLED_BACK, "old"), [])
+
+
+def test_one_cannot_be_resumed_at_first_and_the_others_go_on() -> None:
+    with rig(SWAP) as host:
+        host.host.fault(K.CONT_FAILS, host.uuids["web1"], times=-1)
+        assert host.update() == ""
+        assert web1_and_db1(host) == (NEEDS_OPERATOR, UPDATED)
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert (swapped(host), problems(host)) == ((UPDATED, "new"), [])
+
+
+def test_the_guard_is_told_of_the_first_and_let_go_with_the_last() -> None:
+    """A budget is each guest's own: the first to stand still is the first to have used it up."""
+    with rig(SWAP) as host:
+        until: list[float | None] = []
+        points = Points(lambda: until.append(host.guard.until), only=(JOURNAL,))
+        assert host.update(points) == ""
+        paused = [at for at in until if at is not None]
+        assert len(set(paused)) == 1
+        resumes = [at for at, label in zip(until, points.labels, strict=True) if "step-done:resume" in label]
+        assert resumes[0] is not None
+        assert host.guard.until is None

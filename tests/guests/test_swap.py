@@ -1,0 +1,144 @@
+"""Something of the host is swapped for which no guest may run: all are held together, small and large, and come back.
+
+A component of the host's owner, whose commands look for QEMUs themselves.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hostagent.config import ComponentSettings
+from hostagent.libvirt_files.hook import HOOK
+from hostagent.plan import Technique
+from hostagent.update.journal import Outcome, UpdateRecord
+from hostagent.update.report import report_of
+from tests.bench.guest_spec import GuestSpec
+from tests.bench.host import Host
+from tests.bench.lab import Lab
+from tests.bench.peer import Peer
+from tests.guests.watched import Look, Watched, is_of
+
+SMALL = GuestSpec("small", 1, 512, vcpus=2, fill_mib=300, seed=41)
+LARGE = GuestSpec("large", 2, 4096, "pc", fill_mib=1500, seed=42)
+FOLDER = Path("/var/lib/firmware")
+NO_QEMU = "! pgrep -x qemu-system-x86 >/dev/null || { echo 'a guest runs' >&2; exit 1; }\n"
+SCRIPTS = {
+    "apply": NO_QEMU + "[ ! -e {folder}/broken ] || { echo 'does not load' >&2; exit 1; }; echo new >{folder}/build",
+    "verify": "grep -q new {folder}/build",
+    "roll_back": NO_QEMU + "echo old >{folder}/build",
+}
+
+
+@dataclass(frozen=True)
+class Trip:
+    """Both guests, held once."""
+
+    record: UpdateRecord
+    before: dict[str, Look]
+    after: dict[str, Look]
+
+    def pause(self, spec: GuestSpec) -> float:
+        return float(str(self.record.guests[spec.uuid].measured["pause_seconds"]))
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """What is swapped, and the guests of the host."""
+
+    lab: Lab
+    guests: tuple[Watched, Watched]
+
+    @property
+    def build(self) -> str:
+        return (FOLDER / "build").read_text().strip()
+
+    def reset(self, *, breaks: bool = False) -> None:
+        (FOLDER / "build").write_text("old\n")
+        (FOLDER / "broken").unlink(missing_ok=True)
+        if breaks:
+            (FOLDER / "broken").touch()
+
+    def trip(self, *, alone: bool = False) -> Trip:
+        for guest in self.guests:
+            guest.forget_gaps()
+        before = {guest.spec.name: guest.look() for guest in self.guests}
+        lab = self.lab
+        record = lab.update(lab.newer, technique=Technique.HOLD) if alone else lab.swap("firmware")
+        time.sleep(1.5)
+        trip = Trip(record, before, {guest.spec.name: guest.look() for guest in self.guests})
+        for guest in self.guests:
+            felt = trip.after[guest.spec.name].felt.stood_still_ns / 1e6
+            (report,) = (one for one in report_of(record).guests if one.name == guest.spec.name)
+            print(f"{record.order['component']}: {guest.spec.name} felt {felt:.0f} ms, steps {dict(report.phases)}")
+        return trip
+
+
+@pytest.fixture(scope="module")
+def firmware(host: Host, peer: Peer, lab: Lab) -> Iterator[Firmware]:
+    FOLDER.mkdir()
+    for name, words in SCRIPTS.items():
+        (FOLDER / name).write_text("#!/bin/sh\n" + words.replace("{folder}", str(FOLDER)) + "\n")
+        (FOLDER / name).chmod(0o755)
+    settings = ComponentSettings.model_validate(
+        {"name": "firmware", **{name: [str(FOLDER / name)] for name in SCRIPTS}}
+    )
+    with_it = Lab(lab.config.model_copy(update={"component": (settings,)}))
+    with_it.install_hook()
+    host.restart_libvirtd()
+    guests = Watched(host, peer, SMALL), Watched(host, peer, LARGE)
+    try:
+        with host.guest(SMALL), host.guest(LARGE):
+            for guest in guests:
+                guest.proof.wait_booted(120)
+            yield Firmware(with_it, guests)
+    finally:
+        shutil.rmtree(FOLDER)
+        shutil.rmtree(HOOK.parent)
+        host.restart_libvirtd()
+
+
+def nothing_was_lost(firmware: Firmware, trip: Trip) -> None:
+    for guest in firmware.guests:
+        checked, before = guest.proof.check(), trip.before[guest.spec.name]
+        assert checked.ram.pages == guest.spec.fill_mib * 256
+        assert checked.good
+        assert before.report is not None
+        assert checked.boot_id == before.report.boot_id
+        assert trip.after[guest.spec.name].ram == before.ram
+    assert not list((firmware.lab.config.paths.state / "held").glob("*"))
+
+
+def test_it_is_swapped_with_all_guests_held(firmware: Firmware) -> None:
+    firmware.reset()
+    trip = firmware.trip()
+    assert {guest.outcome for guest in trip.record.guests.values()} == {Outcome.UPDATED}, trip.record
+    assert (trip.record.outcome, firmware.build) == (Outcome.UPDATED, "new")
+    nothing_was_lost(firmware, trip)
+    for guest in firmware.guests:
+        felt = trip.after[guest.spec.name].felt.stood_still_ns / 1e9
+        assert abs(trip.pause(guest.spec) - felt) < 0.5
+
+
+def test_one_that_does_not_load_is_rolled_back_and_all_come_back(firmware: Firmware) -> None:
+    firmware.reset(breaks=True)
+    trip = firmware.trip()
+    assert {guest.outcome for guest in trip.record.guests.values()} == {Outcome.ROLLED_BACK}, trip.record
+    assert (trip.record.outcome, firmware.build) == (Outcome.ROLLED_BACK, "old")
+    assert "does not load" in trip.record.reason
+    nothing_was_lost(firmware, trip)
+
+
+def test_the_pause_hardly_depends_on_how_much_ram_there_is(firmware: Firmware) -> None:
+    """Each held for itself, onto the other QEMU. The ratio is told, not judged."""
+    trip = firmware.trip(alone=True)
+    assert {guest.outcome for guest in trip.record.guests.values()} == {Outcome.UPDATED}, trip.record
+    assert all(is_of(look.exe, firmware.lab.newer.emulator) for look in trip.after.values())
+    small, large = trip.pause(SMALL), trip.pause(LARGE)
+    print(f"\nhold, pause(4 GiB) / pause(512 MiB): {large:.3f} s / {small:.3f} s = {large / small:.2f}")
+    nothing_was_lost(firmware, trip)

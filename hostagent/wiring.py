@@ -19,6 +19,7 @@ from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.qemu_process import HostQemu
 from hostagent.trees import qemu_trees
 from hostagent.update.journal import Journal, SqliteJournal
+from hostagent.update.libvirtd_swap import LibvirtdComponent
 from hostagent.update.subject import NoWatcher, Ports, Watcher
 
 
@@ -40,7 +41,27 @@ def components_of(config: Config, host: Host) -> tuple[Component, ...]:
 
 def host_components(config: Config) -> tuple[HostComponent, ...]:
     """What is swapped for the whole host at once."""
-    return tuple(CommandComponent(settings) for settings in config.component)
+    libvirt, lock = libvirt_of(config), DriverLock(config.paths.libvirt_run / "driver.pid")
+    return _components(config, lock, libvirt, _daemon(config, lock, libvirt))
+
+
+def _components(config: Config, lock: DriverLock, libvirt: LibvirtApi, daemon: Daemon) -> tuple[HostComponent, ...]:
+    def looks() -> Component:
+        try:
+            return libvirtd.look(libvirt.host().libvirt, lock.holder())
+        finally:
+            libvirt.disconnect()
+
+    own = LibvirtdComponent(
+        libvirt=libvirt,
+        daemon=daemon,
+        qemu=HostQemu(),
+        records=config.paths.libvirt_run,
+        kept=config.paths.state / "held" / "libvirtd",
+        ready_seconds=config.libvirt.daemon.ready_seconds,
+        looks=looks,
+    )
+    return (own, *(CommandComponent(settings) for settings in config.component))
 
 
 def journal_of(config: Config) -> SqliteJournal:
@@ -70,17 +91,18 @@ def ports_of(
     """Every door to the real world. A guard passes the lock that it already shares."""
     libvirt = libvirt_of(config)
     lock = lock or DriverLock(config.paths.libvirt_run / "driver.pid")
+    daemon = _daemon(config, lock, libvirt)
     return Ports(
         libvirt=libvirt,
         qemu=HostQemu(),
-        daemon=_daemon(config, lock, libvirt),
+        daemon=daemon,
         lock=lock,
         journal=journal,
         clock=SystemClock(require_synchronised=config.clock.require_synchronised_host),
         config=config,
         watcher=watcher or NoWatcher(),
         token=lambda: secrets.token_hex(3),
-        components={one.name: one for one in host_components(config)},
+        components={one.name: one for one in _components(config, lock, libvirt, daemon)},
         secret=lambda: secrets.token_hex(16),
     )
 

@@ -26,7 +26,8 @@ def make_host_plan(call: Call, host: Host, component: str, *, budget_seconds: fl
     change = found.look()
     if change.freshness is Freshness.UNKNOWN:
         raise Failed(f"looking at {component}", expected="to see what runs", found="that cannot be told")
-    swaps = [Swap(change, found.holds, found.first_seconds)] if change.freshness is Freshness.OUTDATED else []
+    swap = Swap(change, found.holds, found.first_seconds, reconnects=component == "libvirtd")
+    swaps = [swap] if change.freshness is Freshness.OUTDATED else []
     return plan_host(host, component, swaps, budget_seconds=budget_seconds, past=past_of(call.updates()))
 
 

@@ -42,3 +42,7 @@ class HostComponent(Protocol):
     def roll_back(self) -> None:
         """Put what ran before back in its place; done when it is there. Any number of times."""
         ...
+
+    def forget(self) -> None:
+        """What staging kept for the way back is not needed any more."""
+        ...

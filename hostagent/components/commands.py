@@ -52,6 +52,9 @@ class CommandComponent:
     def roll_back(self) -> None:
         self._run("rolling back", self.settings.roll_back)
 
+    def forget(self) -> None:
+        """Nothing is kept: what `stage` did is its own business."""
+
     def _run(self, doing: str, argv: tuple[str, ...]) -> None:
         try:
             processes.run(argv, within_seconds=self.settings.command_seconds)

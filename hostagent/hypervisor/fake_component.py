@@ -44,6 +44,9 @@ class FakeComponent:
         if self.build() != "old":
             self._swap("old", FaultKind.ROLL_BACK_FAILS, "rolling back")
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
     def _swap(self, build: str, fault: FaultKind, doing: str) -> None:
         with self.world.change() as state:
             state.now_ns += SWAP_NS

@@ -201,7 +201,7 @@ def lock_manager(host: Host) -> Found:
     )
 
 
-def reconnect_hook(host: Host) -> Found:
+def reconnect_hook(host: Host) -> Blocker | None:
     """A hook that fails makes libvirt kill the guest as it reconnects."""
     if not host.reconnect_hook:
         return None

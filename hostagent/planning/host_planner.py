@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hostagent.facts import Component, Guest, Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Prediction, Reason, Technique, Verdict
-from hostagent.planning.checks import host_blockers
+from hostagent.planning.checks import host_blockers, reconnect_hook
 from hostagent.planning.hold_checks import hold_blockers
 from hostagent.planning.planner import in_place_blockers
 from hostagent.planning.prediction import Past, over_budget, predict
@@ -20,6 +20,7 @@ class Swap:
     change: Component
     holds: bool  # whether no guest may run meanwhile
     first_seconds: float  # how long it takes, where that was never measured
+    reconnects: bool = False  # whether libvirt's daemon comes back to guests that run
 
 
 def plan_host(
@@ -41,6 +42,8 @@ def plan_host(
         together = seconds + sum(prediction.pause_seconds for prediction in alone.values())
         guests = tuple(_planned(host, guest, alone.get(guest.uuid), together, budget_seconds) for guest in host.guests)
     blockers = host_blockers(host)
+    if any(swap.reconnects for swap in swaps) and (hook := reconnect_hook(host)):
+        blockers += (hook,)
     blocked = [guest.name for guest in guests if guest.verdict is Verdict.BLOCKED]
     if blocked:
         hint = "see why below; or shut those down for the update"

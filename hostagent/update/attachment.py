@@ -7,11 +7,10 @@ from pathlib import Path
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import GuestState
-from hostagent.hypervisor import ProcessId
+from hostagent.hypervisor import Libvirt, ProcessId
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.update.beside import unpin
-from hostagent.update.subject import Ports
 from hostagent.update.swap import GuestSwap, HostSwap
 
 
@@ -22,7 +21,7 @@ def detach(host: HostSwap) -> None:
     if ports.daemon.is_up():  # one that is away comes back to nobody, and runs no job
         _let_it_come_back(host)
         if not host.urgent:
-            _no_jobs(ports)
+            no_jobs(ports.libvirt)
     ports.libvirt.disconnect()
     ports.daemon.stop(ports.config.libvirt.daemon.ready_seconds)
     if not ports.lock.acquire():
@@ -45,9 +44,9 @@ def _let_it_come_back(host: HostSwap) -> None:
                 host.ports.libvirt.settled(swap.uuid)
 
 
-def _no_jobs(ports: Ports) -> None:
-    """A migration, backup or block job of any guest would be cut off with the daemon."""
-    busy = [f"{guest.name}: {guest.job}" for guest in ports.libvirt.host().guests if guest.job]
+def no_jobs(libvirt: Libvirt) -> None:
+    """A migration, backup or block job of any guest would be cut off with the daemon: raises Failed for one."""
+    busy = [f"{guest.name}: {guest.job}" for guest in libvirt.host().guests if guest.job]
     if busy:
         raise Failed(
             "taking libvirt's daemon away", expected="no job on any guest", found="; ".join(busy), hint="wait for it"

@@ -154,8 +154,10 @@ class HoldBatch:
         if not self._active() and not self.host_is_open:
             return
         try:
-            self._have_libvirt()
+            if self._active():
+                self._have_libvirt()
         except HostagentError as error:
+            self.failure = error
             for member in self._active():
                 member.end(Outcome.NEEDS_OPERATOR, error)
             write_ends(self.engine.journal, self.host.update, self.members)
@@ -273,6 +275,9 @@ class HoldBatch:
 
     def _settle(self) -> None:
         """Every guest looked at, every outcome written down."""
+        if not isinstance(self.failure, NeedsOperator):
+            for component in self.host.components:
+                component.forget()
         for member in self._active():
             if (failed := self._try(member, AFTER)) is not None:
                 self._fell_late(member, failed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hostagent import session, wiring
 from hostagent.config import Config
-from hostagent.facts import Host, QemuTree
+from hostagent.facts import Component, Host, QemuTree
 from hostagent.libvirt_files.hook import HOOK, hook_text
 from hostagent.plan import Plan, Technique
 from hostagent.planning.host_planner import Swap, plan_host
@@ -132,6 +132,10 @@ class Lab:
             plan = plan_host(host, component, [swap], budget_seconds=30.0, past=Past())
             assert not plan.blockers, plan
             return host_update.update_host(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=lambda: False)
+
+    def components(self) -> dict[str, Component]:
+        """What runs of each that is swapped for the whole host, and what is installed."""
+        return {one.name: one.look() for one in wiring.host_components(self.config)}
 
     @contextmanager
     def _changing(self, doing: str, tell: Teller) -> Iterator[Ports]:

@@ -6,70 +6,129 @@ from collections.abc import Sequence
 
 from hostagent import wiring
 from hostagent.cli import words
-from hostagent.cli.carry import confirm, in_session
+from hostagent.cli.carry import confirm, in_session, verdict
 from hostagent.cli.common import Call, Change
 from hostagent.cli.host_view import host_plan_json, host_plan_parts, host_refusal
-from hostagent.cli.output import sentence
+from hostagent.cli.output import Part, sentence
+from hostagent.cli.plan_view import plan_json, plan_parts, refusal
+from hostagent.cli.report_view import report_parts
 from hostagent.components import HostComponent
-from hostagent.errors import ExitCode, Failed, UsageError
+from hostagent.errors import ExitCode, Failed, Refused, UsageError
 from hostagent.facts import Freshness, Host
-from hostagent.plan import HostPlan
-from hostagent.planning.host_planner import Swap, plan_host
-from hostagent.update.host import update_host
+from hostagent.plan import HostPlan, Plan
+from hostagent.planning.host_planner import Swap, plan_everything, plan_host
+from hostagent.update.host import update_host, update_qemu
 from hostagent.update.journal import Outcome
 from hostagent.update.report import UpdateReport, past_of, report_of
 
-
-def make_host_plan(call: Call, host: Host, component: str, *, budget_seconds: float) -> HostPlan:
-    """The plan to swap that component, if what runs is not what is installed."""
-    found = chosen(call, component)
-    change = found.look()
-    if change.freshness is Freshness.UNKNOWN:
-        raise Failed(f"looking at {component}", expected="to see what runs", found="that cannot be told")
-    swap = Swap(change, found.holds, found.first_seconds, reconnects=component == "libvirtd")
-    swaps = [swap] if change.freshness is Freshness.OUTDATED else []
-    return plan_host(host, component, swaps, budget_seconds=budget_seconds, past=past_of(call.updates()))
+ALL = "all"
+Carried = list[tuple[UpdateReport, Plan | HostPlan]]
 
 
-def chosen(call: Call, name: str) -> HostComponent:
-    """The component of that name; UsageError when there is none."""
+def make_plans(call: Call, host: Host, component: str, *, budget_seconds: float) -> tuple[Plan | HostPlan, ...]:
+    """The plans that bring that component up to date, or all of them; none when what runs is what is installed."""
+    past, known = past_of(call.updates()), components_of(call, component)
+    if component == ALL:
+        swaps = [swap for one in known if (swap := _outdated(one)) is not None]
+        return plan_everything(host, swaps, budget_seconds=budget_seconds, past=past)
+    (found,) = known
+    swap = _outdated(found)
+    return () if swap is None else (plan_host(host, component, [swap], budget_seconds=budget_seconds, past=past),)
+
+
+def components_of(call: Call, name: str) -> tuple[HostComponent, ...]:
+    """The component of that name, or all; UsageError when there is none."""
     known = {one.name: one for one in wiring.host_components(call.config)}
+    if name == ALL:
+        return tuple(known.values())
     if name not in known:
         raise UsageError(
             "choosing a component",
-            expected=" or ".join(["qemu", *known]),
+            expected=" or ".join(["qemu", *known, ALL]),
             found=repr(name),
             hint="a component of your own is a [[component]] in the settings",
         )
-    return known[name]
+    return (known[name],)
 
 
-def approve_host(call: Call, work: Change, plan: HostPlan, *, yes: bool) -> int | None:
-    """Show the plan; an exit code when nothing is to be done, None to go on."""
-    if not plan.swaps:
-        call.out.show(_nothing_done(plan), sentence(f"Nothing to do: {plan.component} is what is installed."))
+def _outdated(component: HostComponent) -> Swap | None:
+    change = component.look()
+    if change.freshness is Freshness.UNKNOWN:
+        raise Failed(f"looking at {component.name}", expected="to see what runs", found="that cannot be told")
+    if change.freshness is not Freshness.OUTDATED:
+        return None
+    return Swap(change, component.holds, component.first_seconds, reconnects=component.name == "libvirtd")
+
+
+def plans_parts(plans: Sequence[Plan | HostPlan], component: str) -> list[Part]:
+    """For a person."""
+    if not plans:
+        return [sentence(f"Nothing to do: {'everything' if component == ALL else component} is what is installed.")]
+    return [
+        part for plan in plans for part in (plan_parts(plan, ()) if isinstance(plan, Plan) else host_plan_parts(plan))
+    ]
+
+
+def plans_json(plans: Sequence[Plan | HostPlan]) -> dict[str, object]:
+    """For a program."""
+    return {"plans": [plan_json(plan) if isinstance(plan, Plan) else host_plan_json(plan) for plan in plans]}
+
+
+def refused_of(plans: Sequence[Plan | HostPlan]) -> Refused | None:
+    """Why nothing of it would begin."""
+    found = (refusal(plan, ()) if isinstance(plan, Plan) else host_refusal(plan) for plan in plans)
+    return next((refused for refused in found if refused is not None), None)
+
+
+def approve_plans(
+    call: Call, work: Change, plans: Sequence[Plan | HostPlan], component: str, *, yes: bool
+) -> int | None:
+    """Show the plans; an exit code when nothing is to be done, None to go on."""
+    if not any(plan.to_update or isinstance(plan, HostPlan) for plan in plans):
+        call.out.show({"updates": []}, *plans_parts((), component))
         return ExitCode.DONE
-    call.out.say(*host_plan_parts(plan))
-    if (refused := host_refusal(plan)) is not None:
-        call.out.error(refused, host_plan_json(plan))
+    call.out.say(*plans_parts(plans, component))
+    if (refused := refused_of(plans)) is not None:
+        call.out.error(refused, plans_json(plans))
         return refused.exit_code
     if not yes:
-        held = len(plan.to_update)
-        longest = max((guest.budget_seconds for guest in plan.to_update), default=0.0)
-        pauses = f" with {words.counted(held, 'guest')} held for at most {words.duration(longest)}" if held else ""
-        confirm(call, work, f"Swap {' and '.join(plan.swaps)}{pauses}?")
+        paused = {guest.name: guest.budget_seconds for plan in plans for guest in plan.to_update}
+        longest = words.duration(max(paused.values(), default=0.0))
+        pauses = f", with {words.counted(len(paused), 'guest')} standing still for at most {longest}" if paused else ""
+        confirm(call, work, f"Update {' and '.join(_named(plan) for plan in plans)}{pauses}?")
     work.signals.check()
     return None
 
 
-def _nothing_done(plan: HostPlan) -> dict[str, object]:
-    return {"id": None, "component": plan.component, "kind": "update", "outcome": "nothing-to-do", "guests": []}
+def _named(plan: Plan | HostPlan) -> str:
+    return plan.component if isinstance(plan, Plan) else " and ".join(plan.swaps)
 
 
-def carry_out_host(call: Call, work: Change, host: Host, plan: HostPlan) -> UpdateReport | int:
-    """The update; an exit code when a signal ended it before anything was touched."""
-    record = in_session(call, work, host, plan, update_host)
-    return record if isinstance(record, int) else report_of(record)
+def carry_out_plans(call: Call, work: Change, plans: Sequence[Plan | HostPlan]) -> Carried | int:
+    """One update for each, in order, up to the first that does not get through; an exit code as in_session()."""
+    done: Carried = []
+    for plan in plans:
+        host = call.host()  # each stands on the one before
+        if isinstance(plan, Plan):
+            record = in_session(call, work, host, plan, update_qemu)
+        else:
+            record = in_session(call, work, host, plan, update_host)
+        if isinstance(record, int):
+            return record
+        done.append((report_of(record), plan))
+        if record.outcome is not Outcome.UPDATED or work.signals.cancelled():
+            break
+    return done
+
+
+def carried_parts(done: Carried, plans: Sequence[Plan | HostPlan]) -> list[Part]:
+    """What became of each, and what was not begun."""
+    parts: list[Part] = []
+    for report, plan in done:
+        said = verdict(report, plan) if isinstance(plan, Plan) else host_verdict(report, plan.swaps)
+        parts += [*report_parts(report), sentence(said)]
+    left = [_named(plan) for plan in plans[len(done) :]]
+    return [*parts, *([sentence(f"Not begun: {' and '.join(left)}.", "wait")] if left else [])]
 
 
 def host_verdict(report: UpdateReport, swaps: Sequence[str]) -> str:

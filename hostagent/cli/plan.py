@@ -12,8 +12,7 @@ import click
 
 from hostagent.cli import plan_view
 from hostagent.cli.common import Call, begin
-from hostagent.cli.host_update import chosen, make_host_plan
-from hostagent.cli.host_view import host_plan_json, host_plan_parts
+from hostagent.cli.host_update import components_of, make_plans, plans_json, plans_parts, refused_of
 from hostagent.cli.output import sentence
 from hostagent.cli.verbs import Asked, verb
 from hostagent.config import parse_duration
@@ -152,11 +151,10 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
 
 def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
     component = wish.host_component(save=save is not None)
-    chosen(call, component)
-    made = make_host_plan(call, call.kept_host(), component, budget_seconds=budget_of(call, wish.budget))
-    nothing = sentence(f"Nothing to do: {component} is what is installed.")
-    call.out.show(host_plan_json(made), *(host_plan_parts(made) if made.swaps else [nothing]))
-    return ExitCode.REFUSED if made.blockers else ExitCode.DONE
+    components_of(call, component)
+    plans = make_plans(call, call.kept_host(), component, budget_seconds=budget_of(call, wish.budget))
+    call.out.show(plans_json(plans), *plans_parts(plans, component))
+    return ExitCode.REFUSED if refused_of(plans) else ExitCode.DONE
 
 
 def saved_plan(path: Path) -> SavedPlan:

@@ -8,7 +8,7 @@ import click
 
 from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
 from hostagent.cli.common import Call, Change, begin, change
-from hostagent.cli.host_update import approve_host, carry_out_host, chosen, host_verdict, make_host_plan
+from hostagent.cli.host_update import approve_plans, carried_parts, carry_out_plans, components_of, make_plans
 from hostagent.cli.output import sentence
 from hostagent.cli.plan import Wish, budget_of, make_plan, planning_options, saved_plan
 from hostagent.cli.report_view import report_parts
@@ -72,19 +72,19 @@ def _update(
 
 def _update_host(call: Call, wish: Wish, *, yes: bool) -> int:
     component = wish.host_component()
-    chosen(call, component)
+    components_of(call, component)
     with change(call, f"update {component}") as work:
         require_nothing_open(work.session)
-        host = call.kept_host()
-        plan = make_host_plan(call, host, component, budget_seconds=budget_of(call, wish.budget))
-        code = approve_host(call, work, plan, yes=yes)
+        plans = make_plans(call, call.kept_host(), component, budget_seconds=budget_of(call, wish.budget))
+        code = approve_plans(call, work, plans, component, yes=yes)
         if code is not None:
             return code
-        report = carry_out_host(call, work, host, plan)
-    if isinstance(report, int):
-        return report
-    call.out.show(report.to_json(), *report_parts(report), sentence(host_verdict(report, plan.swaps)))
-    return exit_code([report], work.signals.first)
+        done = carry_out_plans(call, work, plans)
+    if isinstance(done, int):
+        return done
+    reports = [report for report, _ in done]
+    call.out.show({"updates": [report.to_json() for report in reports]}, *carried_parts(done, plans))
+    return exit_code(reports, work.signals.first)
 
 
 def _planned_again(call: Call, approved: SavedPlan, host: Host) -> Plan:

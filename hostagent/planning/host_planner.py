@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostagent.facts import Component, Guest, Host, QemuTree
-from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Prediction, Reason, Technique, Verdict
+from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Plan, Prediction, Reason, Technique, Verdict
 from hostagent.planning.checks import host_blockers, reconnect_hook
 from hostagent.planning.hold_checks import hold_blockers
-from hostagent.planning.planner import in_place_blockers
+from hostagent.planning.planner import in_place_blockers, plan_qemu
 from hostagent.planning.prediction import Past, over_budget, predict
 
 
@@ -57,6 +57,34 @@ def plan_host(
         tuple(swap.change.name for swap in swaps),
         seconds,
     )
+
+
+def plan_everything(
+    host: Host, swaps: Sequence[Swap], *, budget_seconds: float, past: Past
+) -> tuple[Plan | HostPlan, ...]:
+    """The plans that bring everything up to date, in order: with the fewest pauses, and the shortest.
+
+    What pauses nobody comes first. If guests have to be held for something they are held once for all of it, and come
+    back on the system's own QEMU; else they are handed over to that.
+    """
+    quiet = tuple(
+        plan_host(host, swap.change.name, [swap], budget_seconds=budget_seconds, past=past)
+        for swap in swaps
+        if not swap.holds
+    )
+    holding = [swap for swap in swaps if swap.holds]
+    qemu = host.system_qemu
+    outdated = [
+        guest.name
+        for guest in host.guests
+        if qemu and guest.state.active and not (guest.qemu and guest.qemu.is_build_of(qemu))
+    ]
+    if holding:
+        to = qemu if outdated else None
+        return (*quiet, plan_host(host, "all", holding, budget_seconds=budget_seconds, past=past, to=to))
+    if outdated and qemu:
+        return (*quiet, plan_qemu(host, qemu, None, budget_seconds=budget_seconds, past=past))
+    return quiet
 
 
 def _planned(host: Host, guest: Guest, alone: Prediction | None, together: float, budget_seconds: float) -> GuestPlan:

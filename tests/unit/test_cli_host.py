@@ -12,7 +12,7 @@ from called import Caller, guest, shut_off
 from journals import NEW, OLD
 
 from hostagent.errors import Failed
-from hostagent.facts import Host
+from hostagent.facts import Component, Freshness, Host
 from hostagent.plan import HostPlan, Technique
 
 COMPONENT = """
@@ -91,7 +91,7 @@ def test_a_plan_touches_nothing(hostagent: Caller, firmware: Firmware) -> None:
     result = hostagent("plan", "firmware")
     assert (result.exit_code, firmware.log) == (0, [])
     assert "That takes about 3 s, with no guest paused." in result.stdout
-    document = hostagent.json("plan", "firmware")
+    (document,) = hostagent.json("plan", "firmware")["plans"]
     assert (document["changes"][0]["name"], document["swap_seconds"], document["guests"]) == ("firmware", 3.0, [])
 
 
@@ -148,7 +148,7 @@ def test_a_plan_with_guests(hostagent: Caller, firmware: Firmware) -> None:
     assert "with every guest held" in result.stdout
     assert result.stdout.count("held with all others, RAM kept") == 2
     assert "about 7 s" in result.stdout  # two guests' saves and starts, and the swap
-    document = hostagent.json("plan", "firmware")
+    (document,) = hostagent.json("plan", "firmware")["plans"]
     assert [one["technique"] for one in document["guests"]] == ["hold", "hold", None]
 
 
@@ -187,6 +187,50 @@ def test_the_update_is_given_what_was_planned(
     assert (plan.swaps, plan.to, [one.technique for one in plan.to_update]) == (("firmware",), None, [Technique.HOLD])
 
 
+# -- all of it ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def libvirtd_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = Component("libvirtd", "9.0.0", "9.0.0", Freshness.CURRENT)
+    monkeypatch.setattr("hostagent.update.libvirtd_swap.LibvirtdComponent.look", lambda _: current)
+
+
+def test_everything_is_planned_with_one_hold(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+    """QEMU comes along with guests that are held anyway."""
+    firmware.configure(hold=True)
+    hostagent.host = with_hook(guest("web1", qemu=NEW), guest("db9", qemu=NEW))
+    (plan,) = hostagent.json("plan", "all")["plans"]
+    assert (plan["component"], [change["name"] for change in plan["changes"]]) == ("all", ["firmware"])
+    assert [one["qemu"] for one in plan["guests"]] == [{"before": "10.0.2", "after": "7.2.22"}] * 2
+
+
+def test_what_pauses_nobody_comes_first(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+    firmware.configure(hold=False)
+    hostagent.host = with_hook(guest("web1", qemu=NEW))
+    first, second = hostagent.json("plan", "all")["plans"]
+    assert (first["component"], first["guests"]) == ("firmware", [])
+    assert (second["component"], second["guests"][0]["technique"]) == ("qemu", "handover")
+
+
+def test_all_of_it_is_done_up_to_what_fails(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+    firmware.configure(hold=False)
+    firmware.script("apply", "exit 1")
+    hostagent.host = with_hook(guest("web1", qemu=NEW))
+    result = hostagent("update", "all", "--yes")
+    assert result.exit_code == 4
+    assert "firmware: not swapped, and as before" in result.stdout
+    assert "Not begun: qemu." in result.stdout
+
+
+def test_nothing_of_it_is_to_be_done(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+    firmware.configure(hold=False)
+    firmware.state.write_text("new\n")
+    hostagent.host = with_hook(guest("web1"))
+    result = hostagent("update", "all", "--yes")
+    assert (result.exit_code, result.stdout) == (0, "Nothing to do: everything is what is installed.\n")
+
+
 # -- what is asked wrongly ----------------------------------------------------------------------------------------
 
 
@@ -202,7 +246,7 @@ def test_a_component_that_nobody_knows(hostagent: Caller, firmware: Firmware) ->
     firmware.configure(hold=False)
     result = hostagent("plan", "firmwear")
     assert result.exit_code == 2
-    assert "expected qemu or firmware, found 'firmwear'" in result.stderr
+    assert "expected qemu or libvirtd or firmware or all, found 'firmwear'" in result.stderr
 
 
 @pytest.mark.parametrize(

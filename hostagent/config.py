@@ -116,6 +116,9 @@ class UpdateSettings(_Table):
     copy_seconds: Seconds = 900.0  # RAM that is copied must have crossed once within; the guest runs
     converge_seconds: Seconds = 10.0  # and the rest of it, with libvirt's daemon away; the guest still runs
     adopt_definition: YesOrNo = True  # a guest whose RAM was copied into a file starts with such RAM from then on
+    side_by_side: Annotated[
+        int, Field(ge=0, le=64, description="a whole number from 0, which means as many as cores, to 64")
+    ] = 0  # guests that are saved or restored at the same time, while something is swapped for the host
     rehearse: YesOrNo = True
     apparmor: YesOrNo = False  # take guests that AppArmor confines: the way for them was never tried
 

@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ class Guard:
             )
         # It gets ready while the update prepares; whoever relies on it first waits for its answer to this.
         self._answers_due = 0
+        self._turn = threading.Lock()  # guests are held side by side
         myself = os.pidfd_open(os.getpid())
         try:
             self._send({"config": config.model_dump_json(), "updater": os.getpid()}, myself)
@@ -75,9 +77,10 @@ class Guard:
             self._process.wait(ANSWER_SECONDS)
 
     def _tell(self, message: dict[str, object], *, descriptor: int | None = None) -> None:
-        self._send(message, descriptor)
-        while self._answers_due:
-            self._hear(ANSWER_SECONDS if self._answers_due == 1 else READY_SECONDS)
+        with self._turn:
+            self._send(message, descriptor)
+            while self._answers_due:
+                self._hear(ANSWER_SECONDS if self._answers_due == 1 else READY_SECONDS)
 
     def _send(self, message: dict[str, object], descriptor: int | None = None) -> None:
         try:

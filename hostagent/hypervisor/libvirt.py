@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,14 +83,20 @@ def _known(doing: str, uuid: str) -> Iterator[None]:
         raise Failed(doing, expected=f"guest {uuid}", found="none") from error
 
 
+class _Line(threading.local):
+    """A thread's own connection: guests are saved and restored side by side."""
+
+    worker: Worker | None = None
+    connection: libvirt.virConnect | None = None
+
+
 class LibvirtApi:
-    """The real `Libvirt` port: one connection, made anew when it broke or was closed."""
+    """The real `Libvirt` port: one connection for each thread, made anew when it broke or was closed."""
 
     def __init__(self, config: Config, trees: Callable[[], tuple[QemuTree, ...]]) -> None:
         self._config = config
         self._trees = trees
-        self._worker: Worker | None = None
-        self._connection: libvirt.virConnect | None = None
+        self._line = _Line()
         self._builds = Builds()
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
 
@@ -354,8 +361,8 @@ class LibvirtApi:
         return True
 
     def disconnect(self) -> None:
-        connection, worker = self._connection, self._worker
-        self._connection = self._worker = None
+        connection, worker = self._line.connection, self._line.worker
+        self._line.connection = self._line.worker = None
         if connection is not None and worker is not None:
             with contextlib.suppress(HostagentError, libvirt.libvirtError):
                 worker.call("closing the connection", connection.close, self._config.libvirt.call_seconds)
@@ -386,13 +393,13 @@ class LibvirtApi:
     def _ask(self, doing: str, work: Callable[[libvirt.virConnect], T], *, within_seconds: float | None = None) -> T:
         """One call; a connection that broke (the daemon was restarted) is made anew once."""
         seconds = within_seconds or self._config.libvirt.call_seconds
-        for fresh in (self._connection is None, True):
+        for fresh in (self._line.connection is None, True):
             with _asking(doing):
                 try:
                     connection, worker = self._connect(fresh=fresh)
                     return worker.call(doing, lambda c=connection: work(c), seconds)  # type: ignore[misc]
                 except OutcomeUnknown:
-                    self._connection = self._worker = None  # its thread may hang for ever
+                    self._line.connection = self._line.worker = None  # its thread may hang for ever
                     raise
                 except libvirt.libvirtError as error:
                     if fresh or not _is_broken(error):
@@ -400,7 +407,7 @@ class LibvirtApi:
         raise AssertionError("the second turn returns or raises")
 
     def _connect(self, *, fresh: bool) -> tuple[libvirt.virConnect, Worker]:
-        if fresh or self._connection is None or self._worker is None:
+        if fresh or self._line.connection is None or self._line.worker is None:
             self.disconnect()
             worker = Worker()
             uri = self._config.libvirt.uri
@@ -410,8 +417,8 @@ class LibvirtApi:
             driver = worker.call(f"connecting to {uri}", connection.getType, self._config.libvirt.call_seconds)
             if driver != "QEMU":
                 raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
-            self._connection, self._worker = connection, worker
-        return self._connection, self._worker
+            self._line.connection, self._line.worker = connection, worker
+        return self._line.connection, self._line.worker
 
 
 def _state_of(number: int, why: int) -> tuple[GuestState, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pydantic import TypeAdapter
@@ -58,11 +59,13 @@ class Barrier:
     """Shared by guests that are held together: the guard watches over all of them, until the last one goes on."""
 
     ends: float | None = None  # when the first one's budget is used up, seconds of the monotonic clock
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def until(self, ends: float) -> float:
         """The earliest of all the ends."""
-        self.ends = ends if self.ends is None else min(self.ends, ends)
-        return self.ends
+        with self._turn:
+            self.ends = ends if self.ends is None else min(self.ends, ends)
+            return self.ends
 
 
 @dataclass

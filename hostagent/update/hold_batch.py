@@ -7,7 +7,9 @@ go forward, or all go back: what was swapped is the same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
@@ -82,11 +84,28 @@ class HoldBatch:
 
     def _all(self, table: Sequence[Step[GuestHold]]) -> HostagentError | None:
         """Each of them; whoever was ended by somebody else meanwhile is no reason to go back."""
-        for member in self._active():
-            failed = self._try(member, table)
+        for member, failed in self._side_by_side(table):
             if failed is not None and not self._left(member, failed):
                 return failed
         return None
+
+    def _side_by_side(self, table: Sequence[Step[GuestHold]]) -> Iterator[tuple[HeldMember, HostagentError | None]]:
+        """Each, and what it failed by; as many at the same time as there are cores."""
+        members = self._active()
+        workers = min(self.host.ports.config.update.side_by_side or os.cpu_count() or 1, len(members))
+        if workers <= 1:
+            yield from ((member, self._try(member, table)) for member in members)
+            return
+
+        def work(member: HeldMember) -> HostagentError | None:
+            try:
+                return self._try(member, table)
+            finally:
+                self.host.ports.libvirt.disconnect()  # this thread's own
+
+        with ThreadPoolExecutor(workers, thread_name_prefix="hold") as pool:
+            failures = list(pool.map(work, members))
+        yield from zip(members, failures, strict=True)
 
     def _left(self, member: HeldMember, error: HostagentError) -> bool:
         """Whether it is gone; then it is let go of."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -92,9 +93,10 @@ class SqliteJournal:
         self._boot_id = boot_id
         self._wall = wall
         self._path = path
+        self._turn = threading.Lock()  # guests are held side by side
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._migrate()
@@ -126,20 +128,26 @@ class SqliteJournal:
             for entry in entries
         ]
         try:
-            self._db.execute("begin immediate")
-            self._db.executemany(
-                "insert into journal (at, boot_id, update_id, kind, guest, step, body) values (?,?,?,?,?,?,?)",
-                rows,
-            )
-            self._db.execute("commit")
+            with self._turn:
+                self._insert(rows)
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("rollback")
             raise Failed(
                 f"writing the journal {self._path}",
                 found=str(error),
                 hint="make room on its disk, then: hostagent recover",
             ) from error
+
+    def _insert(self, rows: Sequence[tuple[object, ...]]) -> None:
+        try:
+            self._db.execute("begin immediate")
+            self._db.executemany(
+                "insert into journal (at, boot_id, update_id, kind, guest, step, body) values (?,?,?,?,?,?,?)", rows
+            )
+            self._db.execute("commit")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+            raise
 
     def rows(self) -> Sequence[Row]:
         try:

@@ -262,13 +262,20 @@ def _clock(measured: Json) -> ClockOffsets:
 def _phases(update: UpdateRecord) -> Mapping[str, Mapping[str, float]]:
     """Guest -> step -> seconds. Steps follow one another, so one lasts until the update's next one begins.
 
-    Left out: the last step, whose end is not written down, and steps that a crash made begin twice.
+    Guests that are held together go side by side: a step of one lasts until its own next one, or the host's. Left out:
+    the last step, whose end is not written down, and steps that a crash made begin twice.
     """
     lengths: dict[str, dict[str, float]] = {}
     begins = Counter((guest, step) for guest, step, _ in update.step_times)
-    for (guest, step, begun), (_, _, next_begun) in zip(update.step_times, update.step_times[1:], strict=False):
-        if begins[guest, step] == 1:
-            lengths.setdefault(guest, {})[step] = round(next_begun - begun, 6)
+    together = bool(update.order.get("swaps"))
+    following: dict[str, float] = {}  # when the next step of that guest, or of the host, begins
+    next_of_any: float | None = None
+    for guest, step, begun in reversed(update.step_times):
+        own = [following[key] for key in (guest, "") if key in following]
+        ends = min(own, default=None) if together and guest else next_of_any
+        if begins[guest, step] == 1 and ends is not None:
+            lengths.setdefault(guest, {})[step] = round(ends - begun, 6)
+        following[guest] = next_of_any = begun
     return lengths
 
 

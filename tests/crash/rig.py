@@ -255,7 +255,7 @@ class Rig:
                     "libvirt_cache": self.root / "cache",
                     "qemu_conf": self.root / "qemu.conf",
                 },
-                "update": {"rehearse": self.scenario.rehearse, "copy_seconds": 20.0},
+                "update": {"rehearse": self.scenario.rehearse, "copy_seconds": 20.0, "side_by_side": 1},
                 "clock": {"samples": 1},
             }
         )

@@ -13,7 +13,7 @@ from hostagent.facts import QemuTree, Version
 from hostagent.update.journal import Entry, Kind, Outcome, SqliteJournal
 from hostagent.update.journal_reader import read_updates
 from hostagent.update.order import OrderKind
-from hostagent.update.report import UpdateReport, report_of, timestamp
+from hostagent.update.report import UpdateReport, _phases, report_of, timestamp
 
 
 def only(writer: Writer) -> UpdateReport:
@@ -193,3 +193,23 @@ def test_a_journal_of_a_newer_hostagent_or_a_broken_one_is_said(tmp_path: Path) 
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(NeedsOperator, match="journal"):
         read_updates(path)
+
+
+def test_steps_of_guests_that_are_held_together_last_until_their_own_next_one() -> None:
+    """Or the host's: they go side by side."""
+    times = (
+        *(("a", "save", 10.0), ("b", "save", 10.1), ("", "swap modules", 11.0)),
+        *(
+            ("b", "restore", 13.0),
+            ("a", "restore", 13.1),
+            ("b", "resume", 14.0),
+            ("a", "resume", 14.5),
+            ("a", "look", 14.6),
+        ),
+    )
+    update = UpdateRecord("u1", 9.0, "boot", {"swaps": ["modules"]}, step_times=times)
+    assert _phases(update) == {
+        "a": {"save": 1.0, "restore": 1.4, "resume": 0.1},
+        "b": {"save": 0.9, "restore": 1.0},
+        "": {"swap modules": 2.0},
+    }

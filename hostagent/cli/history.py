@@ -13,6 +13,7 @@ from hostagent.cli.report_view import OUTCOME_LOOKS, plainly, report_parts
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode, UsageError
 from hostagent.update.handover import GUEST_STEPS
+from hostagent.update.hold import HOLD_STEPS
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport, report_of
@@ -25,7 +26,7 @@ _COLUMNS = (
     Column("longest\npause", figures=True),
     Column("outcome"),
 )
-_STEPS = tuple(step.name for step in GUEST_STEPS)
+_STEPS = tuple(dict.fromkeys(step.name for step in (*GUEST_STEPS[:-1], *HOLD_STEPS)))
 
 
 @verb("history", example="hostagent history 20261122-0")
@@ -67,7 +68,11 @@ def _phases(report: UpdateReport) -> list[Part]:
     if not guests:
         return []
     columns = [Column("step"), *(Column(guest.name, figures=True) for guest in guests)]
-    rows = [[step, *(words.duration(guest.phases.get(step)) for guest in guests)] for step in _STEPS]
+    rows = [
+        [step, *(words.duration(guest.phases.get(step)) for guest in guests)]
+        for step in _STEPS
+        if any(step in guest.phases for guest in guests)
+    ]
     return [table(columns, rows)]
 
 

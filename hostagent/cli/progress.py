@@ -23,7 +23,15 @@ from hostagent.cli.output import Cell, Column, Output, table
 
 REFRESH_SECONDS = 0.2
 QUIET_SECONDS = 1.0
-_QUIET_STEPS = {"reconcile", "switch", "record", "resume"}  # the pause, and what comes right before it
+_QUIET_STEPS = {
+    "reconcile",
+    "switch",
+    "record",
+    "resume",
+    "pause",
+    "save",
+    "restore",
+}  # the pause, and what comes right before it
 _LEAVE_SECONDS = 2.0  # a terminal that takes nothing is not waited for
 
 _WORDS = {
@@ -39,6 +47,9 @@ _WORDS = {
     "retire": "runs under the new QEMU; the old one leaves",
     "prove": "asking the new QEMU what libvirt will ask",
     "attach": "bringing libvirt's daemon back",
+    "pause": "about to stand still",
+    "save": "held: saved without its RAM",
+    "restore": "held: its state is restored, its RAM is where it was",
     "look": "checking what libvirt sees, then its clock",
 }
 _HOST = "libvirt"

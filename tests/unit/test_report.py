@@ -10,7 +10,7 @@ from journals import BEGIN, HANDOVER, Writer
 
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree, Version
-from hostagent.update.journal import Entry, Kind, Outcome, SqliteJournal
+from hostagent.update.journal import Entry, Kind, Outcome, SqliteJournal, UpdateRecord
 from hostagent.update.journal_reader import read_updates
 from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport, _phases, report_of, timestamp

@@ -14,11 +14,13 @@ from hostagent.cli.plan_view import blockers_json, reasons
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode
 from hostagent.facts import Component, Freshness, Guest, Host, QemuTree
-from hostagent.plan import Blocker
-from hostagent.planning.checks import host_blockers
+from hostagent.plan import Blocker, Technique
+from hostagent.planning.checks import handover_blockers, host_blockers
 from hostagent.planning.copy_checks import ram_to_copy
-from hostagent.planning.planner import chosen_guests, in_place_blockers
+from hostagent.planning.planner import chosen_guests, way_of
 from hostagent.trees.qemu_trees import SYSTEM
+
+Seen = tuple[Guest, Technique, tuple[Blocker, ...]]
 
 _COLUMNS = (
     Column("guest"),
@@ -39,14 +41,16 @@ def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
     """
     call = begin(asked)
     host = call.kept_host()
-    seen = [(guest, in_place_blockers(host, guest)) for guest in chosen_guests(host, guests or None)]
-    against = host_blockers(host)
+    ways = {guest.uuid: way_of(host, guest) for guest in host.guests}
+    seen = [(guest, *ways[guest.uuid]) for guest in chosen_guests(host, guests or None)]
+    held = any(technique is Technique.HOLD and not found for technique, found in ways.values())
+    against = host_blockers(host) + (() if held else handover_blockers(host))
     components = wiring.components_of(call.config, host)
     parts = [*_host_parts(host, against), *_component_parts(components), *_guest_parts(seen, against)]
     document = {
         **_host_json(host, against),
         "components": [_component_json(component) for component in components],
-        "guests": [_guest_json(guest, found) for guest, found in seen],
+        "guests": [_guest_json(*one) for one in seen],
     }
     call.out.show(document, *parts)
     return ExitCode.DONE
@@ -96,18 +100,20 @@ def tree_words(tree: QemuTree) -> str:
     return f"{tree.version}{package}, {own}"
 
 
-def _guest_parts(seen: list[tuple[Guest, tuple[Blocker, ...]]], against: tuple[Blocker, ...]) -> list[Part]:
+def _guest_parts(seen: Sequence[Seen], against: tuple[Blocker, ...]) -> list[Part]:
     if not seen:
         return ["No guests on this host.", ""]
-    rows = [_row(guest, found, against) for guest, found in seen]
+    rows = [_row(*one, against) for one in seen]
     parts: list[Part] = [table(_COLUMNS, rows), ""]
-    for guest, found in seen:
+    for guest, _, found in seen:
         if found and guest.state.active:
             parts += [sentence(f"{guest.name} cannot be updated in place:", "bad"), *reasons(found), ""]
     return parts
 
 
-def _row(guest: Guest, found: tuple[Blocker, ...], against: tuple[Blocker, ...]) -> tuple[str | Cell, ...]:
+def _row(
+    guest: Guest, technique: Technique, found: tuple[Blocker, ...], against: tuple[Blocker, ...]
+) -> tuple[str | Cell, ...]:
     state = f"{guest.state} ({guest.state_reason})" if guest.state_reason else str(guest.state)
     definition = guest.definition
     return (
@@ -116,17 +122,19 @@ def _row(guest: Guest, found: tuple[Blocker, ...], against: tuple[Blocker, ...])
         _qemu(guest),
         words.size(definition.memory),
         str(definition.ram),
-        _can(guest, found, against),
+        _can(guest, technique, found, against),
     )
 
 
-def _can(guest: Guest, found: tuple[Blocker, ...], against: tuple[Blocker, ...]) -> Cell:
+def _can(guest: Guest, technique: Technique, found: tuple[Blocker, ...], against: tuple[Blocker, ...]) -> Cell:
     if not guest.state.active:
         return Cell("not running", "dim")
     if found:
         return Cell(f"no: {words.counted(len(found), 'reason')} below", "bad")
     if against:
         return Cell("no: see the host", "bad")
+    if technique is Technique.HOLD:
+        return Cell("yes, held", "good")
     return Cell("yes, RAM copied" if ram_to_copy(guest) else "yes", "good")
 
 
@@ -164,7 +172,7 @@ def tree_json(tree: QemuTree) -> dict[str, object]:
     }
 
 
-def _guest_json(guest: Guest, found: tuple[Blocker, ...]) -> dict[str, object]:
+def _guest_json(guest: Guest, technique: Technique, found: tuple[Blocker, ...]) -> dict[str, object]:
     process = guest.process
     running = process and {
         "pid": process.pid,
@@ -185,6 +193,7 @@ def _guest_json(guest: Guest, found: tuple[Blocker, ...]) -> dict[str, object]:
         "ram": {"bytes": guest.definition.memory, "backing": guest.definition.ram},
         "in_place": {
             "possible": guest.state.active and not found,
+            "technique": technique if guest.state.active and not found else None,
             "copies_ram": ram_to_copy(guest) > 0,
             "blockers": blockers_json(found),
         },

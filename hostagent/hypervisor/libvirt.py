@@ -62,6 +62,7 @@ _PAUSES = {
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "post-copy",
 }
 _SHUT_OFF = {
+    libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN: "",
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "shut down",
     libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "destroyed",
     libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",

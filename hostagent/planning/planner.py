@@ -139,6 +139,11 @@ def guest_plan(
     )
 
 
+def way_of(host: Host, guest: Guest) -> tuple[Technique, tuple[Blocker, ...]]:
+    """How the guest would be updated in place, and every reason why it cannot."""
+    return _technique(host, guest, 0, None)
+
+
 def _technique(
     host: Host, guest: Guest, promised: int, wanted: Technique | None
 ) -> tuple[Technique, tuple[Blocker, ...]]:

@@ -32,7 +32,7 @@ ABORT_SECONDS = 30.0
 PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, GuestState.PM_SUSPENDED
 
 # Why a guest does not run that may be restored: what its owner ended, or it itself, is not brought back.
-MAY_COME_BACK = {"", "0", "saved", "failed", "crashed"}
+MAY_COME_BACK = {"", "saved", "failed", "crashed"}
 
 
 # -- beside the running guest -----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_inspect_for_programs(hostagent: Caller) -> None:
     assert [tree["version"] for tree in document["host"]["qemu"]] == ["7.2.22", "10.0.2", "7.2.22"]
     web1, old = document["guests"]
     assert (web1["in_place"], web1["qemu"]["exe_deleted"]) == (
-        {"possible": True, "copies_ram": False, "blockers": []},
+        {"possible": True, "technique": "handover", "copies_ram": False, "blockers": []},
         False,
     )
     assert web1["ram"] == {"bytes": guest("web1").definition.memory, "backing": "shared file"}

@@ -199,6 +199,7 @@ class Standing:
     process: ProcessId | None
     emulator: str
     job: str = ""
+    marked: bool = False  # hostagent's mark is in its live definition: it was restored by us
 
 
 @dataclass(frozen=True)
@@ -346,6 +347,10 @@ class Libvirt(Protocol):
     def destroy(self, uuid: str) -> None: ...
     def standing(self, uuid: str) -> Standing | None:
         """Where the guest stands now; None when libvirt does not know it."""
+        ...
+
+    def active(self) -> tuple[str, ...]:
+        """The names of all guests that run, or are paused."""
         ...
 
     def wait_ended(self, uuid: str, within_seconds: float) -> bool:

@@ -158,7 +158,14 @@ class FakeLibvirt:
         if guest is None:
             return None
         process = ProcessId(guest.process.pid, guest.process.start_ticks) if guest.process else None
-        return Standing(guest.state, guest.state_reason, process, guest.definition.emulator, guest.job)
+        with self._asked("looking at a guest") as state:
+            view = state.daemon.views.get(uuid)
+            marked = view is not None and view.marked
+        return Standing(guest.state, guest.state_reason, process, guest.definition.emulator, guest.job, marked)
+
+    def active(self) -> tuple[str, ...]:
+        with self._asked("listing guests") as state:
+            return tuple(state.guests[uuid].name for uuid in state.daemon.views)
 
     def wait_ended(self, uuid: str, within_seconds: float) -> bool:
         return (now := self.standing(uuid)) is None or not now.state.active

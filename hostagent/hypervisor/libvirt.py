@@ -68,6 +68,7 @@ _SHUT_OFF = {
     libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "saved",
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "failed",
+    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "daemon",  # libvirt's, which ended it as it came back
 }
 
 
@@ -291,7 +292,12 @@ class LibvirtApi:
             ProcessId(process.pid, process.start_ticks) if process else None,
             read_definition(xml).emulator,
             self._job(domain, xml) if state.active else "",
+            state.active and NAMESPACE in xml,
         )
+
+    def active(self) -> tuple[str, ...]:
+        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        return self._ask("listing guests", lambda c: tuple(domain.name() for domain in c.listAllDomains(flags)))
 
     def wait_ended(self, uuid: str, within_seconds: float) -> bool:
         return self._wait_until(within_seconds, lambda: (now := self.standing(uuid)) is None or not now.state.active)

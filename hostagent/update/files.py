@@ -45,19 +45,19 @@ class MadeRam(Protocol):
     def in_new_folder(self) -> bool: ...
 
 
-def read_private(path: Path) -> bytes:
-    """A small regular file, not through a link."""
+def read_private(path: Path, limit: int = _SIZE_LIMIT) -> bytes:
+    """A regular file of at most so many bytes, not through a link."""
     try:
         # not blocking: a pipe in its place would never be opened
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise Failed(f"reading {path}", expected="a regular file", found="something else")
-            data = file.read(_SIZE_LIMIT + 1)
+            data = file.read(limit + 1)
     except OSError as error:
         raise Failed(f"reading {path}", found=error.strerror or str(error)) from error
-    if len(data) > _SIZE_LIMIT:
-        raise Failed(f"reading {path}", expected=f"at most {_SIZE_LIMIT} bytes", found="more")
+    if len(data) > limit:
+        raise Failed(f"reading {path}", expected=f"at most {limit} bytes", found="more")
     return data
 
 

@@ -41,6 +41,7 @@ class HoldNotes:
     plain: SavedImage  # as libvirt wrote it
     before: SavedImage  # ready to be restored
     after: SavedImage
+    restored: bool = False  # it was there, standing still, on what it is brought to; whoever sees it may resume it
     began: float = 0.0  # when it was told to stand still, seconds of the monotonic clock
     was_running: bool = True  # one that its owner has paused is not held: libvirt would forget who paused it
 
@@ -88,7 +89,18 @@ class GuestHold(GuestOfUpdate[HoldNotes]):
 
     def was_restored(self, now: Standing | None) -> bool:
         """Whether that is a QEMU that was started from its state."""
-        return now is not None and now.process not in (None, self.notes.old)
+        return now is not None and now.process not in (None, self.notes.old) and not self.is_another_life(now)
+
+    def is_another_life(self, now: Standing) -> bool:
+        """Whether somebody gave the RAM that was held up, and booted the guest from its disks."""
+        if now.process in (None, self.notes.old) or now.marked:
+            return False
+        return not self.maps_its_ram(now)
+
+    def maps_its_ram(self, now: Standing) -> bool:
+        """Whether that QEMU has the RAM that stayed."""
+        mapped = self.ports.qemu.ram_inodes(now.process) if now.process is not None else frozenset()
+        return all((pin.device, pin.inode) in mapped for pin in self.notes.pins)
 
     def went_forward(self) -> bool:
         """Whether it runs on what it is brought to: somebody else resumed it."""

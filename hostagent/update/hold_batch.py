@@ -13,11 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
-from hostagent.hypervisor import Standing
 from hostagent.update import clocks
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.hold import AFTER, HOLD, HOLD_STEPS, PREPARE, RESTORE, RESUME
-from hostagent.update.holding import MAY_COME_BACK, PASSED_ON, has_state, unprepare
+from hostagent.update.holding import ENDED_FOR_GOOD, has_state, is_told, told_of, unprepare
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
 from hostagent.update.member import MemberOf, says_yes, write_ends
@@ -45,6 +44,7 @@ class HoldBatch:
     members: Sequence[HeldMember]
     host_progress: Progress = field(default_factory=Progress)
     failure: HostagentError | None = None  # why nothing was swapped for the host
+    recovers: bool = False  # others may have acted while nobody was at work
 
     # -- the ordinary way ------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class HoldBatch:
         """Each is back before the next one stands still."""
         for member in self._active():
             try:
-                for table in (PREPARE, HOLD, RESTORE, RESUME):
+                for table in (PREPARE, HOLD, RESTORE, RESUME, AFTER):
                     self._advance(member, table)
             except StepFailed as failed:
                 self._fell(member, failed.error)
@@ -77,10 +77,14 @@ class HoldBatch:
     def _together(self) -> None:
         """One barrier: all are saved, the swap, all are restored; only then does the first one go on."""
         failed = self._all(PREPARE) or self._all(HOLD) or self._swap() or self._all(RESTORE) or self._all_intended()
-        if failed is not None:
+        if failed is not None and not self._went_forward():
             self._all_back(failed)
         else:
             self._all_on()
+
+    def _went_forward(self) -> bool:
+        """Whether somebody had a guest go on with what was swapped: that stays then."""
+        return self._is_swapped() and any(_goes_forward(member) for member in self._active())
 
     def _all(self, table: Sequence[Step[GuestHold]]) -> HostagentError | None:
         """Each of them; whoever was ended by somebody else meanwhile is no reason to go back."""
@@ -140,7 +144,7 @@ class HoldBatch:
     def _all_on(self) -> None:
         """What was swapped stays: a guest that does not get through waits for a person."""
         for member in self._active():
-            for table in (RESTORE, RESUME):
+            for table in (RESUME,) if member.committed else (RESTORE, RESUME):
                 if member.active and (failed := self._try(member, table)) is not None:
                     self._fell_late(member, failed)
         if self.members:
@@ -170,7 +174,14 @@ class HoldBatch:
 
     def recover(self) -> None:
         """Finish or undo what a crash left, guests that stand still first."""
+        self.recovers = True
+        for member in self._active():
+            if not member.progress.open:
+                member.end(Outcome.ROLLED_BACK, _CUT_OFF)
         if not self._active() and not self.host_is_open:
+            if self.host_progress.begun and not self.host_progress.open:
+                self.failure = _CUT_OFF  # everything was undone
+            self._settle()
             return
         try:
             if self._active():
@@ -199,7 +210,7 @@ class HoldBatch:
     def _recover_together(self) -> None:
         """Forward once the first one was told to go on, or went on: then what was swapped is there for good."""
         committed = any(member.committed or member.outcome is Outcome.UPDATED for member in self.members)
-        if committed or (self._is_swapped() and any(_goes_forward(member) for member in self._active())):
+        if committed or self._went_forward():
             self._all_on()
         else:
             self._all_back(_CUT_OFF)
@@ -256,6 +267,8 @@ class HoldBatch:
                 member.end(Outcome.ROLLED_BACK, error)
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
+            if member.swap.barrier is None:
+                self.host.ports.watcher.running()  # it waits for a person, and the updater goes on
 
     def _let_go(self, member: HeldMember, gone: Outcome, error: HostagentError) -> None:
         """Nothing of it can be brought back: clear up what is ours."""
@@ -269,28 +282,41 @@ class HoldBatch:
         swap, opened = member.swap, member.progress.open
         now = self.host.ports.libvirt.standing(swap.uuid)
         if now is not None and now.state.active:
-            return Outcome.GONE if swap.saved is not None and _is_another_life(swap, now) else None
+            return Outcome.GONE if swap.saved is not None and swap.is_another_life(now) else None
         if "save" not in opened:
             return Outcome.GONE
         if swap.old_is_alive():
             return None  # libvirt's daemon has forgotten it, or sees to its end: undoing says which
-        if now is not None and now.reason not in MAY_COME_BACK:
-            return Outcome.GONE
-        return None if says_yes(lambda: has_state(swap)) else Outcome.LOST
+        if (now is not None and now.reason in ENDED_FOR_GOOD) or not is_told(swap):
+            return Outcome.GONE  # its owner ended it, or gave its RAM up, or it had been let go of
+        if self.recovers and swap.notes.restored:
+            raise NeedsOperator(
+                f"{swap.name}: bringing it back",
+                expected="to know that it has not gone on since it was restored",
+                found="that its QEMU ended while nobody was at work",
+                hint=f"what was saved is not loaded over its disks; to boot it from them: "
+                f"rm {told_of(swap)}; virsh start {swap.uuid}; hostagent recover",
+            )
+        return None if has_state(swap) else Outcome.LOST
 
     def _fell_late(self, member: HeldMember, error: HostagentError) -> None:
         """After the commit what was saved is never loaded again."""
         try:
             self._have_libvirt()
-            if not member.committed or member.swap.now() is not None:
+            now = self.host.ports.libvirt.standing(member.swap.uuid)
+            if not member.committed or (now is not None and now.state.active):
                 member.end(Outcome.NEEDS_OPERATOR, error)
                 return
             unprepare(member.swap)
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
             return
-        self.host.ports.watcher.running()
-        member.end(Outcome.LOST, f"its QEMU ended after it had been told to go on ({error})")
+        if member.swap.barrier is None:
+            self.host.ports.watcher.running()
+        if now is not None and now.reason in ENDED_FOR_GOOD:
+            member.end(Outcome.GONE, "updated, and ended since by its owner, or by itself")
+        else:
+            member.end(Outcome.LOST, f"its QEMU ended after it had been told to go on ({error})")
 
     def _settle(self) -> None:
         """Every guest looked at, every outcome written down."""
@@ -315,14 +341,6 @@ class HoldBatch:
 def _goes_forward(member: HeldMember) -> bool:
     """Whether it was told to go on, or went on where it was restored."""
     return member.committed or ("restore" in member.progress.open and says_yes(member.swap.went_forward))
-
-
-def _is_another_life(swap: GuestHold, now: Standing) -> bool:
-    """Whether somebody gave the RAM that was held up, and booted the guest from its disks."""
-    if now.process is None or not swap.was_restored(now) or now.state not in PASSED_ON:
-        return False
-    mapped = swap.ports.qemu.ram_inodes(now.process)
-    return not any((pin.device, pin.inode) in mapped for pin in swap.notes.pins)
 
 
 _WORDS = {

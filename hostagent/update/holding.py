@@ -14,7 +14,7 @@ from pathlib import Path
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState
-from hostagent.hypervisor import ProcessId
+from hostagent.hypervisor import ProcessId, Standing
 from hostagent.libvirt_files.held_definition import held_definition
 from hostagent.libvirt_files.state_image import IGNORE_SHARED, ImageNotUnderstood, StateImage, was_finished
 from hostagent.libvirt_files.xml_spans import PlainXmlError
@@ -24,15 +24,17 @@ from hostagent.update.crossing import check_set_back, check_unblocked
 from hostagent.update.guest_hold import GuestHold, HoldNotes, SavedImage, Side
 from hostagent.update.held import Held, HeldRam, entry, release, tell_hook
 from hostagent.update.pause import Deadline
-from hostagent.update.subject import Pin
+from hostagent.update.subject import KILL_SECONDS, Pin
 
 ROOM_BYTES = 256 << 20  # device state is about a MiB, a display's memory 16 MiB and more; all of it three times
 SAVE_SECONDS = 30.0  # libvirt itself waits so long for its turn with a guest
 ABORT_SECONDS = 30.0
 PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, GuestState.PM_SUSPENDED
 
-# Why a guest does not run that may be restored: what its owner ended, or it itself, is not brought back.
-MAY_COME_BACK = {"", "saved", "failed", "crashed"}
+# Why a guest does not run that is not brought back: its owner ended it, or it itself.
+ENDED_FOR_GOOD = {"destroyed", "shut down"}
+_IMAGE_LIMIT = 2 << 30  # device state, and what RAM is in no file: a display's, firmware's
+_HEAD = 64  # bytes of an image
 
 
 # -- beside the running guest -----------------------------------------------------------------------------------
@@ -104,8 +106,17 @@ def _first_notes(hold: GuestHold, guest: Guest) -> HoldNotes:
 
 
 def is_prepared(hold: GuestHold) -> bool:
-    told = entry(hold.name, hold.ports.config.paths.held).exists()
-    return told and all(files.is_pinned(pin) for pin in hold.notes.pins)
+    return is_told(hold) and all(files.is_pinned(pin) for pin in hold.notes.pins)
+
+
+def told_of(hold: GuestHold) -> Path:
+    """Where the hook is told of it."""
+    return entry(hold.name, hold.ports.config.paths.held)
+
+
+def is_told(hold: GuestHold) -> bool:
+    """Whether the hook knows of it; it does until the guest is let go of, or somebody gives its RAM up."""
+    return told_of(hold).exists()
 
 
 def unprepare(hold: GuestHold) -> None:
@@ -116,7 +127,7 @@ def unprepare(hold: GuestHold) -> None:
 
 def discard(name: str, notes: HoldNotes, told: Path) -> None:
     """Everything that was kept of the guest. Any number of times."""
-    files.discard(*notes.files)
+    files.discard(*notes.files, str(_elsewhere(name, told)))
     for pin in notes.pins:
         files.unpin(pin)
     release(name, told)
@@ -154,9 +165,12 @@ def resume_as_before(hold: GuestHold) -> None:
     now = hold.now()
     if now is None:
         return  # ended by somebody else, which the batch has seen
+    if now.process != hold.notes.old and now.state not in PASSED_ON and not hold.maps_its_ram(now):
+        raise _not_there(hold, "before resuming it", "other RAM, or none yet")
     with suppress(HostagentError):
         files.discard(*hold.notes.files)
-    if now.state not in PASSED_ON:
+    gone_on = (*PASSED_ON, GuestState.PAUSED_BY_OWNER) if now.process != hold.notes.old else PASSED_ON
+    if now.state not in gone_on:
         libvirt.resume(hold.uuid)
     if hold.barrier is None:
         hold.ports.watcher.running()
@@ -166,6 +180,15 @@ def resume_as_before(hold: GuestHold) -> None:
             check_set_back(hold, old)
     else:
         libvirt.unmark(hold.uuid)
+
+
+def _not_there(hold: GuestHold, when: str, found: str) -> NeedsOperator:
+    return NeedsOperator(
+        f"{hold.name}: looking at it {when}",
+        expected="its QEMU, with the RAM that stayed",
+        found=found,
+        hint="hostagent recover looks again",
+    )
 
 
 # -- it is saved ------------------------------------------------------------------------------------------------
@@ -188,12 +211,23 @@ def save(hold: GuestHold) -> None:
 def seal(hold: GuestHold) -> None:
     """Make of libvirt's image one for each side, and write down what is in all three."""
     notes, images = hold.notes, {}
-    plain = files.read_private(Path(notes.plain.path))
+    plain = files.read_private(Path(notes.plain.path), _IMAGE_LIMIT)
     for side in Side:
         data = _sealed(hold, plain, side)
         files.write_private(Path(notes.image(side).path), data)
         images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
     hold.note(plain=SavedImage(notes.plain.path, _digest(plain)), **images)
+
+
+def seal_elsewhere(hold: GuestHold, side: Side) -> Path:
+    """One of them in memory, with nothing written down: a full disk does not keep a guest from coming back."""
+    path = _elsewhere(hold.name, hold.ports.config.paths.held)
+    files.write_private(path, _sealed(hold, files.read_private(Path(hold.notes.plain.path), _IMAGE_LIMIT), side))
+    return path
+
+
+def _elsewhere(name: str, told: Path) -> Path:
+    return entry(name, told).with_suffix(".image")
 
 
 def _sealed(hold: GuestHold, plain: bytes, side: Side) -> bytes:
@@ -232,24 +266,52 @@ def take_back(hold: GuestHold) -> None:
     """Undo the save: the guest is there again and stands still, on what it ran on."""
     if hold.old_is_alive():
         hold.ports.libvirt.abort_job(hold.uuid, ABORT_SECONDS)  # it may go on though nobody waits for it
-    if hold.old_is_alive() or hold.now() is not None:
+    if hold.old_is_alive():
         return
+    now = hold.now()
+    if now is not None:
+        if now.state in PASSED_ON or now.state is GuestState.PAUSED_BY_OWNER:
+            return  # somebody else had it go on
+        if what_is_wrong(hold, Side.BEFORE) is None:
+            return
+        end(hold, now)  # with other RAM, say: nobody may have that go on
     bring_back(hold, Side.BEFORE)
     if (found := what_is_wrong(hold, Side.BEFORE)) is not None:
+        now = hold.now()
+        if now is not None:
+            end(hold, now)
         raise found
 
 
 # -- it comes back ----------------------------------------------------------------------------------------------
 
 
+def end(hold: GuestHold, now: Standing) -> None:
+    """End a QEMU that has not gone on, and see libvirt clean up behind it.
+
+    Not through libvirt, which would say of the guest later that somebody destroyed it.
+    """
+    if now.process is None:
+        raise _not_there(hold, "before ending it", "libvirt is still starting it")
+    hold.ports.qemu.kill(now.process, KILL_SECONDS)
+    if not hold.ports.libvirt.wait_ended(hold.uuid, KILL_SECONDS):
+        raise Failed(f"{hold.name}: ending what was restored", expected="libvirt to see it gone", found="it there")
+
+
 def bring_back(hold: GuestHold, side: Side) -> None:
     """Have libvirt restore it, with the RAM that stayed; it stands still."""
+    if not is_told(hold):
+        raise NeedsOperator(
+            f"{hold.name}: restoring it",
+            expected="libvirt's hook to know of it",
+            found="that somebody gave its RAM up",
+            hint="hostagent recover closes the update",
+        )
     for pin in hold.notes.pins:
         if not files.is_pinned(pin):
             raise NeedsOperator(
                 f"{hold.name}: restoring it", expected=f"its RAM at {pin.link}", found="none, or another file"
             )
-    tell_hook(hold.notes.held, hold.ports.config.paths.held)
     hold.ports.libvirt.restore(good_image(hold, side), SAVE_SECONDS)
 
 
@@ -267,18 +329,31 @@ def good_image(hold: GuestHold, side: Side) -> Path:
         seal(hold)  # a crash came between libvirt's writing and our own, or our own was damaged
     except ImageNotUnderstood as error:
         raise _damaged(hold, str(error)) from error
+    except Failed:
+        return seal_elsewhere(hold, side)
     return Path(hold.notes.image(side).path)
 
 
 def has_state(hold: GuestHold) -> bool:
-    """Whether all that libvirt writes of a guest was written, damaged or not understood as it may be."""
-    plain = hold.notes.plain
-    return bool(plain.digest) or was_finished(files.read_private(Path(plain.path)))
+    """Whether all that libvirt writes of a guest was written, damaged or not understood as it may be.
+
+    Raises Failed when that cannot be told.
+    """
+    path = Path(hold.notes.plain.path)
+    if hold.notes.plain.digest:
+        return True
+    try:
+        with path.open("rb") as file:
+            return was_finished(file.read(_HEAD))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise Failed(f"{hold.name}: reading {path}", found=error.strerror or str(error)) from error
 
 
 def _is_whole(image: SavedImage) -> bool:
     try:
-        return _digest(files.read_private(Path(image.path))) == image.digest
+        return _digest(files.read_private(Path(image.path), _IMAGE_LIMIT)) == image.digest
     except HostagentError:
         return False
 

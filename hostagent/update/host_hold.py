@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostagent.components import HostComponent
+from hostagent.errors import Failed
 from hostagent.update.saga import Step
 from hostagent.update.subject import Ports
 
@@ -30,9 +31,14 @@ class HostHold:
 
 
 def _step(component: HostComponent) -> Step[HostHold]:
+    def apply(host: HostHold) -> None:
+        if component.holds and (running := host.ports.libvirt.active()):
+            raise Failed(f"swapping {component.name}", expected="no guest to run", found=", ".join(running))
+        component.apply()
+
     return Step(
         step_name(component.name),
-        lambda _: component.apply(),
+        apply,
         lambda _: component.is_applied(),
         undo=lambda _: component.roll_back(),
     )

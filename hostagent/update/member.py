@@ -66,7 +66,7 @@ def write_end(journal: Journal, update: str, entry: Entry) -> None:
         journal.append(update, entry)
     except HostagentError as error:
         raise NeedsOperator(
-            "writing down how the update ended: every guest is where it belongs, but the journal does not say so",
+            "writing down how the update ended, which the journal does not say now",
             found=str(error),
             hint="make room on the journal's disk, then: hostagent recover",
         ) from error

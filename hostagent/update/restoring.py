@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from hostagent.errors import Failed
+from hostagent.errors import HostagentError
 from hostagent.facts import GuestState
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.update.guest_hold import GuestHold, Side
 from hostagent.update.held import entry
-from hostagent.update.holding import PASSED_ON, bring_back, discard, what_is_wrong
-from hostagent.update.subject import KILL_SECONDS
+from hostagent.update.holding import PASSED_ON, bring_back, discard, end, what_is_wrong
 
 
 def restore(hold: GuestHold) -> None:
@@ -19,6 +19,7 @@ def restore(hold: GuestHold) -> None:
     bring_back(hold, Side.AFTER)
     if (found := what_is_wrong(hold, Side.AFTER)) is not None:
         raise found
+    hold.note(restored=True)
 
 
 def is_restored(hold: GuestHold) -> bool:
@@ -28,14 +29,13 @@ def is_restored(hold: GuestHold) -> bool:
 def end_restored(hold: GuestHold) -> None:
     """It has not gone on: its RAM is as it was, and what was saved can be restored once more."""
     now = hold.now()
-    if now is None or now.process is None or not hold.was_restored(now) or now.state in PASSED_ON:
+    if now is None or not (now.marked or hold.was_restored(now)) or now.state in PASSED_ON:
         return
     if now.emulator != hold.tree.emulator:
         return  # it was brought back already
-    # Not through libvirt, which would say of it later that somebody destroyed it.
-    hold.ports.qemu.kill(now.process, KILL_SECONDS)
-    if not hold.ports.libvirt.wait_ended(hold.uuid, KILL_SECONDS):
-        raise Failed(f"{hold.name}: ending what was restored", expected="libvirt to see it gone", found="it there")
+    with suppress(HostagentError):
+        hold.note(restored=False)  # that it ends is our doing
+    end(hold, now)
 
 
 def resume(hold: GuestHold) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.errors import HostagentError
-from hostagent.hypervisor import RunState
+from hostagent.errors import Failed, HostagentError
+from hostagent.hypervisor import RunState, fake_image, fake_saves
 from hostagent.hypervisor.fake import FaultKind
+from hostagent.hypervisor.fake_component import FakeComponent
+from hostagent.update import hold_batch
 from hostagent.update.journal import Outcome
+from tests.crash import shapes
 from tests.crash.judge import outcomes, problems, reason
 from tests.crash.rig import FILE, JOURNAL, WORLD, Points, Rig, Scenario, rig
 from tests.crash.sweep import Share, sweep
@@ -334,4 +337,241 @@ def test_the_guard_is_told_of_the_first_and_let_go_with_the_last() -> None:
         assert len(set(paused)) == 1
         resumes = [at for at, label in zip(until, points.labels, strict=True) if "step-done:resume" in label]
         assert resumes[0] is not None
+        assert host.guard.until is None
+
+
+# -- sequences that once went wrong ---------------------------------------------------------------------------------
+
+
+def killed(host: Rig, words: str, nth: int = 1) -> None:
+    """Everybody dies as that is, or was, written for the nth time."""
+    kept = [moment for moment in host.snapshots(host.update, (JOURNAL,)) if words in moment.label]
+    host.go_back(kept[nth - 1])
+
+
+def at(words: str, act: Callable[[], None], nth: int = 1) -> Points:
+    """Points that do that once, at the nth journal write of which that is said."""
+    points, seen = Points(only=(JOURNAL,)), [0]
+
+    def reached() -> None:
+        seen[0] += words in points.labels[-1]
+        if seen[0] == nth:
+            points.act = lambda: None
+            act()
+
+    points.act = reached
+    return points
+
+
+def pid_of(host: Rig, name: str) -> int:
+    (process,) = host.host.processes(host.uuids[name])
+    return process.pid
+
+
+def test_a_display_s_memory_is_in_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is larger than anything else that is read whole."""
+    made, read = fake_image.image, fake_saves._unsealed
+    monkeypatch.setattr(fake_image, "image", lambda **k: made(**{**k, "rest": k["rest"] + b"\1" * (17 << 20)}))
+    monkeypatch.setattr(fake_saves, "_unsealed", lambda rest: read(rest.rstrip(b"\1")))
+    with rig(ALONE) as host:
+        assert host.update() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (UPDATED, []), reason(host, "web1")
+
+
+def test_whether_it_was_saved_cannot_be_told_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no proof that it was not."""
+
+    def fails(_: object) -> bool:
+        raise Failed("reading it", found="Input/output error")
+
+    with rig(ALONE) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"])
+        with monkeypatch.context() as patched:
+            patched.setattr(hold_batch, "has_state", fails)
+            host.update()
+        assert (outcomes(host)["web1"], host.host.violations()) == (NEEDS_OPERATOR, [])
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
+
+
+def test_libvirt_s_daemon_ends_it_as_it_comes_back() -> None:
+    """It was being restored: its RAM is as it was."""
+    with rig(ALONE) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"])
+
+        def by_the_daemon() -> None:
+            with host.host.world.change() as state:
+                state.guests[host.uuids["web1"]].off = "daemon"
+
+        assert host.update(at("step-failed:restore", by_the_daemon)) == ""
+        assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, []), reason(host, "web1")
+
+
+def test_it_is_restored_with_other_ram_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt does not ask the hook: nothing with other RAM is ever resumed."""
+    with rig(ALONE) as host:
+        asks = fake_saves.asks_hook
+        monkeypatch.setattr(fake_saves, "asks_hook", lambda *_: None)
+        host.update()
+        for _ in range(2):
+            assert outcomes(host)["web1"] is NEEDS_OPERATOR
+            assert host.host.violations() == []
+            assert host.host.processes(host.uuids["web1"]) == []
+            host.recover()
+        monkeypatch.setattr(fake_saves, "asks_hook", asks)
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
+
+
+def test_it_may_have_gone_on_while_nobody_was_at_work() -> None:
+    """An operator resumes what he sees, and it dies: what was saved is past."""
+    with rig(ALONE) as host:
+        killed(host, "before step-begun:resume")
+        host.host.resume(host.uuids["web1"])
+        host.host.kill(pid_of(host, "web1"))
+        for _ in range(2):
+            host.recover()
+            assert (outcomes(host)["web1"], host.host.violations()) == (NEEDS_OPERATOR, [])
+            assert "rm " in reason(host, "web1")
+        (host.host.world.held / "web1.held").unlink()
+        host.host.start(host.uuids["web1"])
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], host.host.violations()) == (GONE, [])
+
+
+@pytest.mark.parametrize("then", ["it crashes", "it is paused", "nothing"])
+def test_somebody_gives_its_ram_up_and_then(then: str) -> None:
+    """Its new life is none of ours, whatever becomes of it."""
+    with rig(ALONE) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"], times=-1)
+        host.update()
+        host.host.no_more_faults()
+        (host.host.world.held / "web1.held").unlink()
+        host.host.start(host.uuids["web1"])
+        if then == "it crashes":
+            host.host.kill(pid_of(host, "web1"))
+        elif then == "it is paused":
+            host.host.pause(host.uuids["web1"])
+        lives = [one.pid for one in host.host.processes(host.uuids["web1"])]
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], host.host.violations()) == (GONE, [])
+        assert [one.pid for one in host.host.processes(host.uuids["web1"])] == lives
+        assert not (host.root / "ram" / "hostagent").exists()
+
+
+def test_one_that_was_told_to_go_on_is_never_restored_once_more() -> None:
+    """Not even when the journal does not know that it had been restored."""
+    with rig(SWAP) as host:
+        failed = [0]
+
+        def once() -> None:
+            failed[0] += 1
+            raise Failed("writing the journal", found="database or disk is full")
+
+        kept = host.snapshots(
+            lambda points: host.update(both_act(points, "before step-done:restore", once)), (JOURNAL,)
+        )
+        assert failed == [1]
+        (after,) = [moment for moment in kept if "after step-done:resume" in moment.label][:1]
+        host.go_back(after)
+        first = next(name for name in ("db1", "web1") if host.host.processes(host.uuids[name]))
+        (process,) = host.host.processes(host.uuids[first])
+        if process.state is RunState.RUNNING:
+            host.host.kill(process.pid)
+        host.recover()
+        assert not [line for line in host.host.violations() if "past" in line]
+
+
+def both_act(points: Points, words: str, act: Callable[[], None]) -> Points:
+    """What the points do, and that once."""
+    before, done = points.act, [False]
+
+    def reached() -> None:
+        before()
+        if words in points.labels[-1] and not done[0]:
+            done[0] = True
+            act()
+
+    points.act = reached
+    return points
+
+
+def test_the_journal_is_full_as_it_is_sealed() -> None:
+    """It comes back on what it ran on all the same."""
+    with rig(ALONE) as host:
+        points, seen = Points(only=(JOURNAL,)), [0]
+
+        def act() -> None:
+            seen[0] += points.labels[-1] == "journal before noted"
+            if seen[0] >= 3 and points.labels[-1].startswith("journal before"):
+                raise Failed("writing the journal", found="database or disk is full")
+
+        points.act = act
+        host.update(points)
+        (process,) = host.host.processes(host.uuids["web1"])
+        assert (process.state, host.host.violations()) == (RunState.RUNNING, [])
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
+
+
+def test_one_is_resumed_by_somebody_and_another_cannot_be_restored_at_first() -> None:
+    """What was swapped is in use then, and stays."""
+    with rig(SWAP) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"])
+        assert host.update(at("after step-begun:restore", lambda: host.host.resume(host.uuids["db1"]), nth=2)) == ""
+        assert host.recover() == ""
+        assert (swapped(host), problems(host)) == ((UPDATED, "new"), [])
+
+
+def test_a_guest_that_nobody_planned_with_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is swapped below it."""
+    with rig(SWAP) as host:
+        applied: list[str] = []
+        monkeypatch.setattr(FakeComponent, "apply", lambda self: applied.append(self.name))
+        boot = lambda: host.host.boot(shapes.q35(), "late")  # noqa: E731
+        assert host.update(at("before step-begun:swap", boot)) == ""
+        assert applied == []
+        assert web1_and_db1(host) == (ROLLED_BACK, ROLLED_BACK)
+        assert "found late" in reason(host, "web1")
+
+
+def test_one_that_is_updated_is_its_owner_s_again_while_the_next_is_held() -> None:
+    with rig(BOTH) as host:
+        destroy = lambda: host.host.destroy(host.uuids["db1"])  # noqa: E731
+        assert host.update(at("after step-begun:pause", destroy, nth=2)) == ""
+        assert not (host.host.world.held / "db1.held").exists()
+        ended = outcomes(host)
+        assert ended["web1"] is UPDATED
+        assert ended["db1"] in {UPDATED, GONE}
+
+
+def test_undone_on_a_full_journal_and_ended_later() -> None:
+    with rig(ALONE) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"])
+        points = Points(only=(JOURNAL,))
+
+        def act() -> None:
+            if any("undo-begun" in label for label in points.labels) and points.labels[-1].startswith("journal before"):
+                raise Failed("writing the journal", found="database or disk is full")
+
+        points.act = act
+        host.update(points)
+        host.host.kill(pid_of(host, "web1"))
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], host.host.violations()) == (GONE, [])
+
+
+def test_a_swap_without_guests_that_was_undone_is_no_update() -> None:
+    with rig(Scenario(guests=(), swaps=True)) as host:
+        host.host.fault(K.APPLY_FAILS)
+        killed(host, "before update-ended")
+        assert host.recover() == ""
+        assert swapped(host) == (ROLLED_BACK, "old")
+
+
+def test_the_guard_lets_go_of_one_that_waits_for_a_person() -> None:
+    with rig(ALONE) as host:
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"], times=-1)
+        host.update()
+        assert outcomes(host)["web1"] is NEEDS_OPERATOR
         assert host.guard.until is None

@@ -28,7 +28,7 @@ from tests.guests.watched import Look, Watched, is_of
 GUESTS = (
     GuestSpec("held", 1, 512, vcpus=2, numa_nodes=2, memory_slots=1, fill_mib=300, seed=31),
     GuestSpec("held & on pc", 2, 256, "pc", fill_mib=100, seed=32),
-    GuestSpec("spice", 3, 512, vcpus=4, fill_mib=200, seed=33, screen="qxl", display="spice"),
+    GuestSpec("spice", 3, 512, vcpus=2, fill_mib=200, seed=33, screen="qxl", display="spice"),
 )
 LEGS = ("up", "back")
 

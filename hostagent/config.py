@@ -119,6 +119,9 @@ class UpdateSettings(_Table):
     side_by_side: Annotated[
         int, Field(ge=0, le=64, description="a whole number from 0, which means as many as cores, to 64")
     ] = 0  # guests that are saved or restored at the same time, while something is swapped for the host
+    priority: Annotated[
+        tuple[Text, ...], Field(strict=False, description="a list of texts: names of guests, or patterns like 'db*'")
+    ] = ()  # who goes on first, of guests that are held together
     rehearse: YesOrNo = True
     apparmor: YesOrNo = False  # take guests that AppArmor confines: the way for them was never tried
 

@@ -28,12 +28,15 @@ Carried = list[tuple[UpdateReport, Plan | HostPlan]]
 def make_plans(call: Call, host: Host, component: str, *, budget_seconds: float) -> tuple[Plan | HostPlan, ...]:
     """The plans that bring that component up to date, or all of them; none when what runs is what is installed."""
     past, known = past_of(call.updates()), components_of(call, component)
+    priority = call.config.update.priority
     if component == ALL:
         swaps = [swap for one in known if (swap := _outdated(one)) is not None]
-        return plan_everything(host, swaps, budget_seconds=budget_seconds, past=past)
+        return plan_everything(host, swaps, budget_seconds=budget_seconds, past=past, priority=priority)
     (found,) = known
     swap = _outdated(found)
-    return () if swap is None else (plan_host(host, component, [swap], budget_seconds=budget_seconds, past=past),)
+    if swap is None:
+        return ()
+    return (plan_host(host, component, [swap], budget_seconds=budget_seconds, past=past, priority=priority),)
 
 
 def components_of(call: Call, name: str) -> tuple[HostComponent, ...]:

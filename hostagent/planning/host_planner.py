@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from hostagent.facts import Component, Guest, Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Plan, Prediction, Reason, Technique, Verdict
@@ -31,8 +32,12 @@ def plan_host(
     budget_seconds: float,
     past: Past,
     to: QemuTree | None = None,
+    priority: Sequence[str] = (),
 ) -> HostPlan:
-    """The plan to swap these. Every guest that runs is held if one of them asks for that; to: brought there as well."""
+    """The plan to swap these. Every guest that runs is held if one of them asks for that; to: brought there as well.
+
+    priority: patterns of guests' names; the guests go on in that order, and then the others.
+    """
     seconds = sum(past.swap_seconds(swap.change.name, swap.first_seconds) for swap in swaps)
     running = [guest for guest in host.guests if guest.state.active]
     guests: tuple[GuestPlan, ...] = ()
@@ -40,7 +45,10 @@ def plan_host(
         alone = {guest.uuid: predict(guest.uuid, past, technique=Technique.HOLD) for guest in running}
         # Each stands still until all are saved, the swap is done and all are restored.
         together = seconds + sum(prediction.pause_seconds for prediction in alone.values())
-        guests = tuple(_planned(host, guest, alone.get(guest.uuid), together, budget_seconds) for guest in host.guests)
+        guests = tuple(
+            _planned(host, guest, alone.get(guest.uuid), together, budget_seconds)
+            for guest in sorted(host.guests, key=lambda guest: _place(guest.name, priority))
+        )
     blockers = host_blockers(host)
     if any(swap.reconnects for swap in swaps) and (hook := reconnect_hook(host)):
         blockers += (hook,)
@@ -59,8 +67,13 @@ def plan_host(
     )
 
 
+def _place(name: str, priority: Sequence[str]) -> int:
+    """Among the patterns; behind them all when none is meant."""
+    return next((place for place, pattern in enumerate(priority) if fnmatchcase(name, pattern)), len(priority))
+
+
 def plan_everything(
-    host: Host, swaps: Sequence[Swap], *, budget_seconds: float, past: Past
+    host: Host, swaps: Sequence[Swap], *, budget_seconds: float, past: Past, priority: Sequence[str] = ()
 ) -> tuple[Plan | HostPlan, ...]:
     """The plans that bring everything up to date, in order: with the fewest pauses, and the shortest.
 
@@ -81,7 +94,8 @@ def plan_everything(
     ]
     if holding:
         to = qemu if outdated else None
-        return (*quiet, plan_host(host, "all", holding, budget_seconds=budget_seconds, past=past, to=to))
+        held = plan_host(host, "all", holding, budget_seconds=budget_seconds, past=past, to=to, priority=priority)
+        return (*quiet, held)
     if outdated and qemu:
         return (*quiet, plan_qemu(host, qemu, None, budget_seconds=budget_seconds, past=past))
     return quiet

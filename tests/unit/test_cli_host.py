@@ -152,6 +152,14 @@ def test_a_plan_with_guests(hostagent: Caller, firmware: Firmware) -> None:
     assert [one["technique"] for one in document["guests"]] == ["hold", "hold", None]
 
 
+def test_the_most_important_go_on_first(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=True)
+    hostagent.settings.write_text(hostagent.settings.read_text() + '[update]\npriority = ["router", "db*"]\n')
+    hostagent.host = with_hook(guest("app"), guest("db1"), guest("db2"), guest("router"))
+    (plan,) = hostagent.json("plan", "firmware")["plans"]
+    assert [one["name"] for one in plan["guests"]] == ["router", "db1", "db2", "app"]
+
+
 def test_a_guest_that_cannot_be_held_stops_it(hostagent: Caller, firmware: Firmware) -> None:
     firmware.configure(hold=True)
     hostagent.host = with_hook(guest("web1"), guest("db9", persistent=False))

@@ -92,7 +92,7 @@ def test_an_unknown_key_names_line_and_the_keys_there_are(tmp_path: Path) -> Non
     assert refusal(tmp_path, "# a\n\n[update]\nrehearse = true\nbudget_second = 3\n") == (
         "reading /hostagent.toml, line 5: "
         "expected one of budget_seconds, start_seconds, copy_seconds, converge_seconds, adopt_definition, "
-        "side_by_side, rehearse, apparmor in [update], "
+        "side_by_side, priority, rehearse, apparmor in [update], "
         "found unknown key 'budget_second' (hint: did you mean 'budget_seconds'?)"
     )
 

@@ -86,7 +86,8 @@ def main() -> int:
         host = stack.enter_context(Host(ram="6g"))
         peer = stack.enter_context(Peer(HOST_ADDRESS))
         Lab.write_configuration(rehearse=True)
-        hostagent("setup", "--check")
+        hostagent("setup", "--yes")
+        host.restart_libvirtd()  # as setup says
         hostagent("qemu", "add", *(str(deb) for deb in sorted(DEBS.glob("*.deb"))))
         hostagent("qemu", "list")
         say("Three guests boot: each fills its RAM, writes to its disk, and holds a TCP connection to the host.")

@@ -63,25 +63,45 @@ RECONNECT_QUESTIONS = (
 )
 
 
+_NO_HELLO = "Failed to establish session"  # of qemu.qmp; a refused connection is another one
+_AGAIN_SECONDS = 0.02
+
+
+def _client() -> tuple[QMPClient, EventListener]:
+    client, events = QMPClient("hostagent"), EventListener(names=("STOP", "RESUME", "MIGRATION"))
+    client.register_listener(events)
+    return client, events
+
+
 class QmpMonitor(QmpVerbs):
     """`Monitor` over a unix socket."""
 
     def __init__(self, path: Path, within_seconds: float) -> None:
         self._path = path
         self._loop = asyncio.new_event_loop()
-        self._client = QMPClient("hostagent")
-        self._events = EventListener(names=("STOP", "RESUME", "MIGRATION"))
-        self._client.register_listener(self._events)
+        self._client, self._events = _client()
         self._moments: dict[str, Moment] = {}
         self._migration = ""
         self._told_to_move = False
         self._patience = ANSWER_SECONDS
         self._left: Callable[[], float] | None = None
         try:
-            self._within(within_seconds, self._connect(), "connecting")
+            self._open(within_seconds)
         except BaseException:
             self._loop.close()
             raise
+
+    def _open(self, within_seconds: float) -> None:
+        """Connect; a QEMU that is just letting another client go may drop the next one before it has said hello."""
+        ends = time.monotonic() + within_seconds
+        while True:
+            try:
+                return self._within(max(0.0, ends - time.monotonic()), self._connect(), "connecting")
+            except Failed as error:
+                if _NO_HELLO not in str(error) or time.monotonic() > ends:
+                    raise
+            time.sleep(_AGAIN_SECONDS)
+            self._client, self._events = _client()
 
     # -- asking ----------------------------------------------------------------------------------------------
 

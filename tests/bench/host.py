@@ -19,6 +19,8 @@ from typing import Self
 import libvirt
 import psutil
 
+from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.libvirt_files.record_shape import pid_file_name
 from tests.bench.guest_spec import BRIDGE, BRIDGE_MAC, GUEST_FILES, HOST_ADDRESS, GuestSpec, domain_xml
 from tests.bench.paths import GUEST
 from tests.bench.syscalls import mount
@@ -149,7 +151,13 @@ class Host:
 
     def ram_files(self, domain: libvirt.virDomain) -> list[Path]:
         """The files that hold the memory of a running guest with file RAM."""
-        return list((RAM / "libvirt/qemu").glob(f"{domain.ID()}-*/*"))
+        found = list((RAM / "libvirt/qemu").glob(f"{domain.ID()}-*/*"))
+        pid_file = RUNTIME / pid_file_name(domain.name())
+        if not pid_file.exists():
+            return found
+        qemu = HostQemu()  # libvirt counts its guests anew when it starts without any: another's may have the number
+        mapped = qemu.ram_inodes(qemu.identify(int(pid_file.read_text())))
+        return [path for path in found if ((seen := path.stat()).st_dev, seen.st_ino) in mapped]
 
     def qemu_processes(self) -> list[psutil.Process]:
         """Every living QEMU in the bench, libvirt's own and others."""

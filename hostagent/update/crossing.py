@@ -21,6 +21,7 @@ from hostagent.update.swap import LOCK_LATE, UNLIMITED, GuestSwap, Notes
 
 FLUSH_SECONDS = 10.0  # a disk that takes longer would keep the guest standing still for as long
 LEAVING_SECONDS = 0.3  # the guest may stand still meanwhile
+_AGAIN_SECONDS = 0.05
 SETTLE_SECONDS = 5.0  # a failed crossing on the old one ends by itself once the new one is gone
 
 # How a crossing leaves a guest that ran. One that has shut itself down, or stopped for an error, is libvirt's to end.
@@ -302,9 +303,21 @@ def resume_old(swap: GuestSwap) -> None:
         set_back(old, swap.notes)
     if swap.notes.was_running and old.run_state() in OURS_TO_RESUME:
         swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)  # the new one set them for itself as it loaded
-        old.resume(KILL_SECONDS)
+        _have_it_go_on(swap, old)
     swap.ports.watcher.running()
     _note_undone_pause(swap, stopped or old.stopped_at(), old.resumed_at())
+
+
+def _have_it_go_on(swap: GuestSwap, old: Monitor) -> None:
+    """QEMU refuses `cont` while it clears up behind a crossing that failed, and says so: ask again."""
+    ends = swap.ports.monotonic() + SETTLE_SECONDS
+    while True:
+        try:
+            return old.resume(KILL_SECONDS)
+        except Failed:
+            if old.run_state() is not RunState.FINISH_MIGRATE or swap.ports.monotonic() > ends:
+                raise
+        old.wait_stopped(_AGAIN_SECONDS)
 
 
 def _note_undone_pause(swap: GuestSwap, stopped: Moment | None, resumed: Moment | None) -> None:

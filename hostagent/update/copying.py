@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor import Move, MoveStatus, Sender
@@ -44,7 +44,8 @@ def begin_copy(swap: GuestSwap) -> None:
         with receiving, sending, _book_of_writes(swap, old):
             new.receive_state(receiving.fileno())
             old.send_state(sending.fileno())
-        old.watch_dirtying()
+        with suppress(Failed):  # it is measured already, since a copy that was given up a moment ago
+            old.watch_dirtying()
     swap.copy_began = swap.ports.monotonic()
 
 

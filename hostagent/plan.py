@@ -107,8 +107,24 @@ class GuestPlan:
     copied_bytes: int = 0  # of RAM; 0 when it is kept
 
 
+class _OfGuests:
+    """What a plan says of its guests."""
+
+    guests: tuple[GuestPlan, ...]
+
+    @property
+    def to_update(self) -> tuple[GuestPlan, ...]:
+        """The guests that would be carried over, or held."""
+        return tuple(guest for guest in self.guests if guest.verdict is Verdict.UPDATE)
+
+    @property
+    def blocked(self) -> tuple[GuestPlan, ...]:
+        """The guests that an asked-for update cannot take; where all have to be held they stop everything."""
+        return tuple(guest for guest in self.guests if guest.verdict is Verdict.BLOCKED)
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(_OfGuests):
     """What will be done on the host; made from facts alone."""
 
     component: str
@@ -118,19 +134,9 @@ class Plan:
     undoes: str = ""  # the update that it brings guests back from
     adopts: bool = False  # guests stay on their QEMU; only their RAM goes into files
 
-    @property
-    def to_update(self) -> tuple[GuestPlan, ...]:
-        """The guests that would be swapped."""
-        return tuple(guest for guest in self.guests if guest.verdict is Verdict.UPDATE)
-
-    @property
-    def blocked(self) -> tuple[GuestPlan, ...]:
-        """The guests that an asked-for update cannot take."""
-        return tuple(guest for guest in self.guests if guest.verdict is Verdict.BLOCKED)
-
 
 @dataclass(frozen=True)
-class HostPlan:
+class HostPlan(_OfGuests):
     """What will be swapped for the whole host, and what that means for its guests; made from facts alone."""
 
     component: str  # what was asked for
@@ -140,13 +146,3 @@ class HostPlan:
     blockers: tuple[Blocker, ...]
     swaps: tuple[str, ...]  # the components, in the order in which they are swapped
     swap_seconds: float  # how long that will probably take, with all guests standing still
-
-    @property
-    def to_update(self) -> tuple[GuestPlan, ...]:
-        """The guests that would be held."""
-        return tuple(guest for guest in self.guests if guest.verdict is Verdict.UPDATE)
-
-    @property
-    def blocked(self) -> tuple[GuestPlan, ...]:
-        """The guests that cannot be held: they stop everything."""
-        return tuple(guest for guest in self.guests if guest.verdict is Verdict.BLOCKED)

@@ -12,6 +12,7 @@ from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree
 from hostagent.plan import Method, Technique
 from hostagent.planning.prediction import Past
+from hostagent.update.host_hold import step_name
 from hostagent.update.journal import GuestRecord, Json, Outcome, UpdateRecord
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 
@@ -169,9 +170,11 @@ def past_of(updates: Sequence[UpdateRecord]) -> Past:
         if update.order.get("kind") not in (OrderKind.UPDATE, OrderKind.ADOPTION):
             continue
         held = _held(update)
-        if update.outcome is Outcome.UPDATED:
-            for step, took in _phases(update).get("", {}).items():
-                swaps.setdefault(step.removeprefix("swap "), []).append(took)
+        if update.outcome is Outcome.UPDATED and (swapped := update.order.get("swaps")):
+            took = _phases(update).get("", {})
+            for name in swapped if isinstance(swapped, list) else ():
+                if step_name(name) in took:
+                    swaps.setdefault(name, []).append(took[step_name(name)])
         for record in update.guests.values():
             pause = _number(record.measured, "pause_seconds")
             if record.outcome is Outcome.UPDATED and pause is not None:

@@ -9,8 +9,7 @@ from hostagent.errors import HostagentError
 from hostagent.facts import GuestState
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.update.guest_hold import GuestHold, Side
-from hostagent.update.held import entry
-from hostagent.update.holding import PASSED_ON, bring_back, discard, end, what_is_wrong
+from hostagent.update.holding import PASSED_ON, bring_back, discard, end, is_told, what_is_wrong
 
 
 def restore(hold: GuestHold) -> None:
@@ -64,5 +63,5 @@ def look(hold: GuestHold) -> None:
 
 
 def is_let_go(hold: GuestHold) -> bool:
-    kept = [Path(path) for path in (*hold.notes.files, *(pin.link for pin in hold.notes.pins))]
-    return not any(path.exists() for path in (*kept, entry(hold.name, hold.ports.config.paths.held)))
+    kept = (*hold.notes.files, *(pin.link for pin in hold.notes.pins))
+    return not is_told(hold) and not any(Path(path).exists() for path in kept)

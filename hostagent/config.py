@@ -106,6 +106,9 @@ class SetupSettings(_Table):
             description="a tmpfs size like '50%', '64g' or a number of bytes",
         ),
     ] = "50%"
+    ram_device: Annotated[
+        str, Field(pattern=r"^(/dev/pmem[0-9]+)?$", description="a device like '/dev/pmem0', or ''")
+    ] = ""  # persistent memory for guests' RAM, in the place of a tmpfs: it outlives the kernel
 
 
 class UpdateSettings(_Table):
@@ -133,6 +136,16 @@ class ClockSettings(_Table):
     require_synchronised_host: YesOrNo = True
     agent_seconds: Seconds = 2.0  # one answer of a guest agent
     samples: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 8
+
+
+class KernelSettings(_Table):
+    """``[kernel]``: the host's kernel."""
+
+    release: Annotated[
+        str,
+        Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_~-]{0,63}$|^$", description="a release like '6.1.0-49-amd64', or ''"),
+    ] = ""  # that is gone to; the newest that is installed if there is none
+    takes_seconds: Seconds = 20.0  # from the old kernel's end to libvirt's daemon, for the first prediction
 
 
 class ComponentSettings(_Table):
@@ -172,6 +185,7 @@ class Config(_Table):
     setup: Annotated[SetupSettings, Field(description="a table")] = SetupSettings()
     update: Annotated[UpdateSettings, Field(description="a table")] = UpdateSettings()
     clock: Annotated[ClockSettings, Field(description="a table")] = ClockSettings()
+    kernel: Annotated[KernelSettings, Field(description="a table")] = KernelSettings()
     component: Annotated[
         tuple[ComponentSettings, ...], Field(strict=False, description="tables, each of them a [[component]]")
     ] = ()

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from hostagent import wiring
 from hostagent.config import Config
 from hostagent.errors import NeedsOperator
 from hostagent.guard import Guard
 from hostagent.hypervisor.libvirt import boot_id
+from hostagent.setup import setup_host
+from hostagent.setup.host_files import HostFiles
+from hostagent.setup.persistent_ram import mount_ram
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import Outcome, SqliteJournal, UpdateRecord
-from hostagent.update.recovery import open_updates, recover
+from hostagent.update.recovery import get_ready_after_boot, open_updates, recover
 from hostagent.update.saga import Teller
 from hostagent.update.subject import Ports
 
@@ -62,6 +66,23 @@ def changing(config: Config, doing: str, tell: Teller) -> Iterator[Session]:
     finally:
         if session is None or not session.left_to_guard:
             lock.release()
+        journal.close()
+
+
+def after_boot(config: Config) -> None:
+    """What must be so before libvirt's daemon starts: guests' RAM in its place, libvirt's hook told who is held."""
+    if config.setup.ram_device:
+        files = HostFiles()
+        wanted = setup_host.wanted_on_this_host(config, files)
+        leapt = wiring.kernel_of(config).was_leapt_to()  # only then is there anything of the RAM that was
+        target = config.setup.memory_backing_dir
+        mount_ram(Path(config.setup.ram_device), target, wanted.qemu_uid, wanted.qemu_gid, fresh=not leapt)
+    if not wiring.journal_path(config).exists():
+        return
+    journal = wiring.journal_of(config)
+    try:
+        get_ready_after_boot(wiring.ports_of(config, journal), boot_id=boot_id())
+    finally:
         journal.close()
 
 

@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from hostagent.clock import SystemClock
-from hostagent.components import HostComponent, kernel, kvm, libvirtd, qemu
+from hostagent.components import HostComponent, libvirtd, qemu
 from hostagent.components.commands import CommandComponent
+from hostagent.components.kernel import KernelComponent
+from hostagent.components.kvm import KvmComponent
 from hostagent.config import Config
 from hostagent.facts import Component, Host, QemuTree
 from hostagent.hypervisor import Daemon
@@ -17,6 +19,9 @@ from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.planning.kernel_checks import KernelSwap
+from hostagent.setup.host_files import SystemMounts
+from hostagent.setup.kernel_swaps import UNIT
 from hostagent.trees import qemu_trees
 from hostagent.update.journal import Journal, SqliteJournal
 from hostagent.update.libvirtd_swap import LibvirtdComponent
@@ -36,7 +41,25 @@ def libvirt_of(config: Config) -> LibvirtApi:
 def components_of(config: Config, host: Host) -> tuple[Component, ...]:
     """What runs of each component of the host, and what is installed."""
     daemon = DriverLock(config.paths.libvirt_run / "driver.pid").holder()
-    return (qemu.look(host), libvirtd.look(host.libvirt, daemon), kvm.look(), kernel.look())
+    return (qemu.look(host), libvirtd.look(host.libvirt, daemon), kvm_of(config).look(), kernel_of(config).look())
+
+
+def kvm_of(config: Config) -> KvmComponent:
+    """The KVM modules."""
+    return KvmComponent(config.paths.state / "kept" / "kvm")
+
+
+def kernel_of(config: Config) -> KernelComponent:
+    """The host's kernel."""
+    return KernelComponent(
+        config.paths.state / "kept" / "kernel", config.kernel.release, first_seconds=config.kernel.takes_seconds
+    )
+
+
+def kernel_swap_of(config: Config) -> KernelSwap:
+    """What of the host decides about swapping its kernel."""
+    folders = tuple(str(mount.target) for mount in SystemMounts().mounts() if mount.outlives_the_kernel)
+    return KernelSwap(folders, resumes_at_boot=UNIT.exists())
 
 
 def host_components(config: Config) -> tuple[HostComponent, ...]:
@@ -61,7 +84,7 @@ def _components(config: Config, lock: DriverLock, libvirt: LibvirtApi, daemon: D
         ready_seconds=config.libvirt.daemon.ready_seconds,
         looks=looks,
     )
-    return (own, *(CommandComponent(settings) for settings in config.component))
+    return (own, kvm_of(config), kernel_of(config), *(CommandComponent(settings) for settings in config.component))
 
 
 def journal_of(config: Config) -> SqliteJournal:

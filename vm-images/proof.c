@@ -51,13 +51,15 @@ enum {
 
 #define MS INT64_C(1000000)
 #define BUCKET_NS (MS / 10)
-#define TICK_EVERY (10 * MS)
-#define RECORD_EVERY (20 * MS)
-#define LINE_EVERY (50 * MS)
-#define CONSOLE_EVERY (100 * MS)
+#define TICK_EVERY (10 * MS * pace)
+#define RECORD_EVERY (20 * MS * pace)
+#define LINE_EVERY (50 * MS * pace)
+#define CONSOLE_EVERY (100 * MS * pace)
 #define SOCKET_PATH "/run/proof.sock"
 #define DISK_PATH "/dev/vda"
 #define RECORD_MAGIC UINT64_C(0x70726f6f666c6f67) /* "prooflog" */
+
+static int64_t pace = 1; /* everything takes so many times as long: for a guest that is emulated in an emulated host */
 
 static char boot_id[40];
 static struct in_addr peer; /* zero: this guest has no network card */
@@ -670,6 +672,8 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof(boot_id));
 	read_line("/proc/cmdline", cmdline, sizeof(cmdline));
+	if (setting(cmdline, "proof.pace="))
+		pace = strtoll(setting(cmdline, "proof.pace="), NULL, 10);
 	mib = setting(cmdline, "proof.fill=");
 	seed = setting(cmdline, "proof.seed=");
 	to = setting(cmdline, "proof.peer=");

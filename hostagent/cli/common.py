@@ -15,7 +15,7 @@ from hostagent.cli.output import Output, log_to_stderr
 from hostagent.cli.progress import Progress
 from hostagent.cli.signals import Signals
 from hostagent.cli.verbs import Asked
-from hostagent.config import Config
+from hostagent.config import Config, KernelSettings
 from hostagent.errors import HostagentError, UsageError
 from hostagent.facts import Host
 from hostagent.planning.way_back import not_kept
@@ -37,6 +37,18 @@ class Call:
         update = self.config.update.model_copy(update={"adopt_definition": False})
         return replace(self, config=self.config.model_copy(update={"update": update}))
 
+    def going_to_kernel(self, release: str | None) -> Call:
+        """The same, with that kernel for the host; None leaves it to the settings."""
+        if release is None:
+            return self
+        try:
+            kernel = KernelSettings(release=release)
+        except ValueError as error:
+            raise UsageError(
+                "reading --to", expected="a kernel's release, like uname -r", found=repr(release)
+            ) from error
+        return replace(self, config=self.config.model_copy(update={"kernel": kernel}))
+
     def updates(self) -> tuple[UpdateRecord, ...]:
         """The journal's updates, oldest first; only looks."""
         return read_updates(wiring.journal_path(self.config))
@@ -50,7 +62,11 @@ class Call:
             libvirt.disconnect()
 
     def kept_host(self) -> Host:
-        """The same, once the QEMU that guests run on is kept, so that they can come back to it after its upgrade."""
+        """The same, once what runs is kept, QEMU and the KVM modules: there is a way back to it after its upgrade."""
+        try:
+            wiring.kvm_of(self.config).keep()
+        except HostagentError as error:
+            self.out.note(f"the KVM modules are not kept: {error}")
         host = self.host()
         tree = not_kept(host)
         if tree is None:

@@ -13,7 +13,7 @@ from hostagent.cli.output import Part, sentence
 from hostagent.cli.plan_view import plan_json, plan_parts, refusal
 from hostagent.cli.report_view import report_parts
 from hostagent.components import HostComponent
-from hostagent.errors import ExitCode, Failed, Refused, UsageError
+from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
 from hostagent.facts import Freshness, Host
 from hostagent.plan import HostPlan, Plan
 from hostagent.planning.host_planner import Swap, plan_everything, plan_host
@@ -30,10 +30,10 @@ def make_plans(call: Call, host: Host, component: str, *, budget_seconds: float)
     past, known = past_of(call.updates()), components_of(call, component)
     priority = call.config.update.priority
     if component == ALL:
-        swaps = [swap for one in known if (swap := _outdated(one)) is not None]
+        swaps = _all_outdated(call, known)
         return plan_everything(host, swaps, budget_seconds=budget_seconds, past=past, priority=priority)
     (found,) = known
-    swap = _outdated(found)
+    swap = _outdated(call, found)
     if swap is None:
         return ()
     return (plan_host(host, component, [swap], budget_seconds=budget_seconds, past=past, priority=priority),)
@@ -54,13 +54,35 @@ def components_of(call: Call, name: str) -> tuple[HostComponent, ...]:
     return (known[name],)
 
 
-def _outdated(component: HostComponent) -> Swap | None:
+def _all_outdated(call: Call, known: Sequence[HostComponent]) -> list[Swap]:
+    """What cannot be swapped on this host does not keep the rest from it; it is said."""
+    found = []
+    for one in known:
+        try:
+            swap = _outdated(call, one)
+        except HostagentError as error:
+            call.out.note(f"{one.name} is left out: {error}")
+            continue
+        if swap is not None and swap.kernel is not None and not swap.kernel.resumes_at_boot:
+            call.out.note(f"{one.name} is left out: to prepare the host for it: hostagent setup --kernel-swaps")
+        elif swap is not None:
+            found.append(swap)
+    return found
+
+
+def _outdated(call: Call, component: HostComponent) -> Swap | None:
     change = component.look()
     if change.freshness is Freshness.UNKNOWN:
         raise Failed(f"looking at {component.name}", expected="to see what runs", found="that cannot be told")
     if change.freshness is not Freshness.OUTDATED:
         return None
-    return Swap(change, component.holds, component.first_seconds, reconnects=component.name == "libvirtd")
+    return Swap(
+        change,
+        component.holds,
+        component.first_seconds,
+        reconnects=component.name == "libvirtd",
+        kernel=wiring.kernel_swap_of(call.config) if component.name == "kernel" else None,
+    )
 
 
 def plans_parts(plans: Sequence[Plan | HostPlan], component: str) -> list[Part]:

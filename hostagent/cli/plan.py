@@ -46,7 +46,12 @@ class Wish:
     def host_component(self, *, save: bool = False) -> str:
         """The component, which concerns the whole host; UsageError for options that only QEMU has."""
         assert self.component is not None  # noqa: S101 - require_component() was asked
-        given = {"--to": self.to, "--guest": self.guests, "--technique": self.technique, "--save": save}
+        given = {
+            "--to": self.to if self.component != "kernel" else None,
+            "--guest": self.guests,
+            "--technique": self.technique,
+            "--save": save,
+        }
         if wrong := [name for name, value in given.items() if value]:
             raise UsageError(
                 "reading the command line",
@@ -151,6 +156,8 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
 
 def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
     component = wish.host_component(save=save is not None)
+    if component == "kernel":
+        call = call.going_to_kernel(wish.to)
     components_of(call, component)
     plans = make_plans(call, call.kept_host(), component, budget_seconds=budget_of(call, wish.budget))
     call.out.show(plans_json(plans), *plans_parts(plans, component))

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from hostagent import wiring
 from hostagent.cli.common import Call, begin, change
 from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode, HostagentError, Refused, UsageError
 from hostagent.setup import setup_host
 from hostagent.setup.host_files import HostFiles, SystemMounts
+from hostagent.setup.kernel_swaps import REBOOT
 from hostagent.setup.setup_tasks import Need, Task
 
 
 @verb("setup", example="hostagent setup --check")
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; exit code 3 when something is missing.")
 @click.option("--undo", is_flag=True, help="Take away what setup put in place.")
+@click.option("--kernel-swaps", is_flag=True, help="Also have guests' RAM outlive the host's kernel.")
+@click.option("--reserve", metavar="SIZE", help="Memory for guests then, like 64G; half of the host's if not given.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def setup(asked: Asked, only_check: bool, undo: bool, yes: bool) -> int:
+def setup(asked: Asked, *, only_check: bool, undo: bool, kernel_swaps: bool, reserve: str | None, yes: bool) -> int:
     """Give this host what in-place updates need: shown first, then done. Any number of times.
 
     Guests' RAM goes into files in memory, on a tmpfs that only QEMU's user can enter; hostagent gets directories of
@@ -29,10 +35,13 @@ def setup(asked: Asked, only_check: bool, undo: bool, yes: bool) -> int:
     """
     if only_check and undo:
         raise UsageError("reading the command line", found="both --check and --undo", hint="hostagent setup --help")
+    if reserve is not None and not kernel_swaps:
+        raise UsageError("reading the command line", expected="--kernel-swaps with --reserve", found="--reserve alone")
     call = begin(asked)
     if undo:
         return _undo(call, yes=yes)
-    needs = setup_host.check(_tasks(call))
+    size = _reserved_bytes(reserve) if kernel_swaps or call.config.setup.ram_device else 0
+    needs = setup_host.check(_tasks(call, size))
     missing = [need for need in needs if not need.satisfied]
     if only_check or not missing:
         verdict = sentence(f"Missing: {len(missing)} of {len(needs)}." if missing else "Everything is in place.")
@@ -41,8 +50,8 @@ def setup(asked: Asked, only_check: bool, undo: bool, yes: bool) -> int:
     call.out.say(*_parts(needs), "")
     _confirm(call, "Make these changes?", yes=yes)
     with change(call, "setup"):
-        report = setup_host.apply(_tasks(call))
-    after = setup_host.check(_tasks(call))
+        report = setup_host.apply(_tasks(call, size))
+    after = setup_host.check(_tasks(call, size))
     if not report.done:  # taking the host to oneself has made hostagent's own directory
         satisfied = {need.name for need in after if need.satisfied}
         report = replace(report, done=tuple(need.change for need in missing if need.name in satisfied))
@@ -61,7 +70,9 @@ def _undo(call: Call, *, yes: bool) -> int:
 
 def _told(call: Call, report: setup_host.Report, needs: Sequence[Need]) -> int:
     parts: list[Part] = [indented(f"done: {words}", 2) for words in report.done] or ["Nothing had to be done."]
-    if report.restart_libvirtd:
+    if any(REBOOT in need.change for need in needs):
+        parts += ["", sentence(f"Next: {REBOOT}", "wait")]
+    elif report.restart_libvirtd:
         parts += ["", sentence(f"Next: {setup_host.RESTART}", "wait")]
     document = {
         "done": list(report.done),
@@ -72,10 +83,23 @@ def _told(call: Call, report: setup_host.Report, needs: Sequence[Need]) -> int:
     return ExitCode.DONE
 
 
-def _tasks(call: Call) -> tuple[Task, ...]:
-    files = HostFiles()
+def _tasks(call: Call, reserved: int) -> tuple[Task, ...]:
+    """reserved: bytes of memory that is to outlive the kernel, 0 for none."""
+    files, mounts = HostFiles(), SystemMounts()
     wanted = setup_host.wanted_on_this_host(call.config, files)
-    return setup_host.tasks(wanted, files, SystemMounts(), _ram_paths(call))
+    if not reserved:
+        return setup_host.tasks(wanted, files, mounts, _ram_paths(call))
+    kernel = setup_host.KernelFacts(wiring.kernel_of(call.config).was_leapt_to)
+    return setup_host.kernel_swap_tasks(wanted, files, mounts, _ram_paths(call), size=reserved, kernel=kernel)
+
+
+def _reserved_bytes(text: str | None) -> int:
+    if text is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([MGT])i?B?", text, re.ASCII)
+    if found is None:
+        raise UsageError("reading --reserve", expected="a size like 512M, 64G or 2T", found=repr(text))
+    return int(found[1]) << {"M": 20, "G": 30, "T": 40}[found[2]]
 
 
 def _ram_paths(call: Call) -> list[Path]:

@@ -72,6 +72,8 @@ def _update(
 
 def _update_host(call: Call, wish: Wish, *, yes: bool) -> int:
     component = wish.host_component()
+    if component == "kernel":
+        call = call.going_to_kernel(wish.to)
     components_of(call, component)
     with change(call, f"update {component}") as work:
         require_nothing_open(work.session)

@@ -39,6 +39,10 @@ class HostComponent(Protocol):
         """Asked of the world: whether what is installed runs, and works."""
         ...
 
+    def is_for_good(self) -> bool:
+        """Asked of the world: whether what ran before is gone, so that there is only the way forward."""
+        ...
+
     def roll_back(self) -> None:
         """Put what ran before back in its place; done when it is there. Any number of times."""
         ...

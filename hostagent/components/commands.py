@@ -52,6 +52,9 @@ class CommandComponent:
         ).exit_status
         return said == 0
 
+    def is_for_good(self) -> bool:
+        return False
+
     def roll_back(self) -> None:
         self._run("rolling back", self.settings.roll_back)
 

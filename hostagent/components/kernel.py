@@ -1,68 +1,205 @@
-"""The host's kernel: the one that runs, and the newest that is installed, told apart down to their builds.
+"""The host's kernel as a component: the newest one that is installed takes over by kexec, without firmware between.
 
-A Debian kernel keeps its release (6.1.0-49-amd64) over security updates; the build says which it is. The image has both
-in its header (Linux, Documentation/arch/x86/boot.rst: kernel_version), as uname(2) gives them of the running one.
+Everything on the host ends with the old kernel, this process too; what was in files on persistent memory stays, and
+guests' RAM with it. The new kernel is told a secret word on its command line: only a kernel that was started so can
+have found RAM as it was, and the journal's update goes on there.
+
+kexec_file_load(2): kernel, initial RAM disk and command line are checked and in memory before any guest is paused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hostagent import processes
+from hostagent.components.kernel_images import Build, newest_image, read_image, running_build
+from hostagent.durable import fsync
+from hostagent.errors import Failed, HostagentError, NeedsOperator, Refused
 from hostagent.facts import Component, Freshness
 
-_MAGIC, _MAGIC_AT = b"HdrS", 0x202
-_VERSION_AT, _HEADER = 0x20E, 0x200  # a number, from the beginning of the header
-_TEXT_BYTES = 512
+WORD = "hostagent.swap"
+"""On the new kernel's command line: hostagent.swap=<the update's secret>."""
+PANIC_SECONDS = 10
+MODULES = Path("/lib/modules")
+_LOAD_SECONDS = 60.0
+_JUMP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Build:
-    """A build of a kernel."""
+class Leap:
+    """What a new kernel is started for."""
 
-    release: str  # "6.1.0-49-amd64"
-    build: str  # "#1 SMP PREEMPT_DYNAMIC Debian 6.1.170-1 (2026-05-08)"
-
-    def __str__(self) -> str:
-        package = re.search(r"(?:Debian|Ubuntu) (\S+)", self.build)
-        return f"{self.release} ({package[1]})" if package else self.release
+    secret: str
+    build: Build
+    image: str
 
 
-def look(boot: Path = Path("/boot"), running: Build | None = None) -> Component:
-    """What runs, and the newest image; `running` is this host's unless given."""
-    ours = running or _running()
-    images = [build for path in boot.glob("vmlinuz-*") if (build := read_image(path)) is not None]
-    if not images:
-        return Component("kernel", str(ours), "", Freshness.UNKNOWN)
-    newest = max(images, key=lambda build: (_order(build.release), _order(build.build)))
-    freshness = Freshness.CURRENT if newest == ours else Freshness.OUTDATED
-    return Component("kernel", str(ours), str(newest), freshness)
+@dataclass(frozen=True)
+class KernelComponent:
+    """The kernel that runs, and one to run in its place."""
+
+    kept: Path
+    wanted: str = ""  # release of the kernel to go to; "" is the newest
+    boot: Path = Path("/boot")
+    cmdline: Path = Path("/proc/cmdline")
+    packages: Path = Path("/var/lib/dpkg/info")
+    running: Callable[[], Build] = running_build
+    name: str = "kernel"
+    holds: bool = True
+    first_seconds: float = 20.0  # careful: a server's own devices may take longer than all the rest
+
+    def look(self) -> Component:
+        """What runs, and the newest image, or the one that is wanted."""
+        ours = self.running()
+        found = self._image()
+        if found is None:
+            return Component(self.name, str(ours), "", Freshness.UNKNOWN)
+        freshness = Freshness.CURRENT if found[1] == ours else Freshness.OUTDATED
+        return Component(self.name, str(ours), str(found[1]), freshness)
+
+    def stage(self) -> None:
+        """Have the new kernel in memory, whole, with all that it needs to come up."""
+        doing = "getting the new kernel ready"
+        found = self._image()
+        if found is None:
+            raise Refused(doing, expected=f"a kernel {self.wanted or 'image'} in {self.boot}", found="none")
+        image, build = found
+        initrd = self.boot / f"initrd.img-{build.release}"
+        self._require_whole(image, initrd, build.release)
+        leap = Leap(secrets.token_hex(16), build, str(image))
+        self._write(leap)
+        line = command_line(self.cmdline.read_text(), leap.secret)
+        argv = ("--kexec-file-syscall", "--load", str(image), f"--initrd={initrd}", f"--command-line={line}")
+        processes.run(("kexec", *argv), within_seconds=_LOAD_SECONDS)
+
+    def apply(self) -> None:
+        """Leap. Comes back only when that failed."""
+        if self.is_for_good():
+            raise Failed("starting the new kernel", expected="another one to run", found="that it runs already")
+        os.sync()
+        processes.run(("kexec", "--exec", "--no-ifdown"), within_seconds=_JUMP_SECONDS)
+        raise Failed("starting the new kernel", expected="not to come back", found="it did nothing")
+
+    def is_applied(self) -> bool:
+        leap = self._leap()
+        return leap is not None and self._landed(leap) and self.running() == leap.build
+
+    def is_for_good(self) -> bool:
+        """The old kernel is gone once the new one has begun."""
+        leap = self._leap()
+        return leap is not None and self._landed(leap)
+
+    def roll_back(self) -> None:
+        """Before the leap: unload it. After it there is no way back, and none is needed."""
+        if not self.is_for_good():
+            self._unload()
+
+    def forget(self) -> None:
+        if not self.is_for_good():
+            with suppress(HostagentError):
+                self._unload()
+        self._file.unlink(missing_ok=True)
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    def _image(self) -> tuple[Path, Build] | None:
+        if not self.wanted:
+            return newest_image(self.boot)
+        image = self.boot / f"vmlinuz-{self.wanted}"
+        build = read_image(image)
+        return (image, build) if build is not None else None
+
+    def _require_whole(self, image: Path, initrd: Path, release: str) -> None:
+        """A kernel that does not come up takes every guest's RAM with it: what can be known of it is, beforehand."""
+        doing = f"checking kernel {release}"
+        listed = self.packages / f"linux-image-{release}.md5sums"
+        try:
+            sums = listed.read_text()
+            found = hashlib.md5(image.read_bytes(), usedforsecurity=False).hexdigest()
+        except OSError as error:
+            raise Refused(
+                doing,
+                expected="an image of an installed package, to tell whether it is whole",
+                found=f"{error.filename}: {error.strerror}",
+                hint="install it as a package",
+            ) from error
+        wanted = re.search(rf"^(\S+)  {re.escape(str(image).lstrip('/'))}$", sums, re.MULTILINE)
+        if wanted is None or wanted[1] != found:
+            raise Refused(
+                doing,
+                expected=f"{image} as its package has it",
+                found="another file",
+                hint=f"apt reinstall linux-image-{release}",
+            )
+        try:
+            listing = processes.run(("lsinitramfs", str(initrd)), within_seconds=_LOAD_SECONDS).stdout
+        except Failed as error:
+            raise Refused(
+                doing, expected=f"{initrd}, whole", found=error.found, hint=f"update-initramfs -u -k {release}"
+            ) from error
+        if not (MODULES / release).is_dir() or "init" not in listing.split():
+            raise Refused(
+                doing,
+                expected=f"its modules in {MODULES / release}, and an initial RAM disk that can start",
+                found="not both",
+                hint=f"apt reinstall linux-image-{release}",
+            )
+
+    def was_leapt_to(self) -> bool:
+        """Whether this kernel was started by another one, for hostagent, and not by firmware."""
+        return any(word.startswith(f"{WORD}=") for word in self.cmdline.read_text().split())
+
+    def _landed(self, leap: Leap) -> bool:
+        return f"{WORD}={leap.secret}" in self.cmdline.read_text().split()
+
+    def _unload(self) -> None:
+        processes.run(("kexec", "--kexec-file-syscall", "--unload"), within_seconds=_LOAD_SECONDS)
+
+    # -- what outlives the kernel ----------------------------------------------------------------------------
+
+    @property
+    def _file(self) -> Path:
+        return self.kept / "leap.json"
+
+    def _write(self, leap: Leap) -> None:
+        try:
+            self.kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file.unlink(missing_ok=True)
+            fd = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "w") as file:
+                json.dump(asdict(leap), file)
+            fsync(self._file)
+            fsync(self.kept)
+        except OSError as error:
+            raise Failed(f"writing {self._file}", found=error.strerror or str(error)) from error
+
+    def _leap(self) -> Leap | None:
+        try:
+            content = json.loads(self._file.read_text())
+            return Leap(content["secret"], Build(**content["build"]), content["image"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise NeedsOperator(
+                "reading what the new kernel was started for", found=f"{self._file}: {error}"
+            ) from error
 
 
-def read_image(path: Path) -> Build | None:
-    """The build of a bzImage; None for anything else."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEADER + 0x10000 + _TEXT_BYTES)
-    except OSError:
-        return None
-    if head[_MAGIC_AT : _MAGIC_AT + 4] != _MAGIC:
-        return None
-    start = int.from_bytes(head[_VERSION_AT : _VERSION_AT + 2], "little") + _HEADER
-    text = head[start : start + _TEXT_BYTES].partition(b"\0")[0].decode("ascii", "replace")
-    release, _, rest = text.partition(" ")
-    build = rest.partition("#")
-    return Build(release, f"#{build[2]}") if release and build[1] else None
+def command_line(running: str, secret: str) -> str:
+    """The running kernel's, for the new one: with the secret, and without waiting for ever after a panic.
 
-
-def _running() -> Build:
-    known = os.uname()
-    return Build(known.release, known.version)
-
-
-def _order(text: str) -> list[tuple[int, int, str]]:
-    """Numbers by their size, words by the alphabet."""
-    pieces = re.findall(r"(\d+)|(\D+)", text)
-    return [(1, int(number), "") if number else (0, 0, word) for number, word in pieces]
+    BOOT_IMAGE is the boot loader's, and names the old one's file.
+    """
+    ours = (WORD, "BOOT_IMAGE", "initrd")
+    kept = [word for word in running.split() if word.partition("=")[0] not in ours]
+    if not any(word.startswith("panic=") for word in kept):
+        kept.append(f"panic={PANIC_SECONDS}")
+    return " ".join([*kept, f"{WORD}={secret}"])

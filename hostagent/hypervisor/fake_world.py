@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class FaultKind(StrEnum):
     NO_AGENT = "the guest has no agent"
     STAGE_FAILS = "a component cannot be staged"
     APPLY_FAILS = "a component does not load"
+    HOST_RESET = "firmware starts the host anew"
     ROLL_BACK_FAILS = "what a component was before does not load any more"
     SUSPEND_FAILS = "libvirt does not pause a guest"
     SAVE_FAILS = "libvirt does not save a guest"
@@ -179,6 +181,8 @@ class State:
     words: dict[str, str] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     modules: str = "old"  # what runs of a component of the host; "gone": nothing
+    boots: int = 1  # how often the host has booted
+    leapt: int = 0  # the boot that another kernel has started by a leap, with RAM as it was
     images: dict[str, list[Any]] = field(default_factory=dict)  # save image -> uuid and moment of the guest's life
 
     def living(self, guest: str = "") -> list[Process]:
@@ -267,6 +271,27 @@ class World:
         if not path.exists():
             path.write_text(text)
         return name
+
+    def boot_id(self) -> str:
+        """Of the host's boot."""
+        with self.look() as state:
+            return f"00000000-0000-4000-8000-{state.boots:012x}"
+
+    def end_kernel(self, state: State, *, leaps: bool) -> None:
+        """Every process ends, and what is kept in memory goes; RAM files only stay where another kernel leaps in."""
+        for process in state.living():
+            process.alive = False
+        state.daemon = DaemonState()
+        shutil.rmtree(self.held, ignore_errors=True)
+        state.boots += 1
+        if leaps:
+            state.leapt = state.boots
+            return
+        for guest in state.guests.values():
+            guest.life += 1  # what was saved of it is past
+        for path in (self.root / "ram").rglob("*"):
+            if path.is_file():
+                path.unlink()
 
     @property
     def libvirt_run(self) -> Path:

@@ -10,6 +10,7 @@ from hostagent.facts import Component, Guest, Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Plan, Prediction, Reason, Technique, Verdict
 from hostagent.planning.checks import host_blockers, reconnect_hook
 from hostagent.planning.hold_checks import hold_blockers
+from hostagent.planning.kernel_checks import KernelSwap, kernel_blockers, ram_outlives
 from hostagent.planning.planner import in_place_blockers, plan_qemu
 from hostagent.planning.prediction import Past, over_budget, predict
 
@@ -22,6 +23,7 @@ class Swap:
     holds: bool  # whether no guest may run meanwhile
     first_seconds: float  # how long it takes, where that was never measured
     reconnects: bool = False  # whether libvirt's daemon comes back to guests that run
+    kernel: KernelSwap | None = None  # of the host's kernel alone
 
 
 def plan_host(
@@ -40,16 +42,19 @@ def plan_host(
     """
     seconds = sum(past.swap_seconds(swap.change.name, swap.first_seconds) for swap in swaps)
     running = [guest for guest in host.guests if guest.state.active]
+    kernel = next((swap.kernel for swap in swaps if swap.kernel), None)
     guests: tuple[GuestPlan, ...] = ()
     if any(swap.holds for swap in swaps):
         alone = {guest.uuid: predict(guest.uuid, past, technique=Technique.HOLD) for guest in running}
         # Each stands still until all are saved, the swap is done and all are restored.
         together = seconds + sum(prediction.pause_seconds for prediction in alone.values())
         guests = tuple(
-            _planned(host, guest, alone.get(guest.uuid), together, budget_seconds)
+            _planned(host, guest, alone.get(guest.uuid), together, budget_seconds=budget_seconds, kernel=kernel)
             for guest in sorted(host.guests, key=lambda guest: _place(guest.name, priority))
         )
     blockers = host_blockers(host)
+    if kernel is not None:
+        blockers += kernel_blockers(kernel)
     if any(swap.reconnects for swap in swaps) and (hook := reconnect_hook(host)):
         blockers += (hook,)
     blocked = [guest.name for guest in guests if guest.verdict is Verdict.BLOCKED]
@@ -85,7 +90,9 @@ def plan_everything(
         for swap in swaps
         if not swap.holds
     )
-    holding = [swap for swap in swaps if swap.holds]
+    holding = sorted((swap for swap in swaps if swap.holds), key=lambda swap: swap.kernel is not None)
+    if holding and holding[-1].kernel:  # last: nothing comes after it; and it brings its own modules
+        holding = [swap for swap in holding if swap.change.name != "kvm"]
     qemu = host.system_qemu
     outdated = [
         guest.name
@@ -101,13 +108,23 @@ def plan_everything(
     return quiet
 
 
-def _planned(host: Host, guest: Guest, alone: Prediction | None, together: float, budget_seconds: float) -> GuestPlan:
+def _planned(
+    host: Host,
+    guest: Guest,
+    alone: Prediction | None,
+    together: float,
+    *,
+    budget_seconds: float,
+    kernel: KernelSwap | None,
+) -> GuestPlan:
     predicted = None
     blockers: tuple[Blocker, ...] = ()
     verdict = Verdict.NOT_RUNNING
     if alone is not None:
         predicted = Prediction(together, alone.measured, alone.of_itself)
         blockers = hold_blockers(host, guest, in_place_blockers(host, guest))
+        if kernel is not None and (gone := ram_outlives(guest, kernel.ram_outlives_in)):
+            blockers += (gone,)
         if not blockers and (too_long := over_budget(predicted, budget_seconds)):
             blockers = (too_long,)
         verdict = Verdict.BLOCKED if blockers else Verdict.UPDATE

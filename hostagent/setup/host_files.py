@@ -16,6 +16,7 @@ from hostagent.errors import Failed, HostagentError, Refused
 
 _SIZE_LIMIT = 1024 * 1024
 _MOUNT_SECONDS = 30.0
+_PARSER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,14 @@ class Mount:
 
     target: Path
     kind: str  # "tmpfs"
+    source: str = ""
+    options: tuple[str, ...] = ()  # of the file system
+
+    @property
+    def outlives_the_kernel(self) -> bool:
+        """Whether what is on it is memory that no kernel takes for its own."""
+        dax = {"dax", "dax=always"} & set(self.options)
+        return self.kind in ("ext4", "xfs") and self.source.startswith("/dev/pmem") and bool(dax)
 
 
 class SystemMounts:
@@ -143,10 +152,18 @@ class SystemMounts:
         processes.run(["umount", "--no-canonicalize", str(target)], within_seconds=_MOUNT_SECONDS)
 
 
+def load_profile(profile: Path) -> None:
+    """Have AppArmor take a profile as it stands in its file now, for what runs under it as well."""
+    processes.run(["apparmor_parser", "--replace", str(profile)], within_seconds=_PARSER_SECONDS)
+
+
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
     """Targets and file systems of proc_pid_mountinfo(5): blanks are octal, fields before " - " may be any."""
-    found = re.findall(r"^\S+ \S+ \S+ \S+ (\S+) .*? - (\S+) ", text, re.MULTILINE)
-    return tuple(Mount(Path(_unescape(target)), kind) for target, kind in found)
+    found = re.findall(r"^\S+ \S+ \S+ \S+ (\S+) .*? - (\S+) (\S+) (\S+)", text, re.MULTILINE)
+    return tuple(
+        Mount(Path(_unescape(target)), kind, _unescape(source), tuple(options.split(",")))
+        for target, kind, source, options in found
+    )
 
 
 def _unescape(text: str) -> str:

@@ -9,7 +9,7 @@ QEMU's user can pass, so 0700 owned by that user keeps everybody else out.
 
 import pwd
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,25 @@ from hostagent.errors import Refused
 from hostagent.hypervisor.qemu_conf import setting
 from hostagent.libvirt_files.hook import HOOK, hook_text
 from hostagent.setup import marked_block
-from hostagent.setup.host_files import HostFiles
-from hostagent.setup.setup_tasks import Directory, Hook, Line, Mounter, Need, RamMount, Task, TheirRamFolder
+from hostagent.setup.host_files import HostFiles, load_profile
+from hostagent.setup.kernel_swaps import PersistentRam, Without, swap_tasks
+from hostagent.setup.setup_tasks import (
+    Directory,
+    Hook,
+    Line,
+    Mounter,
+    Need,
+    RamMount,
+    Rule,
+    Task,
+    TheirRamFolder,
+)
 
 RESTART = "restart libvirtd: only as it starts it reads qemu.conf, looks for hooks and makes its folder for RAM"
 _BUILT_IN_USERS = ("libvirt-qemu", "qemu")  # QEMU_USER of Debian's and of Fedora's build
+_APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
+_PROFILES = Path("/etc/apparmor.d")
+_DAEMONS = ("libvirtd", "virtqemud")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
 
@@ -41,6 +55,16 @@ class Wanted:
     root_uid: int = 0
     root_gid: int = 0
     huge_pages: bool = True  # whether this kernel's tmpfs knows huge=
+    confined: tuple[str, ...] = ()  # libvirt's daemons that AppArmor confines
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """What is asked of the running kernel."""
+
+    leapt: Callable[[], bool]  # whether another kernel started it, for hostagent
+    cmdline: Callable[[], str] = Path("/proc/cmdline").read_text
+    iomem: Callable[[], str] = Path("/proc/iomem").read_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,15 @@ def wanted_on_this_host(config: Config, files: HostFiles) -> Wanted:
         qemu_uid=uid,
         qemu_gid=gid,
         huge_pages=_HUGE_PAGES.exists(),
+        confined=_confined(files),
     )
+
+
+def _confined(files: HostFiles) -> tuple[str, ...]:
+    enabled = files.read(_APPARMOR)
+    if enabled is None or not enabled.startswith(b"Y"):
+        return ()
+    return tuple(name for name in _DAEMONS if files.read(_PROFILES / f"usr.sbin.{name}") is not None)
 
 
 def check(tasks: Sequence[Task]) -> tuple[Need, ...]:
@@ -100,7 +132,24 @@ def tasks(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collect
     every = tasks_to_undo(wanted, files, mounter, ram_paths)
     if theirs is None or Path(theirs) == ram or setting(conf, "memory_backing_dir") == str(ram):
         return every
-    return (*(task for task in every if isinstance(task, Directory | Hook)), TheirRamFolder(Path(theirs), mounter))
+    return (
+        *(task for task in every if isinstance(task, Directory | Hook | Rule)),
+        TheirRamFolder(Path(theirs), mounter),
+    )
+
+
+def kernel_swap_tasks(
+    wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path], *, size: int, kernel: KernelFacts
+) -> tuple[Task, ...]:
+    """The same for a host whose guests' RAM is to outlive its kernel: on persistent memory, not on a tmpfs."""
+    every = tasks_to_undo(wanted, files, mounter, ram_paths)
+    fstab = next(task for task in every if isinstance(task, Line) and task.name == "fstab")
+    ram = PersistentRam(
+        wanted.memory_backing_dir, wanted.qemu_uid, wanted.qemu_gid, kernel.cmdline, kernel.leapt, files, mounter
+    )
+    kept = [task for task in every if task is not fstab and not isinstance(task, RamMount)]
+    gone = Without(fstab, "tmpfs in fstab", "guests' RAM is not to be on a tmpfs from the next boot on")
+    return (*kept, gone, *swap_tasks(files, size, kernel.iomem()), ram)
 
 
 def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path]) -> tuple[Task, ...]:
@@ -135,6 +184,31 @@ def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths:
             in_the_way=_in_use(elsewhere),
         ),
         Hook(HOOK, hook_text(wanted.held), wanted.held, *root, files),
+        *_rules(wanted, files),
+    )
+
+
+def _rules(wanted: Wanted, files: HostFiles) -> Iterator[Rule]:
+    """What AppArmor must let through: libvirt starts QEMU only from where its profiles say, /usr/bin and the like."""
+    trees = wanted.state / "qemu"
+    if wanted.confined:
+        yield _rule("guests", "abstractions/libvirt-qemu", f'"{trees}/**" rmix,', None, files)
+    for name in wanted.confined:
+        profile = _PROFILES / f"usr.sbin.{name}"
+        yield _rule(name, profile.name, f'"{trees}/*/usr/bin/qemu-system-*" PUx,', profile, files)
+
+
+def _rule(who: str, local: str, rule: str, profile: Path | None, files: HostFiles) -> Rule:
+    return Rule(
+        name=f"AppArmor, for {who}",
+        why="other QEMU versions than the system's own may be run",
+        path=_PROFILES / "local" / local,
+        line=f"  {rule}",
+        already=rf"^\s*{re.escape(rule)}",
+        mode=0o644,
+        files=files,
+        profile=profile,
+        load=load_profile,
     )
 
 

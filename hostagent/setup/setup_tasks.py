@@ -1,7 +1,7 @@
 """The single things that setup puts on a host: each looks, applies and undoes itself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -125,6 +125,28 @@ class Line:
             return ""
         self.files.write(self.path, marked_block.take_out(content), mode=self.mode)
         return f"took setup's block out of {self.path}"
+
+
+@dataclass(frozen=True)
+class Rule(Line):
+    """A line of ours in AppArmor's file for rules of a host's own, and the profile that takes it in."""
+
+    profile: Path | None = None  # to be loaded anew; None for what counts from the next start of a guest
+    load: Callable[[Path], None] = lambda profile: None
+
+    def apply(self) -> None:
+        super().apply()
+        self._load()
+
+    def undo(self) -> str:
+        done = super().undo()
+        if done:
+            self._load()
+        return done
+
+    def _load(self) -> None:
+        if self.profile is not None:
+            self.load(self.profile)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -253,6 +254,24 @@ def is_named(pinned: Pinned) -> bool:
     return _is(Path(pinned.ram), pinned)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What tells a file apart from others."""
+
+    device: int
+    inode: int
+    size: int
+
+
+def identity(path: str) -> Identity | None:
+    """Of a regular file that is there, not through a link."""
+    try:
+        found = Path(path).lstat()
+    except OSError:
+        return None
+    return Identity(found.st_dev, found.st_ino, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+
 def unpin(pinned: Pinned) -> None:
     """Take our link away, and its folder with the last one."""
     link = Path(pinned.link)
@@ -265,11 +284,8 @@ def unpin(pinned: Pinned) -> None:
 
 
 def _is(path: Path, pinned: Pinned) -> bool:
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) == (pinned.device, pinned.inode)
+    found = identity(str(path))
+    return found is not None and (found.device, found.inode) == (pinned.device, pinned.inode)
 
 
 def give_name(temporary: str, path: str) -> None:

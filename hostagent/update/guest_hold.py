@@ -43,6 +43,8 @@ class HoldNotes:
     after: SavedImage
     restored: bool = False  # it was there, standing still, on what it is brought to; whoever sees it may resume it
     began: float = 0.0  # when it was told to stand still, seconds of the monotonic clock
+    began_at: float = 0.0  # and Unix time
+    landed: bool = False  # it is held over the end of the kernel that it ran on: the monotonic clock began anew
     was_running: bool = True  # one that its owner has paused is not held: libvirt would forget who paused it
 
     def image(self, side: Side) -> SavedImage:

@@ -212,12 +212,22 @@ class HoldBatch:
         committed = any(member.committed or member.outcome is Outcome.UPDATED for member in self.members)
         if committed or self._went_forward():
             self._all_on()
+        elif self._is_for_good():
+            self._all(RESTORE)
+            self._all_on()
         else:
             self._all_back(_CUT_OFF)
 
     def _is_swapped(self) -> bool:
         """Asked of the world: on a full disk everything may have been undone, and the journal not say so."""
         return says_yes(lambda: all(component.is_applied() for component in self.host.components))
+
+    def _is_for_good(self) -> bool:
+        """Whether something of it cannot be taken back; with it all that was swapped before it stays."""
+        found = any(component.is_for_good() for component in self.host.components)
+        if found and self._is_swapped():
+            self._swap()  # written down as done
+        return found
 
     def _have_libvirt(self) -> None:
         """Nothing can be done for a held guest without its daemon."""
@@ -320,9 +330,6 @@ class HoldBatch:
 
     def _settle(self) -> None:
         """Every guest looked at, every outcome written down."""
-        if not isinstance(self.failure, NeedsOperator):
-            for component in self.host.components:
-                component.forget()
         for member in self._active():
             if (failed := self._try(member, AFTER)) is not None:
                 self._fell_late(member, failed)
@@ -336,6 +343,10 @@ class HoldBatch:
         ]
         clocks.bring_right([member.swap for member in (*updated, *stood_still) if not member.swap.rehearsal])
         write_ends(self.engine.journal, self.host.update, self.members)
+        waits = any(member.outcome is Outcome.NEEDS_OPERATOR for member in self.members)
+        if not waits and not isinstance(self.failure, NeedsOperator):
+            for component in self.host.components:
+                component.forget()  # nobody asks them any more what there was before
 
 
 def _goes_forward(member: HeldMember) -> bool:

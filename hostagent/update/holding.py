@@ -147,7 +147,7 @@ def pause(hold: GuestHold) -> None:
     if now is None or now.state is not GuestState.RUNNING or now.job:
         found = f"{now.job or now.state}" if now else "it ended"
         raise Failed(f"{hold.name}: pausing it", expected="it running, and no job", found=found, hint="plan again")
-    hold.note(began=ports.monotonic())
+    hold.note(began=ports.monotonic(), began_at=ports.clock.wall_ns() / 1e9)
     hold.deadline = Deadline.begin(hold.budget_seconds, ports.monotonic)
     ends = hold.deadline.ends
     ports.watcher.pausing(ends if hold.barrier is None else hold.barrier.until(ends))
@@ -312,7 +312,7 @@ def bring_back(hold: GuestHold, side: Side) -> None:
             raise NeedsOperator(
                 f"{hold.name}: restoring it", expected=f"its RAM at {pin.link}", found="none, or another file"
             )
-    hold.ports.libvirt.restore(good_image(hold, side), SAVE_SECONDS)
+    hold.ports.libvirt.restore(good_image(hold, side), hold.ports.config.update.start_seconds)
 
 
 def good_image(hold: GuestHold, side: Side) -> Path:

@@ -55,6 +55,9 @@ class LibvirtdComponent:
             return False
         return not self._missing()
 
+    def is_for_good(self) -> bool:
+        return False
+
     def roll_back(self) -> None:
         """libvirt's daemon is up, with every guest; of which build it is, its package decides."""
         if self.daemon.is_up() and self.libvirt.usable() and not self._missing():

@@ -11,6 +11,7 @@ from hostagent.update.guest_hold import GuestHold
 from hostagent.update.holding import discard
 from hostagent.update.hook_question import forget_question
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
+from hostagent.update.landing import has_landed, land, tell_hook_again
 from hostagent.update.ledger import batches_of, end_update, members_of
 from hostagent.update.order import OrderKind, UpdateOrder
 from hostagent.update.rehearsal import dismiss, sweep_up
@@ -37,6 +38,9 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
         try:
             if update.boot_id == boot_id:
                 _recover_update(ports, engine, update)
+            elif has_landed(ports, update, boot_id):
+                tell_hook_again(ports, update, boot_id)
+                _recover_update(ports, engine, update, landed=True)
             else:
                 _close_after_restart(ports, update)
         except HostagentError as error:  # it stays open; the next one is not to blame
@@ -45,9 +49,26 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
     return tuple(update for update in fold(ports.journal.rows()) if update.id in known)
 
 
-def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord) -> None:
+def get_ready_after_boot(ports: Ports, *, boot_id: str) -> None:
+    """What must be so before libvirt's daemon starts, and needs none.
+
+    The hook knows of guests that are still held; those that were held when the host went down in any other way are
+    nobody's any more, and start as if nothing had been.
+    """
+    for update in open_updates(ports):
+        if has_landed(ports, update, boot_id):
+            tell_hook_again(ports, update, boot_id)
+        elif update.boot_id != boot_id:
+            _close_after_restart(ports, update)
+
+
+def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord, *, landed: bool = False) -> None:
     order = UpdateOrder.of(update)
     batches = batches_of(ports, engine, update, order)
+    if landed:
+        for member in members_of(batches):
+            if member.active:
+                land(member.swap)
     for batch in batches:
         batch.recover()
     if order.kind is OrderKind.REHEARSAL:

@@ -39,10 +39,20 @@ def end_restored(hold: GuestHold) -> None:
 
 def resume(hold: GuestHold) -> None:
     hold.ports.libvirt.resume(hold.uuid)
-    ended = hold.ports.monotonic()
+    pause = _paused_for(hold)
     if hold.barrier is None:
         hold.ports.watcher.running()
-    hold.measured({"pause_seconds": ended - hold.notes.began, "pause_source": "outside"})
+    hold.measured(pause)
+
+
+def _paused_for(hold: GuestHold) -> dict[str, object]:
+    """Over a change of kernel only the wall clock goes on, by whatever the host sets it as it boots."""
+    if hold.notes.landed:
+        return {
+            "pause_seconds": hold.ports.clock.wall_ns() / 1e9 - hold.notes.began_at,
+            "pause_source": "wall-clock",
+        }
+    return {"pause_seconds": hold.ports.monotonic() - hold.notes.began, "pause_source": "outside"}
 
 
 def is_resumed(hold: GuestHold) -> bool:

@@ -63,6 +63,8 @@ class GuestSpec:
     """What proof fills as it starts; with memory slots the test does that, once memory is plugged in."""
     seed: int = 1
     emulator: str | None = None
+    pace: int = 1
+    """Its ticks, records and lines are so many times as far apart."""
 
     @property
     def uuid(self) -> str:
@@ -93,6 +95,8 @@ class GuestSpec:
         words = ["console=ttyS0", "quiet", "panic=-1"]
         if self.nic:
             words += [f"proof.ip={self.address}/24", f"proof.peer={HOST_ADDRESS}"]
+        if self.pace > 1:
+            words.append(f"proof.pace={self.pace}")
         if self.fill_mib and not self.memory_slots:
             words += [f"proof.fill={self.fill_mib}", f"proof.seed={self.seed}"]
         return " ".join(words)

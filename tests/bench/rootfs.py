@@ -25,6 +25,7 @@ INSTALLED = (
     "libvirt-clients",
     "libvirt-daemon-driver-qemu",
     "libvirt-daemon-system",
+    "openssh-client",
     "procps",
     "python3",
     "qemu-system-x86",

@@ -73,7 +73,7 @@ def _problems(rig: Rig, daemon_up: bool, gone: Container[str], updates: Sequence
                     yield f"{guest.name} waits for a person, but nothing holds its state"
             else:
                 yield from (f"{guest.name} is {outcome}, but process {one.pid} is there" for one in living)
-    if rig.scenario.swaps:
+    if rig.scenario.swaps and rig.scenario.component == "modules":
         yield from _swapped(rig, updates)
     if state.daemon.up:
         for name, uuid in rig.uuids.items():

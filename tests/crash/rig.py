@@ -21,13 +21,12 @@ from hostagent.errors import Failed, HostagentError
 from hostagent.facts import Guest, Host
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.fake import FakeHost
-from hostagent.hypervisor.fake_component import FakeComponent
-from hostagent.hypervisor.fake_libvirt import BOOT_ID
+from hostagent.hypervisor.fake_component import FakeComponent, FakeKernel, HostEnded
 from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.update.host import update_host, update_qemu
 from hostagent.update.journal import Entry, Row, SqliteJournal, UpdateRecord, fold
-from hostagent.update.recovery import recover
+from hostagent.update.recovery import get_ready_after_boot, recover
 from hostagent.update.subject import NoWatcher, Ports
 from tests.crash import shapes
 
@@ -49,6 +48,7 @@ class Scenario:
     rehearse: bool = False
     held: tuple[str, ...] = ()  # by which technique they go
     swaps: bool = False  # a component of the host, with all guests held; they stay on their QEMU
+    component: str = "modules"  # which
 
     def __str__(self) -> str:
         words = [f"{len(self.guests)} guests", *(f"{name} paused" for name in self.paused)]
@@ -145,7 +145,14 @@ class Rig:
 
     def recover(self, points: Points | None = None) -> str:
         """Recovery, here; returns what it raised."""
-        return self._run(_recover, points or Points(only=()))
+        return self._run(self._recover, points or Points(only=()))
+
+    def boot(self) -> str:
+        """What is done as the host boots, before libvirt's daemon starts."""
+        return self._run(lambda ports: get_ready_after_boot(ports, boot_id=self.host.world.boot_id()), Points(only=()))
+
+    def _recover(self, ports: Ports) -> None:
+        recover(ports, boot_id=self.host.world.boot_id(), tell=_silent)
 
     def update_killed(self, points: Points) -> int:
         """The whole update in a process of its own; returns how that ended: 0, or a negative signal's number."""
@@ -153,7 +160,7 @@ class Rig:
 
     def recover_killed(self, points: Points) -> int:
         """Recovery in a process of its own."""
-        return self._child(_recover, points)
+        return self._child(self._recover, points)
 
     def _carry_out(self, ports: Ports) -> None:
         host = self.host.libvirt.host()
@@ -187,7 +194,8 @@ class Rig:
             for guest in host.guests
             if guest.name in self.uuids
         )
-        plan = HostPlan("modules", (self.component.look(),), None, guests, (), ("modules",), 0.0)
+        name = self.scenario.component
+        plan = HostPlan(name, (ports.components[name].look(),), None, guests, (), (name,), 0.0)
         update_host(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
 
     def _technique(self, guest: Guest) -> Technique:
@@ -197,6 +205,8 @@ class Rig:
         try:
             with self._ports(points) as ports:
                 work(ports)
+        except HostEnded:
+            return "HOST ENDED"
         except HostagentError as error:
             return f"{type(error).__name__}: {error}"
         except Exception as error:
@@ -219,7 +229,7 @@ class Rig:
     @contextmanager
     def _ports(self, points: Points) -> Iterator[Ports]:
         """Everything an update goes through, with its points watched."""
-        journal = SqliteJournal(self.root / "state" / "journal.sqlite", BOOT_ID, self.host.clock.wall)
+        journal = SqliteJournal(self.root / "state" / "journal.sqlite", self.host.world.boot_id(), self.host.clock.wall)
         self.host.world.on_change = lambda: points.reached(WORLD, "changed")
         _watch_files()
         self.watched.append((self, points))
@@ -235,7 +245,7 @@ class Rig:
                 config=self._config(),
                 watcher=self.guard,
                 token=lambda: f"t{next(self.tokens)}",
-                components={"modules": self.component},
+                components={"modules": self.component, "kernel": FakeKernel(self.host.world)},
                 secret=lambda: f"{next(self.tokens):032x}",
             )
         finally:
@@ -264,7 +274,7 @@ class Rig:
 
     def updates(self) -> tuple[UpdateRecord, ...]:
         """The journal, folded."""
-        journal = SqliteJournal(self.root / "state" / "journal.sqlite", BOOT_ID, lambda: 0.0)
+        journal = SqliteJournal(self.root / "state" / "journal.sqlite", "", lambda: 0.0)
         try:
             return fold(journal.rows())
         finally:
@@ -383,10 +393,6 @@ def disk_full() -> None:
 def _where(error: Exception) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/hostagent/" in frame.filename]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
-
-
-def _recover(ports: Ports) -> None:
-    recover(ports, boot_id=BOOT_ID, tell=_silent)
 
 
 def _silent(_key: str, _step: str, _doing: str) -> None:

@@ -28,6 +28,10 @@ class Share:
         """Every so many-th, so that each worker sees all kinds."""
         return everything[self.number :: WORKERS]
 
+    def has(self, number: int) -> bool:
+        """Whether that one is among them, where nobody knows how many there are."""
+        return number % WORKERS == self.number
+
 
 Trials = Callable[[Share], Iterator[tuple[str, Sequence[str]]]]
 

@@ -199,12 +199,18 @@ def test_the_update_is_given_what_was_planned(
 
 
 @pytest.fixture
-def libvirtd_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
-    current = Component("libvirtd", "9.0.0", "9.0.0", Freshness.CURRENT)
-    monkeypatch.setattr("hostagent.update.libvirtd_swap.LibvirtdComponent.look", lambda _: current)
+def others_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has."""
+    for component in (
+        "update.libvirtd_swap.LibvirtdComponent",
+        "components.kvm.KvmComponent",
+        "components.kernel.KernelComponent",
+    ):
+        current = Component(component, "1", "1", Freshness.CURRENT)
+        monkeypatch.setattr(f"hostagent.{component}.look", lambda _, current=current: current)
 
 
-def test_everything_is_planned_with_one_hold(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+def test_everything_is_planned_with_one_hold(hostagent: Caller, firmware: Firmware, others_are_current: None) -> None:
     """QEMU comes along with guests that are held anyway."""
     firmware.configure(hold=True)
     hostagent.host = with_hook(guest("web1", qemu=NEW), guest("db9", qemu=NEW))
@@ -213,7 +219,7 @@ def test_everything_is_planned_with_one_hold(hostagent: Caller, firmware: Firmwa
     assert [one["qemu"] for one in plan["guests"]] == [{"before": "10.0.2", "after": "7.2.22"}] * 2
 
 
-def test_what_pauses_nobody_comes_first(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+def test_what_pauses_nobody_comes_first(hostagent: Caller, firmware: Firmware, others_are_current: None) -> None:
     firmware.configure(hold=False)
     hostagent.host = with_hook(guest("web1", qemu=NEW))
     first, second = hostagent.json("plan", "all")["plans"]
@@ -221,7 +227,7 @@ def test_what_pauses_nobody_comes_first(hostagent: Caller, firmware: Firmware, l
     assert (second["component"], second["guests"][0]["technique"]) == ("qemu", "handover")
 
 
-def test_all_of_it_is_done_up_to_what_fails(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+def test_all_of_it_is_done_up_to_what_fails(hostagent: Caller, firmware: Firmware, others_are_current: None) -> None:
     firmware.configure(hold=False)
     firmware.script("apply", "exit 1")
     hostagent.host = with_hook(guest("web1", qemu=NEW))
@@ -231,7 +237,7 @@ def test_all_of_it_is_done_up_to_what_fails(hostagent: Caller, firmware: Firmwar
     assert "Not begun: qemu." in result.stdout
 
 
-def test_nothing_of_it_is_to_be_done(hostagent: Caller, firmware: Firmware, libvirtd_is_current: None) -> None:
+def test_nothing_of_it_is_to_be_done(hostagent: Caller, firmware: Firmware, others_are_current: None) -> None:
     firmware.configure(hold=False)
     firmware.state.write_text("new\n")
     hostagent.host = with_hook(guest("web1"))
@@ -254,7 +260,7 @@ def test_a_component_that_nobody_knows(hostagent: Caller, firmware: Firmware) ->
     firmware.configure(hold=False)
     result = hostagent("plan", "firmwear")
     assert result.exit_code == 2
-    assert "expected qemu or libvirtd or firmware or all, found 'firmwear'" in result.stderr
+    assert "expected qemu or libvirtd or kvm or kernel or firmware or all, found 'firmwear'" in result.stderr
 
 
 @pytest.mark.parametrize(

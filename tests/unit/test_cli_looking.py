@@ -250,7 +250,7 @@ NEEDS = (
 def test_setup_check_changes_nothing_and_tells_by_its_exit_code(
     hostagent: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda _: ())
+    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda *_: ())
     monkeypatch.setattr("hostagent.setup.setup_host.check", lambda _: NEEDS)
     result = hostagent("setup", "--check")
     assert result.exit_code == 3
@@ -271,7 +271,7 @@ def test_setup_asks_then_does(hostagent: Caller, monkeypatch: pytest.MonkeyPatch
         done.append("applied")
         return Report(("mount a tmpfs",), restart_libvirtd=True)
 
-    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda _: ())
+    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda *_: ())
     monkeypatch.setattr("hostagent.setup.setup_host.check", lambda _: NEEDS)
     monkeypatch.setattr("hostagent.setup.setup_host.apply", apply)
     assert (hostagent("setup").exit_code, done) == (2, [])

@@ -59,7 +59,7 @@ def test_nothing_asked_is_help(words: list[str]) -> None:
         (["frobnicate"], "No such command"),
         (["status", "--frobnicate"], "No such option"),
         (["plan", "--to", "10.0"], "Missing argument 'COMPONENT'"),
-        (["plan", "kernel"], "expected qemu or libvirtd or all, found 'kernel'"),
+        (["plan", "colonel"], "expected qemu or libvirtd or kvm or kernel or all, found 'colonel'"),
         (["setup", "--check", "--undo"], "both --check and --undo"),
         (["--config", "/nonexistent", "status"], "no such file"),
         (["--connect", "nonsense", "status"], "expected a libvirt URI"),

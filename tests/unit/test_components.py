@@ -10,8 +10,9 @@ import sampled
 from called import KEPT, Caller, guest, shut_off
 from journals import NEW, OLD
 
-from hostagent.components import kernel, kvm, libvirtd, qemu
-from hostagent.components.kernel import Build
+from hostagent.components import libvirtd, qemu
+from hostagent.components.kernel import KernelComponent
+from hostagent.components.kernel_images import Build
 from hostagent.facts import Component, Freshness, Version
 
 # -- the kernel
@@ -47,61 +48,8 @@ def test_the_kernel(tmp_path: Path, images: list[tuple[str, str]], installed: st
         image(tmp_path, release, package)
     (tmp_path / "vmlinuz-none").write_text("no image")
     (tmp_path / "vmlinuz-gone").symlink_to("nowhere")
-    assert kernel.look(tmp_path, RUNNING) == Component("kernel", "6.1.0-49-amd64 (6.1.170-1)", installed, freshness)
-
-
-# -- KVM
-
-MODINFO = """#!/bin/sh
-[ "$1 $2" = "-F srcversion" ] || exit 2
-case $3 in kvm) echo AAAA ;; kvm_amd) echo {amd} ;; *) exit 1 ;; esac
-"""
-
-
-def load(folder: Path, **modules: str | None) -> Path:
-    for name, version in modules.items():
-        (folder / name).mkdir(parents=True)
-        if version is not None:
-            (folder / name / "srcversion").write_text(f"{version}\n")
-    return folder
-
-
-@pytest.fixture
-def modinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    program = folder / "modinfo"
-    program.write_text(MODINFO.format(amd="BBBB"))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return program
-
-
-def test_modules_that_are_loaded_as_they_are_installed(tmp_path: Path, modinfo: Path) -> None:
-    loaded = load(tmp_path / "module", kvm="AAAA", kvm_amd="BBBB", other="CCCC")
-    shown = "kvm AAAA, kvm_amd BBBB"
-    assert kvm.look(loaded) == Component("kvm", shown, shown, Freshness.CURRENT)
-
-
-def test_a_module_that_was_replaced(tmp_path: Path, modinfo: Path) -> None:
-    modinfo.write_text(MODINFO.format(amd="DDDD"))
-    found = kvm.look(load(tmp_path / "module", kvm="AAAA", kvm_amd="BBBB"))
-    assert (found.installed, found.freshness) == ("kvm AAAA, kvm_amd DDDD", Freshness.OUTDATED)
-
-
-@pytest.mark.parametrize(
-    ("modules", "running", "freshness"),
-    [
-        ({}, "", Freshness.NOT_THERE),
-        ({"kvm": None}, "built into the kernel", Freshness.UNKNOWN),
-        ({"kvm": "AAAA", "kvm_intel": "EEEE"}, "kvm AAAA, kvm_intel EEEE", Freshness.UNKNOWN),
-    ],
-)
-def test_modules_of_which_nothing_is_known(
-    tmp_path: Path, modinfo: Path, modules: dict[str, str | None], running: str, freshness: Freshness
-) -> None:
-    found = kvm.look(load(tmp_path / "module", **modules))
-    assert (found.running, found.freshness) == (running, freshness)
+    found = KernelComponent(tmp_path, boot=tmp_path, running=lambda: RUNNING).look()
+    assert found == Component("kernel", "6.1.0-49-amd64 (6.1.170-1)", installed, freshness)
 
 
 # -- libvirt's daemon

@@ -58,12 +58,16 @@ def definition(token: str, number: str = " id='7'") -> str:
     )
 
 
-BEGIN = (NAME, "prepare", "begin", "-")
+BEGIN = (NAME, "prepare", "begin", "-")  # before libvirt does anything for it
+START = (NAME, "start", "begin", "-")  # with everything ready for its QEMU
 
 
 def test_our_own_restore_gets_its_ram(host: HeldHost) -> None:
     tell_hook(host.held, host.entries)
     done = host.hook(*BEGIN, xml=definition(TOKEN))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(host.folder.iterdir()) == []  # libvirt makes the folder itself, and AppArmor's rule for it
+    done = host.hook(*START, xml=definition(TOKEN))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     folder = host.folder / f"7-{NAME[:20]}"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -71,10 +75,19 @@ def test_our_own_restore_gets_its_ram(host: HeldHost) -> None:
         assert (folder / ram.file).samefile(ram.link)
 
 
-@pytest.mark.parametrize("xml", ["<domain id='7'/>", definition("f" * 32), ""])
-def test_another_start_of_it_is_refused_with_what_to_do(host: HeldHost, xml: str) -> None:
+def test_it_goes_into_the_folder_that_libvirt_has_made(host: HeldHost) -> None:
     tell_hook(host.held, host.entries)
-    refused = host.hook(*BEGIN, xml=xml)
+    folder = host.folder / f"7-{NAME[:20]}"
+    folder.mkdir(mode=0o700)
+    assert host.hook(*START, xml=definition(TOKEN)).returncode == 0
+    assert sorted(path.name for path in folder.iterdir()) == sorted(ram.file for ram in host.ram)
+
+
+@pytest.mark.parametrize("xml", ["<domain id='7'/>", definition("f" * 32), ""])
+@pytest.mark.parametrize("when", [BEGIN, START])
+def test_another_start_of_it_is_refused_with_what_to_do(host: HeldHost, xml: str, when: tuple[str, ...]) -> None:
+    tell_hook(host.held, host.entries)
+    refused = host.hook(*when, xml=xml)
     assert refused.returncode == 1
     said = "it is held by hostagent (update u1), and its RAM with it: run hostagent recover"
     assert refused.stderr == f"{NAME}: {said}\n"
@@ -101,22 +114,22 @@ def test_one_that_is_released_starts_like_any_other(host: HeldHost) -> None:
 @pytest.mark.parametrize("number", ["", " id='x'", " id='7;8'"])
 def test_a_definition_without_libvirt_s_number(host: HeldHost, number: str) -> None:
     tell_hook(host.held, host.entries)
-    refused = host.hook(*BEGIN, xml=definition(TOKEN, number))
+    refused = host.hook(*START, xml=definition(TOKEN, number))
     assert (refused.returncode, "number" in refused.stderr) == (1, True)
 
 
 def test_a_folder_that_somebody_has_put_there_is_not_used(host: HeldHost, tmp_path: Path) -> None:
     tell_hook(host.held, host.entries)
     (host.folder / f"7-{NAME[:20]}").symlink_to(tmp_path)
-    refused = host.hook(*BEGIN, xml=definition(TOKEN))
-    assert (refused.returncode, "folder cannot be made" in refused.stderr) == (1, True)
+    refused = host.hook(*START, xml=definition(TOKEN))
+    assert (refused.returncode, "found a link" in refused.stderr) == (1, True)
     assert not (tmp_path / "dimm0").exists()
 
 
 def test_ram_that_is_gone(host: HeldHost) -> None:
     tell_hook(host.held, host.entries)
     Path(host.ram[1].link).unlink()
-    refused = host.hook(*BEGIN, xml=definition(TOKEN))
+    refused = host.hook(*START, xml=definition(TOKEN))
     assert (refused.returncode, "its RAM cannot be put at" in refused.stderr) == (1, True)
 
 

@@ -109,7 +109,7 @@ def test_mountinfo() -> None:
         "37 22 0:32 / /x rw - tmpfs tmpfs rw\n"
     )
     assert parse_mountinfo(text) == (
-        Mount(Path("/"), "ext4"),
-        Mount(Path("/mnt/a b"), "tmpfs"),
-        Mount(Path("/x"), "tmpfs"),
+        Mount(Path("/"), "ext4", "/dev/vda1", ("rw",)),
+        Mount(Path("/mnt/a b"), "tmpfs", "hostagent-ram", ("rw", "size=1k")),
+        Mount(Path("/x"), "tmpfs", "tmpfs", ("rw",)),
     )

@@ -1,0 +1,68 @@
+"""On a new kernel: an update that went over to it with its guests held goes on where the journal says.
+
+Nothing of the old kernel's processes is there any more. Guests' RAM is in files on persistent memory, what was saved of
+them on the disk. A host that was restarted in any other way has neither: see KernelComponent, which can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hostagent.errors import HostagentError
+from hostagent.hypervisor import ProcessId
+from hostagent.update import files
+from hostagent.update.guest_hold import GuestHold, HoldNotes
+from hostagent.update.held import tell_hook
+from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord
+from hostagent.update.order import UpdateOrder
+from hostagent.update.subject import Pin, Ports
+
+NOBODY = ProcessId(0, 0)
+"""No process has that pid: what ran before ended with its kernel."""
+_LANDED = "landed"
+
+
+def has_landed(ports: Ports, update: UpdateRecord, boot_id: str) -> bool:
+    """Whether this kernel is the one that the update started; its first boot, for guests have run on since then."""
+    if update.boot_id == boot_id or update.host_notes.get(_LANDED, boot_id) != boot_id:
+        return False
+    try:
+        swaps = UpdateOrder.of(update).swaps
+        return any(ports.components[name].is_for_good() for name in swaps if name in ports.components)
+    except HostagentError:
+        return False
+
+
+def tell_hook_again(ports: Ports, update: UpdateRecord, boot_id: str) -> None:
+    """What the hook knew went with the old kernel: before libvirt's daemon starts, which may start guests itself.
+
+    Once: from then on guests are let go of, one by one.
+    """
+    if _LANDED in update.host_notes:
+        return
+    for notes in _held(update):
+        tell_hook(notes.held, ports.config.paths.held)
+    ports.journal.append(update.id, Entry(Kind.NOTED, body={_LANDED: boot_id}))
+
+
+def land(hold: GuestHold) -> None:
+    """What was noted of the guest as it is under this kernel."""
+    if hold.saved is None or hold.notes.old == NOBODY:
+        return
+    hold.note(old=NOBODY, landed=True, pins=tuple(_pinned(pin) for pin in hold.notes.pins))
+
+
+def _held(update: UpdateRecord) -> Iterator[HoldNotes]:
+    for guest in update.guests.values():
+        open_still = guest.outcome is None or guest.outcome is Outcome.NEEDS_OPERATOR
+        if open_still and "prepare" in guest.progress.open and (notes := GuestHold.read_notes(guest.notes)) is not None:
+            yield notes
+
+
+def _pinned(pin: Pin) -> Pin:
+    """A device may have another number now; the file is the same by its inode and its size."""
+    found = files.identity(pin.link)
+    if found is None or (found.inode, found.size) != (pin.inode, pin.size):
+        return pin  # it is not there: the restore will say so
+    return replace(pin, device=found.device)

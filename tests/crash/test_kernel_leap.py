@@ -1,0 +1,138 @@
+"""The host's kernel is swapped under held guests: what ends with the old one, and what goes on under the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from hostagent.hypervisor.fake import FaultKind
+from hostagent.hypervisor.fake_component import FakeKernel
+from hostagent.update.journal import Outcome
+from tests.crash.judge import outcomes, problems, reason
+from tests.crash.rig import FILE, JOURNAL, WORLD, Points, Rig, Scenario, kill_me, rig
+from tests.crash.sweep import Share, sweep
+
+LEAP = Scenario(held=("web1", "db1"), swaps=True, component="kernel")
+K = FaultKind
+UPDATED, ROLLED_BACK, LOST = Outcome.UPDATED, Outcome.ROLLED_BACK, Outcome.LOST
+Found = Iterator[tuple[str, Sequence[str]]]
+
+
+def both(host: Rig) -> tuple[Outcome | None, Outcome | None]:
+    ended = outcomes(host)
+    return ended["web1"], ended["db1"]
+
+
+def reset(host: Rig, *, leaps: bool = False) -> None:
+    """The host goes down once more, and comes up."""
+    with host.host.world.change() as state:
+        host.host.world.end_kernel(state, leaps=leaps)
+
+
+def test_guests_go_on_under_the_new_kernel() -> None:
+    with rig(LEAP) as host:
+        assert host.update() == "HOST ENDED"
+        assert (host.boot(), host.recover()) == ("", "")
+        assert (both(host), problems(host)) == ((UPDATED, UPDATED), []), reason(host, "web1")
+        (update,) = host.updates()
+        assert update.host.done == {"swap kernel"}
+        measured = [guest.measured for guest in update.guests.values()]
+        assert all(one["pause_source"] == "wall-clock" and float(str(one["pause_seconds"])) > 2 for one in measured)
+
+
+def test_nobody_else_starts_them_first() -> None:
+    """libvirt's daemon may start guests as it comes up: the hook knows before that."""
+    with rig(LEAP) as host:
+        assert host.update() == "HOST ENDED"
+        assert not list(host.host.world.held.glob("*"))
+        assert host.boot() == ""
+        assert sorted(path.name for path in host.host.world.held.iterdir()) == ["db1.held", "web1.held"]
+
+
+@pytest.mark.parametrize("kind", [K.APPLY_FAILS, K.SAVE_FAILS, K.SUSPEND_FAILS], ids=str)
+def test_all_go_back_when_there_is_no_leap(kind: FaultKind) -> None:
+    with rig(LEAP) as host:
+        host.host.fault(kind)
+        assert host.update() == ""
+        assert (both(host), problems(host)) == ((ROLLED_BACK, ROLLED_BACK), [])
+
+
+def test_a_host_that_firmware_has_started_has_nothing_of_them_left() -> None:
+    """The new kernel did not come up, or the plug was pulled: what was saved is never loaded."""
+    with rig(LEAP) as host:
+        host.host.fault(K.HOST_RESET)
+        assert host.update() == "HOST ENDED"
+        assert host.boot() == ""
+        assert both(host) == (LOST, LOST)
+        assert "restarted" in reason(host, "web1")
+        assert host.recover() == ""
+        assert not list(host.host.world.held.glob("*"))
+        assert (host.host.violations(), both(host)) == ([], (LOST, LOST))
+        assert not list((host.root / "state" / "held").glob("*"))
+
+
+@pytest.mark.parametrize("leaps", [False, True])
+def test_another_boot_after_that_ends_it(leaps: bool) -> None:
+    """Guests may have run on since the first one: also a kernel that was started with the same words is too late."""
+    with rig(LEAP) as host:
+        assert host.update() == "HOST ENDED"
+        assert host.boot() == ""
+        reset(host, leaps=leaps)
+        assert (host.boot(), host.recover()) == ("", "")
+        assert (both(host), host.host.violations()) == ((LOST, LOST), [])
+
+
+def test_one_that_cannot_be_restored_at_first_waits_and_the_other_goes_on() -> None:
+    with rig(LEAP) as host:
+        assert host.update() == "HOST ENDED"
+        assert host.boot() == ""
+        host.host.fault(K.RESTORE_FAILS, host.uuids["web1"], times=-1)
+        assert host.recover() == ""
+        assert both(host) == (Outcome.NEEDS_OPERATOR, UPDATED)
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert (both(host), problems(host)) == ((UPDATED, UPDATED), [])
+
+
+def test_cut_off_anywhere_before_the_leap() -> None:
+    """The same kernel still runs: guests come back on it."""
+
+    def trials(share: Share) -> Found:
+        with rig(LEAP) as host:
+            taken = host.snapshots(host.update, (JOURNAL, FILE, WORLD))
+            for snapshot in share.of(taken):
+                host.go_back(snapshot)
+                if FakeKernel(host.host.world).is_for_good():
+                    continue
+                said = host.recover()
+                wrong = [said] if said else [*problems(host)]
+                if {*outcomes(host).values()} - {ROLLED_BACK}:
+                    wrong.append(f"ended as {outcomes(host)}")
+                yield snapshot.label, wrong
+
+    assert sweep(trials) > 50
+
+
+def test_cut_off_anywhere_after_it() -> None:
+    """Whoever is killed on the way: the next one brings all of them to an end, under the new kernel."""
+
+    def trials(share: Share) -> Found:
+        number = 0
+        while True:
+            number += 1
+            if not share.has(number):
+                continue
+            with rig(LEAP) as host:
+                host.update()
+                host.boot()
+                points = Points(kill_me, at=number)
+                if host.recover_killed(points) == 0:
+                    return
+                said = host.recover()
+                wrong = [said] if said else [*problems(host)]
+                if both(host) != (UPDATED, UPDATED):
+                    wrong.append(f"ended as {both(host)}: {reason(host, 'web1')}")
+                yield f"moment {number}", wrong
+
+    assert sweep(trials) > 50

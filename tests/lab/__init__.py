@@ -1,0 +1,1 @@
+"""The lab: whole hosts with systemd, AppArmor and real KVM, as virtual machines of their own."""

@@ -1,0 +1,78 @@
+"""A host of the lab with guests on it: its libvirt, its guests, and hostagent on it, from outside."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import libvirt
+
+from tests.bench.guest_spec import GUEST_FILES, GuestSpec, domain_xml
+from tests.bench.host import DISK_SIZE
+from tests.bench.proof import Proof
+from tests.lab.machine import Machine, Said
+
+SITE = "/opt/hostagent/lib/python3.11/site-packages"
+
+
+class NestedHost:
+    """What is done on a host of the lab."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._connection: libvirt.virConnect | None = None
+
+    def install_hostagent(self) -> None:
+        """As it is now, in the place of the one in the image; and the test guest's files."""
+        self.machine.shell(
+            f"rm -rf {SITE}/hostagent {SITE}/hostagent-*; "
+            f"python3 -m zipfile -e /media/hostagent-*.whl {SITE}; "
+            f"cp /media/vmlinuz /media/initramfs {GUEST_FILES}"
+        )
+
+    def hostagent(self, *words: str, check: bool = True, within_seconds: float = 600.0) -> Said:
+        """As a person types it."""
+        return self.machine.run("hostagent", *words, check=check, within_seconds=within_seconds)
+
+    def update(self, *words: str) -> dict[str, Any]:
+        """`hostagent update ... --yes --json`: the document that it prints; fails unless it says that all went well."""
+        said = self.machine.shell(f"hostagent update {' '.join(words)} --yes --json 2>/tmp/said || cat /tmp/said >&2")
+        found: dict[str, Any] = json.loads(said.out)
+        return found
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """A live connection, opened again if libvirtd went away since."""
+        if self._connection is not None:
+            with suppress(libvirt.libvirtError):
+                self._connection.getLibVersion()
+                return self._connection
+        self.disconnect()
+        self._connection = libvirt.open(self.machine.libvirt_uri)
+        return self._connection
+
+    def disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(libvirt.libvirtError):
+                self._connection.close()
+        self._connection = None
+
+    def boot(self, spec: GuestSpec) -> libvirt.virDomain:
+        """Start a new guest, with KVM and vhost-net."""
+        if spec.disk:
+            self.machine.run("qemu-img", "create", "-q", "-f", "qcow2", str(spec.disk_path), DISK_SIZE)
+        domain = self.connection.defineXML(domain_xml(spec, kvm=True, vhost=True))
+        domain.create()
+        return domain
+
+    def proof(self, spec: GuestSpec) -> Proof:
+        """What the guest says of itself."""
+        return Proof(self.connection.lookupByUUIDString(spec.uuid))
+
+    def remove(self, spec: GuestSpec) -> None:
+        with suppress(libvirt.libvirtError):
+            domain = self.connection.lookupByUUIDString(spec.uuid)
+            with suppress(libvirt.libvirtError):
+                domain.destroy()
+            domain.undefine()

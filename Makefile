@@ -6,6 +6,7 @@
 #   make check   the part of it that needs no guest, under a minute
 #   make soak    two hundred handovers undone at the worst moment
 #   make shell   a shell in the bench
+#   make lab-test  a whole host with systemd, AppArmor and KVM: QEMU, KVM modules and the kernel swapped under guests
 #
 # BENCH_ARGS='--libvirt 11.3 --daemon virtqemud' has another libvirt in the bench, for shell, soak or a part of test.
 
@@ -16,6 +17,9 @@ BENCH_ARGS ?=
 
 # To build libvirt-python and the test guest, and to make the bench's root file system.
 PACKAGES := gcc libc6-dev libvirt-dev make mmdebstrap pkg-config python3-dev python3-venv util-linux
+
+# To make the lab's host an image of a disk.
+LAB_PACKAGES := e2fsprogs fdisk openssh-client qemu-utils
 
 BIN := .venv/bin
 enter = $(BIN)/python -m tests.bench.enter $(1) --
@@ -29,7 +33,7 @@ LIBVIRTD := tests/contract tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check soak shell bench machine venv rootfs rootfs-9.0 guest clean
+.PHONY: demo test check soak shell bench machine venv rootfs rootfs-9.0 guest lab lab-packages lab-test clean
 .DEFAULT_GOAL := check
 
 demo: bench
@@ -55,6 +59,14 @@ check: venv
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit -q
 
+# The lab's host is emulated where this machine has no KVM that nests; it takes about a quarter of an hour then.
+lab-test: lab
+	$(call real) tests/lab
+
+lab: bench lab-packages
+	@vm-images/host/build
+	@vm-images/host/files
+
 soak: bench
 	$(ENTER) $(BIN)/python -m tests.bench.soak $(SOAK_ARGS)
 
@@ -66,9 +78,11 @@ bench: machine
 	@$(MAKE) --no-print-directory -j3 --output-sync=target venv rootfs-9.0 guest
 
 # Installs only what is missing; package lists may be absent on a fresh machine, or too old to download from.
-machine:
+machine: WANTED = $(PACKAGES)
+lab-packages: WANTED = $(LAB_PACKAGES)
+machine lab-packages:
 	@missing=; \
-	for package in $(PACKAGES); do \
+	for package in $(WANTED); do \
 	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' \
 	        || missing="$$missing $$package"; \
 	done; \

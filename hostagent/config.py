@@ -126,7 +126,7 @@ class UpdateSettings(_Table):
         tuple[Text, ...], Field(strict=False, description="a list of texts: names of guests, or patterns like 'db*'")
     ] = ()  # who goes on first, of guests that are held together
     rehearse: YesOrNo = True
-    apparmor: YesOrNo = False  # take guests that AppArmor confines: the way for them was never tried
+    apparmor: YesOrNo = True  # take guests that AppArmor confines
 
 
 class ClockSettings(_Table):

@@ -56,7 +56,10 @@ def _headline(update: UpdateReport) -> str:
     begun = f"{what} {update.id}: {update.component}{to}{back}, begun {words.moment(update.begun)}"
     if update.ended is None:
         return f"{begun}, {plainly(update.standing)}"
-    return f"{begun}, {plainly(update.standing)} after {words.duration(update.ended - update.begun)}"
+    after = f"{begun}, {plainly(update.standing)} after {words.duration(update.ended - update.begun)}"
+    if update.boot_seconds is None:
+        return after
+    return f"{after}, {words.duration(update.boot_seconds)} of it the new kernel's boot"
 
 
 def _row(guest: GuestReport) -> Sequence[str | Cell]:

@@ -21,6 +21,7 @@ from hostagent.update.subject import Pin, Ports
 NOBODY = ProcessId(0, 0)
 """No process has that pid: what ran before ended with its kernel."""
 _LANDED = "landed"
+_BOOTED_AFTER = "booted_after_seconds"
 
 
 def has_landed(ports: Ports, update: UpdateRecord, boot_id: str) -> bool:
@@ -34,6 +35,12 @@ def has_landed(ports: Ports, update: UpdateRecord, boot_id: str) -> bool:
         return False
 
 
+def booted_after(update: UpdateRecord) -> float | None:
+    """How long the new kernel's boot took until hostagent ran, seconds; None where none was swapped."""
+    found = update.host_notes.get(_BOOTED_AFTER)
+    return float(found) if isinstance(found, int | float) else None
+
+
 def tell_hook_again(ports: Ports, update: UpdateRecord, boot_id: str) -> None:
     """What the hook knew went with the old kernel: before libvirt's daemon starts, which may start guests itself.
 
@@ -43,7 +50,8 @@ def tell_hook_again(ports: Ports, update: UpdateRecord, boot_id: str) -> None:
         return
     for notes in _held(update):
         tell_hook(notes.held, ports.config.paths.held)
-    ports.journal.append(update.id, Entry(Kind.NOTED, body={_LANDED: boot_id}))
+    # The monotonic clock began with the kernel.
+    ports.journal.append(update.id, Entry(Kind.NOTED, body={_LANDED: boot_id, _BOOTED_AFTER: ports.monotonic()}))
 
 
 def land(hold: GuestHold) -> None:

@@ -14,6 +14,7 @@ from hostagent.plan import Method, Technique
 from hostagent.planning.prediction import Past
 from hostagent.update.host_hold import step_name
 from hostagent.update.journal import GuestRecord, Json, Outcome, UpdateRecord
+from hostagent.update.landing import booted_after
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 
 OPEN = "open"  # the outcome, in words, of what has none yet
@@ -109,6 +110,7 @@ class UpdateReport:
     to: QemuTree | None
     guests: tuple[GuestReport, ...]
     undoes: str = ""  # the update that this one brought guests back from
+    boot_seconds: float | None = None  # of the pauses, what a new kernel's boot took until hostagent ran again
 
     @property
     def is_open(self) -> bool:
@@ -135,6 +137,7 @@ class UpdateReport:
             "begun": timestamp(self.begun),
             "ended": None if self.ended is None else timestamp(self.ended),
             "to": None if to is None else {"name": to.name, "version": str(to.version), "package": to.package},
+            "boot_seconds": self.boot_seconds,
             "guests": [guest.to_json() for guest in self.guests],
         }
 
@@ -157,6 +160,7 @@ def report_of(update: UpdateRecord) -> UpdateReport:
         to=order.to if order else None,
         guests=tuple(_guest(record, order, phases.get(uuid, {})) for uuid, record in update.guests.items()),
         undoes=order.undoes if order else "",
+        boot_seconds=booted_after(update),
     )
 
 

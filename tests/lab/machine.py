@@ -51,7 +51,8 @@ class Said:
 class Machine:
     """`with Machine("a", 1, folder) as host:` boots a host from a fresh copy of the image."""
 
-    def __init__(self, name: str, number: int, folder: Path) -> None:
+    def __init__(self, name: str, number: int, folder: Path, emulator: str = "qemu-system-x86_64") -> None:
+        self._emulator = emulator
         self.name = name
         self._port = 2200 + number
         self._number = number
@@ -100,7 +101,7 @@ class Machine:
             *("-drive", f"file={FILES},if=virtio,format=raw,read-only=on"),
         ]
         return [
-            *("qemu-system-x86_64", "-name", f"lab-{self.name}", "-no-user-config", "-nodefaults", "-display", "none"),
+            *(self._emulator, "-name", f"lab-{self.name}", "-no-user-config", "-nodefaults", "-display", "none"),
             *("-machine", "q35", *accelerator, "-smp", str(CPUS), "-m", str(MEMORY_MIB), "-rtc", "base=utc"),
             *("-serial", f"file:{self.console}", "-qmp", f"unix:{self._monitor},server=on,wait=off"),
             *("-device", "virtio-rng-pci", *disks, *cards),

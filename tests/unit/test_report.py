@@ -34,6 +34,7 @@ def test_the_json_of_an_updated_guest_is_exactly_this() -> None:
         "begun": timestamp(BEGIN + 0.01),
         "ended": timestamp(writer.now),
         "to": {"name": "10.0.2+ds-2", "version": "10.0.2", "package": "1:10.0.2+ds-2"},
+        "boot_seconds": None,
         "guests": [
             {
                 "name": "web1",

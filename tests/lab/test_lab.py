@@ -1,0 +1,80 @@
+"""Everything that hostagent swaps, on a real host: systemd, machined, cgroup v2, AppArmor enforced, KVM, vhost-net.
+
+In this order: each test finds the host and its guests as the one before left them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.lab.nested import NestedHost
+from tests.lab.trip import GUESTS, Trips
+
+OLD_KERNEL, NEW_KERNEL = "6.1.", "6.12."
+APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Options::=--force-confold"
+
+
+def updates(said: dict[str, Any]) -> dict[str, Any]:
+    """The one update of a document."""
+    found = said.get("updates", [said])
+    assert len(found) == 1, found
+    one: dict[str, Any] = found[0]
+    return one
+
+
+def test_qemu_after_a_real_upgrade(host: NestedHost, trips: Trips) -> None:
+    """By a handover; the new QEMUs are as confined as the old ones."""
+    host.hostagent("inspect")  # keeps the QEMU that guests run on
+    host.machine.shell(f"apt-get -qq update; {APT} install qemu-system-x86")
+    report = trips.take("QEMU", lambda: updates(host.update("qemu")))
+    assert {guest["outcome"] for guest in report["guests"]} == {"updated"}
+    labels = host.machine.shell("ps -eo label,args | grep '[q]emu-system'").out.splitlines()
+    assert len(labels) == len(GUESTS)
+    assert all(line.startswith("libvirt-") and "(enforce)" in line for line in labels), labels
+    assert host.machine.shell("machinectl list --no-legend | wc -l").out.split() == [str(len(GUESTS))]
+
+
+def test_kvm_modules(host: NestedHost, trips: Trips) -> None:
+    """Unloaded and loaded with another parameter; no guest runs on them meanwhile."""
+    host.machine.shell("echo 'options kvm_amd nested=0' > /etc/modprobe.d/kvm.conf")
+    before = host.machine.shell("cat /sys/module/kvm_amd/parameters/nested").out.strip()
+    report = trips.take("kvm_amd", lambda: updates(host.update("kvm")))
+    assert {guest["outcome"] for guest in report["guests"]} == {"updated"}
+    assert (before, host.machine.shell("cat /sys/module/kvm_amd/parameters/nested").out.strip()) == ("1", "0")
+
+
+def test_modules_that_do_not_load(host: NestedHost, trips: Trips) -> None:
+    """The old ones come back, and the guests with them."""
+    host.machine.shell("echo 'options kvm_amd nested=many' > /etc/modprobe.d/kvm.conf")
+    host.machine.shell("hostagent update kvm --yes --json; test $? = 4", check=False)
+    host.machine.shell("echo 'options kvm_amd nested=0' > /etc/modprobe.d/kvm.conf")
+    history = json.loads(host.hostagent("history", "--json").out)["updates"]
+    assert history[-1]["outcome"] == "rolled-back", history[-1]
+    for spec in GUESTS:
+        assert host.proof(spec).check().ram.good
+    assert host.machine.shell("cat /sys/module/kvm_amd/parameters/nested").out.strip() == "0"
+
+
+def test_the_kernel(host: NestedHost, trips: Trips) -> None:
+    """By kexec into another version: the host boots, and the guests go on."""
+    machine = host.machine
+    release = machine.shell("uname -r").out.strip()
+    other = next(
+        line.removeprefix("vmlinuz-")
+        for line in machine.shell("ls /boot").out.split()
+        if line.startswith("vmlinuz-") and line != f"vmlinuz-{release}"
+    )
+
+    def leap() -> dict[str, Any]:
+        before = machine.boot_id
+        machine.run("hostagent", "update", "kernel", "--to", other, "--yes", check=False)
+        machine.wait_up(other_than=before)
+        machine.shell(
+            "while systemctl -q is-active hostagent-boot || [ -e /run/hostagent/held/*.held ]; do sleep 1; done"
+        )
+        return updates({"updates": json.loads(host.hostagent("history", "--json").out)["updates"][-1:]})
+
+    report = trips.take("kernel", leap)
+    assert {guest["outcome"] for guest in report["guests"]} == {"updated"}
+    assert machine.shell("uname -r").out.strip() == other

@@ -33,7 +33,7 @@ LIBVIRTD := tests/contract tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check soak shell bench machine venv rootfs rootfs-9.0 guest lab lab-packages lab-test clean
+.PHONY: demo test check soak shell bench machine venv rootfs rootfs-9.0 guest lab lab-packages lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
 demo: bench
@@ -66,6 +66,16 @@ lab-test: lab
 lab: bench lab-packages
 	@vm-images/host/build
 	@vm-images/host/files
+
+# On a machine with Vagrant, its libvirt provider, and a libvirt of its own.
+lab-up: lab
+	vagrant up --provider=libvirt
+
+lab-demo:
+	vagrant ssh a -c 'sudo hostagent setup --yes; sudo systemctl restart libvirtd; sudo hostagent inspect'
+
+lab-down:
+	vagrant destroy --force
 
 soak: bench
 	$(ENTER) $(BIN)/python -m tests.bench.soak $(SOAK_ARGS)

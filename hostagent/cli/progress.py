@@ -43,7 +43,7 @@ _WORDS = {
     "reconcile": "comparing the old QEMU and the new one",
     "switch": "paused: device state crosses",
     "record": "paused: rewriting libvirt's record",
-    "resume": "resuming under the new QEMU",
+    "resume": "resuming",
     "retire": "runs under the new QEMU; the old one leaves",
     "prove": "asking the new QEMU what libvirt will ask",
     "attach": "bringing libvirt's daemon back",
@@ -53,6 +53,7 @@ _WORDS = {
     "look": "checking what libvirt sees, then its clock",
 }
 _HOST = "libvirt"
+_COMPONENTS = {"stage": "getting it ready", "swap": "swapping it"}  # steps that are a component's: "swap kernel"
 _REHEARSAL = "rehearsal"
 
 
@@ -92,16 +93,17 @@ class Progress:
 
     def __call__(self, key: str, step: str, doing: str) -> None:
         now = time.monotonic()
-        self._left.append(Event(now, self._who(key), step, _in_words(step, doing)))
+        self._left.append(Event(now, self._who(key, step), step, _in_words(step, doing)))
         if step in _QUIET_STEPS and doing == "begun":
             self._quiet_until = now + QUIET_SECONDS
         else:
             self._quiet_until = 0.0
             self._wake.set()
 
-    def _who(self, key: str) -> str:
+    def _who(self, key: str, step: str) -> str:
         if not key:
-            return _HOST
+            kind, _, component = step.partition(" ")
+            return component if kind in _COMPONENTS else _HOST
         if key in self._names:
             return self._names[key]
         return self._strangers.setdefault(key, f"{_REHEARSAL} {len(self._strangers) + 1}")
@@ -132,11 +134,12 @@ class Progress:
 
 
 def _in_words(step: str, doing: str) -> str:
+    words = _WORDS.get(step) or _COMPONENTS.get(step.partition(" ")[0], step)
     match doing:
         case "begun":
-            return _WORDS.get(step, step)
+            return words
         case "undone":
-            return f"undoing: {_WORDS.get(step, step)}"
+            return f"undoing: {words}"
         case said:
             return f"{step}: {said}"
 

@@ -78,3 +78,23 @@ def test_the_kernel(host: NestedHost, trips: Trips) -> None:
     report = trips.take("kernel", leap)
     assert {guest["outcome"] for guest in report["guests"]} == {"updated"}
     assert machine.shell("uname -r").out.strip() == other
+
+
+def test_the_plug_is_pulled(host: NestedHost, trips: Trips) -> None:
+    """While all guests are held: what was saved is never loaded, and each of them is said to have been restarted."""
+    machine = host.machine
+    before = {spec.name: host.proof(spec).report().boot_id for spec in GUESTS}
+    host.disconnect()
+    machine.shell("echo 'options kvm_amd nested=1' > /etc/modprobe.d/kvm.conf; sync")
+    machine.shell("nohup hostagent update kvm --yes > /tmp/said 2>&1 < /dev/null &")
+    machine.shell("until grep -q 'kvm: swapping it' /tmp/said; do sleep 0.2; done", within_seconds=300)
+    machine.pull_the_plug()
+    machine.shell("while systemctl is-active hostagent-boot | grep -q activ.*ing; do sleep 1; done", check=False)
+    (said,) = json.loads(host.hostagent("history", "--json").out)["updates"][-1:]
+    assert said["outcome"] == "lost", said
+    assert {guest["outcome"] for guest in said["guests"]} == {"lost"}
+    assert all("restarted" in guest["reason"] for guest in said["guests"]), said
+    assert not machine.shell("ls /run/hostagent/held 2>/dev/null || true").out.strip()
+    spec = GUESTS[0]
+    host.connection.lookupByUUIDString(spec.uuid).create()
+    assert host.proof(spec).wait_booted(300.0).boot_id != before[spec.name]

@@ -79,6 +79,7 @@ class KernelComponent:
         line = command_line(self.cmdline.read_text(), leap.secret)
         argv = ("--kexec-file-syscall", "--load", str(image), f"--initrd={initrd}", f"--command-line={line}")
         processes.run(("kexec", *argv), within_seconds=_LOAD_SECONDS)
+        os.sync()  # once more with the guests held, when little is left of it
 
     def apply(self) -> None:
         """Leap. Comes back only when that failed."""

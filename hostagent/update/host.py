@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from hostagent.errors import Failed, Refused
+from hostagent.errors import Failed, HostagentError, Refused
 from hostagent.facts import Host
 from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique
 from hostagent.update.hook_question import require_hook
@@ -52,10 +52,15 @@ def update_host(
     if plan.blockers or plan.blocked:
         raise Refused("updating", expected="every guest that runs to be held", found="some that cannot be")
     engine = Engine(ports.journal, tell, cancelled)
-    for name in plan.swaps:
-        tell("", f"stage {name}", "begun")
-        ports.components[name].stage()
-    _get_ready(ports, engine, host, plan, update_id)
+    try:
+        for name in plan.swaps:
+            tell("", f"stage {name}", "begun")
+            ports.components[name].stage()
+        _get_ready(ports, engine, host, plan, update_id)
+    except HostagentError:
+        for name in plan.swaps:
+            ports.components[name].forget()  # a new kernel that stays loaded would be started by the next reboot
+        raise
     order = UpdateOrder(
         kind=OrderKind.UPDATE,
         component=plan.component,

@@ -304,6 +304,16 @@ def test_what_cannot_be_staged_pauses_nobody() -> None:
         assert [host.host.processes(uuid)[0].stopped_ns for uuid in host.uuids.values()] == [0, 0]
 
 
+def test_what_was_staged_is_given_up_when_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that stays loaded, say, would be started by the host's next reboot."""
+    given_up: list[str] = []
+    monkeypatch.setattr(FakeComponent, "forget", lambda self: given_up.append(self.name))
+    with rig(SWAP) as host:
+        host.host.world.hook_is_asked = False
+        assert "expected a start that it refuses to be refused" in host.update()
+        assert (given_up, host.updates()) == (["modules"], ())
+
+
 def test_neither_the_new_nor_the_old_loads_at_first() -> None:
     """Nobody can run meanwhile: all stay held, until that is mended."""
     with rig(SWAP) as host:

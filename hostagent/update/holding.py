@@ -172,6 +172,7 @@ def resume_as_before(hold: GuestHold) -> None:
     gone_on = (*PASSED_ON, GuestState.PAUSED_BY_OWNER) if now.process != hold.notes.old else PASSED_ON
     if now.state not in gone_on:
         libvirt.resume(hold.uuid)
+        hold.measured(paused_for(hold))
     if hold.barrier is None:
         hold.ports.watcher.running()
     if hold.old_is_alive():
@@ -180,6 +181,16 @@ def resume_as_before(hold: GuestHold) -> None:
             check_set_back(hold, old)
     else:
         libvirt.unmark(hold.uuid)
+
+
+def paused_for(hold: GuestHold) -> dict[str, object]:
+    """Over a change of kernel only the wall clock goes on, by whatever the host sets it as it boots."""
+    if hold.notes.landed:
+        return {
+            "pause_seconds": hold.ports.clock.wall_ns() / 1e9 - hold.notes.began_at,
+            "pause_source": "wall-clock",
+        }
+    return {"pause_seconds": hold.ports.monotonic() - hold.notes.began, "pause_source": "outside"}
 
 
 def _not_there(hold: GuestHold, when: str, found: str) -> NeedsOperator:

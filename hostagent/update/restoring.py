@@ -9,7 +9,7 @@ from hostagent.errors import HostagentError
 from hostagent.facts import GuestState
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.update.guest_hold import GuestHold, Side
-from hostagent.update.holding import PASSED_ON, bring_back, discard, end, is_told, what_is_wrong
+from hostagent.update.holding import PASSED_ON, bring_back, discard, end, is_told, paused_for, what_is_wrong
 
 
 def restore(hold: GuestHold) -> None:
@@ -39,20 +39,10 @@ def end_restored(hold: GuestHold) -> None:
 
 def resume(hold: GuestHold) -> None:
     hold.ports.libvirt.resume(hold.uuid)
-    pause = _paused_for(hold)
+    pause = paused_for(hold)
     if hold.barrier is None:
         hold.ports.watcher.running()
     hold.measured(pause)
-
-
-def _paused_for(hold: GuestHold) -> dict[str, object]:
-    """Over a change of kernel only the wall clock goes on, by whatever the host sets it as it boots."""
-    if hold.notes.landed:
-        return {
-            "pause_seconds": hold.ports.clock.wall_ns() / 1e9 - hold.notes.began_at,
-            "pause_source": "wall-clock",
-        }
-    return {"pause_seconds": hold.ports.monotonic() - hold.notes.began, "pause_source": "outside"}
 
 
 def is_resumed(hold: GuestHold) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from hostagent.clock import AgentError, Offset, measure
+from hostagent.clock import AgentError, HostClock, Offset, measure
 from hostagent.clock import bring_right as bring_clock_right
 from hostagent.errors import HostagentError
 from hostagent.plan import ClockPolicy
 from hostagent.update.subject import AnyGuest
 
+SYNCHRONISED_SECONDS = 90  # chrony, or systemd-timesyncd, has looked at its servers by then
+POLL_SECONDS = 0.2
 SIDE_BY_SIDE = 16  # each mostly waits for its guest
 
 
@@ -19,9 +22,20 @@ def measure_before(swaps: Sequence[AnyGuest]) -> None:
     _for_all(swaps, _measure_before)
 
 
-def bring_right(swaps: Sequence[AnyGuest]) -> None:
-    """Set what is behind, verify, write the outcome down."""
+def bring_right(swaps: Sequence[AnyGuest], *, just_booted: bool = False) -> None:
+    """Set what is behind, verify, write the outcome down.
+
+    just_booted: the host's own clock may not be right yet, which is waited for; the guests run meanwhile.
+    """
+    if just_booted and swaps and swaps[0].ports.config.clock.policy is ClockPolicy.STEP:
+        _wait_for(swaps[0].ports.clock)
     _for_all(swaps, _bring_right)
+
+
+def _wait_for(clock: HostClock) -> None:
+    ends = clock.monotonic_ns() + SYNCHRONISED_SECONDS * 1_000_000_000
+    while not clock.synchronised() and clock.monotonic_ns() < ends:
+        time.sleep(POLL_SECONDS)
 
 
 def _measure_before(swap: AnyGuest) -> dict[str, object]:

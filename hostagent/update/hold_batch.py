@@ -341,7 +341,10 @@ class HoldBatch:
             for member in self.members
             if member.outcome is Outcome.ROLLED_BACK and "pause" in member.progress.begun and not member.closed
         ]
-        clocks.bring_right([member.swap for member in (*updated, *stood_still) if not member.swap.rehearsal])
+        clocks.bring_right(
+            [member.swap for member in (*updated, *stood_still) if not member.swap.rehearsal],
+            just_booted=any(member.swap.saved is not None and member.swap.notes.landed for member in updated),
+        )
         write_ends(self.engine.journal, self.host.update, self.members)
         waits = any(member.outcome is Outcome.NEEDS_OPERATOR for member in self.members)
         if not waits and not isinstance(self.failure, NeedsOperator):

@@ -95,6 +95,20 @@ def test_one_that_cannot_be_restored_at_first_waits_and_the_other_goes_on() -> N
         assert (both(host), problems(host)) == ((UPDATED, UPDATED), [])
 
 
+def test_the_host_s_own_clock_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps it right needs a moment after the boot; the guests run meanwhile."""
+    slept: list[float] = []
+    monkeypatch.setattr("hostagent.update.clocks.time.sleep", slept.append)
+    with rig(LEAP) as host:
+        assert host.update() == "HOST ENDED"
+        assert host.boot() == ""
+        monkeypatch.setattr(type(host.host.clock), "synchronised", lambda _: len(slept) >= 3)
+        assert host.recover() == ""
+        assert len(slept) == 3
+        outcomes_ = {guest.measured["clock_outcome"] for update in host.updates() for guest in update.guests.values()}
+        assert outcomes_ == {"corrected"}
+
+
 def test_cut_off_anywhere_before_the_leap() -> None:
     """The same kernel still runs: guests come back on it."""
 

@@ -89,6 +89,23 @@ def test_the_kernel(host: NestedHost, trips: Trips) -> None:
     assert machine.shell("uname -r").out.strip() == other
 
 
+def test_libvirtd_after_a_real_upgrade(host: NestedHost, trips: Trips) -> None:
+    """Its package is upgraded with the old daemon left running; then the new one takes over, and no guest is paused."""
+    machine = host.machine
+    machine.shell(
+        "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; "
+        f"apt-get -qq update; {APT} install libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients; "
+        "rm /usr/sbin/policy-rc.d",
+        within_seconds=600,
+    )
+    host.disconnect()
+    running = machine.shell("pidof qemu-system-x86_64").out.split()
+    report = trips.take("libvirtd", lambda: updates(host.update("libvirtd")), paused=False)
+    assert report["outcome"] == "updated", report
+    assert "11.3" in machine.shell("virsh version --daemon | tail -1").out
+    assert machine.shell("pidof qemu-system-x86_64").out.split() == running
+
+
 def test_the_plug_is_pulled(host: NestedHost, trips: Trips) -> None:
     """While all guests are held: what was saved is never loaded, and each of them is said to have been restarted."""
     machine = host.machine

@@ -382,3 +382,47 @@ def test_the_mount_a_path_lies_on() -> None:
     assert mount_of(Path("/a/b"), mounts) == mounts[2]
     assert mount_of(Path("/ab"), mounts) == mounts[0]
     assert mount_of(Path("/a"), ()) is None
+
+
+# -- AppArmor
+
+
+LOCAL = Path("/etc/apparmor.d/local")
+
+
+@pytest.fixture
+def confined(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """libvirtd has a profile; which profiles are loaded anew."""
+    (host.path(LOCAL) / "abstractions").mkdir(parents=True)
+    (host.path(LOCAL) / "usr.sbin.libvirtd").write_text("# somebody's own\n")
+    host.wanted = replace(host.wanted, confined=("libvirtd",))
+    loaded: list[Path] = []
+    monkeypatch.setattr("hostagent.setup.setup_host.load_profile", loaded.append)
+    return loaded
+
+
+def test_apparmor_lets_other_qemus_run(host: Host, confined: list[Path]) -> None:
+    before = host.everything()
+    host.apply()
+    rules = (host.path(LOCAL) / "usr.sbin.libvirtd").read_text()
+    assert rules.startswith("# somebody's own\n")
+    assert '  "/var/lib/hostagent/qemu/*/usr/bin/qemu-system-*" PUx,\n' in rules
+    assert '  "/var/lib/hostagent/qemu/**" rmix,\n' in (host.path(LOCAL) / "abstractions/libvirt-qemu").read_text()
+    assert confined == [Path("/etc/apparmor.d/usr.sbin.libvirtd")]
+    assert all(host.check().values())
+    host.undo()
+    assert {path: seen for path, seen in host.everything().items() if "apparmor" in path} == {
+        path: seen for path, seen in before.items() if "apparmor" in path
+    }
+    assert len(confined) == 2
+
+
+@pytest.mark.parametrize(("enabled", "found"), [("Y\n", ("libvirtd",)), ("N\n", ()), (None, ())])
+def test_whether_apparmor_confines_libvirt(host: Host, enabled: str | None, found: tuple[str, ...]) -> None:
+    if enabled is not None:
+        host.path("/sys/module/apparmor/parameters").mkdir(parents=True)
+        host.path("/sys/module/apparmor/parameters/enabled").write_text(enabled)
+    host.path("/etc/apparmor.d").mkdir(parents=True, exist_ok=True)
+    host.path("/etc/apparmor.d/usr.sbin.libvirtd").write_text("profile\n")
+    host.path("/etc/libvirt/qemu.conf").write_text('user = "root"\n')
+    assert setup_host.wanted_on_this_host(Config(), host.files).confined == found

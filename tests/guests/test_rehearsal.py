@@ -171,7 +171,8 @@ def second_time(guests: tuple[Watched, Watched], first_time: Updated, rehearsing
 def test_first_of_a_shape_is_rehearsed_before_it_is_touched(first_time: Updated) -> None:
     rehearsal, update = first_time.added
     assert (rehearsal.order["kind"], rehearsal.outcome) == (OrderKind.REHEARSAL, Outcome.UPDATED)
-    assert (update.order["kind"], update.outcome) == (OrderKind.UPDATE, Outcome.UPDATED)
+    reasons = [guest.reason for guest in update.guests.values()]
+    assert (update.order["kind"], update.outcome) == (OrderKind.UPDATE, Outcome.UPDATED), reasons
     assert rehearsal.ended_at is not None
     assert rehearsal.ended_at <= update.begun_at
 
@@ -185,7 +186,8 @@ def test_throw_away_guest_went_the_whole_way(first_time: Updated) -> None:
 
 def test_second_of_the_shape_is_not_rehearsed(second_time: Updated) -> None:
     (update,) = second_time.added
-    assert (update.order["kind"], update.outcome) == (OrderKind.UPDATE, Outcome.UPDATED)
+    reasons = [guest.reason for guest in update.guests.values()]
+    assert (update.order["kind"], update.outcome) == (OrderKind.UPDATE, Outcome.UPDATED), reasons
 
 
 def test_nothing_is_left_of_the_rehearsal(first_time: Updated) -> None:

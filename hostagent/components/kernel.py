@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hostagent import processes
-from hostagent.components.kernel_images import Build, newest_image, read_image, running_build
+from hostagent.components.kernel_images import Build, is_older, newest_image, read_image, running_build
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, NeedsOperator, Refused
 from hostagent.facts import Component, Freshness
@@ -72,6 +72,14 @@ class KernelComponent:
         if found is None:
             raise Refused(doing, expected=f"a kernel {self.wanted or 'image'} in {self.boot}", found="none")
         image, build = found
+        if is_older(build, self.running()):
+            # Seen: a network card that uses what 6.12's tap offers (UDP segmentation) cannot be restored under 6.1.
+            raise Refused(
+                doing,
+                expected="a kernel not older than the one that runs: guests may use what only that one offers",
+                found=f"{build.release}, under {self.running().release}",
+                hint="an older kernel takes a reboot of the host, and of its guests",
+            )
         initrd = self.boot / f"initrd.img-{build.release}"
         self._require_whole(image, initrd, build.release)
         leap = Leap(secrets.token_hex(16), build, str(image))

@@ -34,6 +34,11 @@ def newest_image(boot: Path = Path("/boot")) -> tuple[Path, Build] | None:
     return max(images, key=lambda one: (_order(one[1].release), _order(one[1].build)), default=None)
 
 
+def is_older(one: Build, other: Build) -> bool:
+    """Whether `one` came before `other`, by their releases."""
+    return _order(one.release) < _order(other.release)
+
+
 def running_build() -> Build:
     """This host's."""
     known = os.uname()

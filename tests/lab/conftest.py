@@ -18,6 +18,8 @@ from tests.lab.machine import IMAGE, Machine
 from tests.lab.nested import NestedHost
 from tests.lab.trip import GUESTS, Trips
 
+OLDER_KERNEL = "6.1."
+
 
 @pytest.fixture(scope="package")
 def peer() -> Iterator[Peer]:
@@ -45,6 +47,7 @@ def host(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neste
         host.install_hostagent()
         host.hostagent("setup", "--kernel-swaps", "--reserve", "2G", "--yes")
         machine.reboot()
+        machine.leap_to(OLDER_KERNEL)  # the newer one is what the guests are taken to
         yield host
         host.disconnect()
 

@@ -192,6 +192,18 @@ class Machine:
         self.run("systemctl", "reboot", check=False)
         return self.wait_up(other_than=before)
 
+    def leap_to(self, release: str) -> str:
+        """Start the kernel whose release begins so, by hand and with nobody held; the host's new boot id."""
+        before = self.boot_id
+        self.shell(
+            f"image=$(ls /boot/vmlinuz-{release}*); "
+            "kexec -s -l $image --initrd=/boot/initrd.img-${image#/boot/vmlinuz-} --reuse-cmdline; sync; "
+            "(sleep 1; kexec -e -x) > /dev/null 2>&1 < /dev/null &"
+        )
+        time.sleep(2.0)
+        self.forget_connection()
+        return self.wait_up(other_than=before)
+
     def _plug_in(self) -> None:
         _run("ip", "tuntap", "add", self._tap, "mode", "tap")
         _run("ip", "link", "set", self._tap, "master", BRIDGE, "up")

@@ -109,6 +109,8 @@ def test_another_one_that_is_wanted(played: Played, tmp_path: Path) -> None:
         tmp_path / "kept", OLD.release, tmp_path / "boot", tmp_path / "cmdline", tmp_path / "info", played.running
     )
     assert (component.look().installed, component.look().freshness) == (str(OLD), Freshness.OUTDATED)
+    with pytest.raises(Refused, match="not older than the one that runs"):
+        component.stage()
 
 
 def test_a_leap_that_comes_back_has_failed(played: Played) -> None:

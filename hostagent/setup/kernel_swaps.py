@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent import processes
-from hostagent.errors import Refused
 from hostagent.setup.host_files import HostFiles
 from hostagent.setup.persistent_ram import Region, choose_region, mount_ram, reserved
 from hostagent.setup.setup_tasks import Mounter, Need, Task, mount_of
@@ -33,13 +32,10 @@ class WholeFile:
     files: HostFiles
     after: tuple[tuple[str, ...], ...] = ()
     after_undo: tuple[tuple[str, ...], ...] = ()
-    like: str = ""  # a file of ours with this in it is as good: it was written by an earlier setup
     restarts_libvirtd: bool = False
 
     def look(self) -> Need:
-        seen = self.files.read(self.path)
-        text = (seen or b"").decode(errors="replace")
-        if text == self.content or (self.like and self.like in text):
+        if self.files.read(self.path) == self.content.encode():
             return Need(self.name, self.why, satisfied=True)
         then = "; then ".join(["", *(" ".join(argv) for argv in self.after)])
         return Need(self.name, self.why, satisfied=False, change=f"write {self.path}{then}")
@@ -160,8 +156,6 @@ def swap_tasks(files: HostFiles, size: int, iomem: str) -> tuple[Task, ...]:
 
 
 def _grub_line(region: Region) -> str:
-    if region.size <= 0:
-        raise Refused("reserving memory for guests", expected="a size", found="none")
     said = "# By hostagent setup: memory for guests that outlives the kernel."
     return f'{said}\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {region.parameter}"\n'
 

@@ -66,10 +66,7 @@ class Host:
         Path("/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
         for name in ("vmlinuz", "initramfs"):  # copies: libvirt gives what a guest uses to the QEMU user
             shutil.copy(GUEST / name, GUEST_FILES / name)
-        # Without a card of the host's in it a bridge has the address of some guest's tap, until that goes.
-        _run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
-        _run("ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE)
-        _run("ip", "link", "set", BRIDGE, "up")
+        make_bridge()
         _run(*VIRTLOGD_START)
         self.start_libvirtd()
         return self
@@ -181,6 +178,14 @@ class Host:
         RAM.mkdir(exist_ok=True)
         options = f"size={self._ram},mode=0700,uid={user.pw_uid},gid={user.pw_gid}"
         mount("tmpfs", RAM, "tmpfs", options=options)
+
+
+def make_bridge() -> None:
+    """The guests' network, with the host's address in it."""
+    # Without a card of the host's in it a bridge has the address of some guest's tap, until that goes.
+    _run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
+    _run("ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE)
+    _run("ip", "link", "set", BRIDGE, "up")
 
 
 def _of_guests() -> list[Path]:

@@ -11,7 +11,8 @@ import libvirt
 import pytest
 
 from hostagent.trees import qemu_trees
-from tests.bench.guest_spec import BRIDGE, BRIDGE_MAC, HOST_ADDRESS
+from tests.bench.guest_spec import BRIDGE, HOST_ADDRESS
+from tests.bench.host import make_bridge
 from tests.bench.paths import DEBS
 from tests.bench.peer import Peer
 from tests.lab.machine import IMAGE, Machine
@@ -29,9 +30,7 @@ def peer() -> Iterator[Peer]:
     if not IMAGE.exists():
         pytest.fail(f"expected {IMAGE} (hint: make lab)")
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    for words in (("add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge"), ("set", BRIDGE, "up")):
-        subprocess.run(["ip", "link", *words], check=True)
-    subprocess.run(["ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE], check=True)
+    make_bridge()
     with Peer(HOST_ADDRESS) as peer:
         yield peer
     subprocess.run(["ip", "link", "delete", BRIDGE], check=True)

@@ -167,11 +167,12 @@ class FakeHost:
         with self.world.change() as state:
             state.faults.clear()
 
-    def kill(self, pid: int) -> None:
-        """Somebody, or the kernel, ends a QEMU."""
+    def kill(self, pid: int, *, slowly: bool = False) -> None:
+        """Somebody, or the kernel, ends a QEMU; slowly: it is seen until somebody waits for its end."""
         with self.world.change() as state:
             process = state.processes.get(pid)
             if process is not None:
+                process.leaving = slowly and process.alive
                 physics.dies(self.world, state, process, tidily=False)
 
     def destroy(self, uuid: str) -> None:

@@ -37,7 +37,11 @@ class FakeQemu:
 
     def alive(self, process: ProcessId) -> bool:
         with self.world.look() as state:
-            return _found(state, process) is not None
+            return _found(state, process) is not None or _leaving(state, process) is not None
+
+    def leaving(self, process: ProcessId) -> bool:
+        with self.world.look() as state:
+            return _leaving(state, process) is not None
 
     def owner(self, process: ProcessId) -> tuple[int, int]:
         return os.getuid(), os.getgid()
@@ -78,6 +82,8 @@ class FakeQemu:
 
     def kill(self, process: ProcessId, within_seconds: float) -> None:
         with self.world.change() as state:
+            if (left := _leaving(state, process)) is not None:
+                left.leaving = False
             found = _found(state, process)
             if found is None:
                 return
@@ -87,6 +93,8 @@ class FakeQemu:
 
     def wait_gone(self, process: ProcessId, within_seconds: float) -> bool:
         with self.world.change() as state:
+            if (left := _leaving(state, process)) is not None:
+                left.leaving = False
             if _found(state, process) is None:
                 return True
             state.now_ns += round(within_seconds * 1e9)
@@ -218,6 +226,11 @@ class FakeLaunch:
 def _found(state: State, process: ProcessId) -> Process | None:
     found = state.processes.get(process.pid)
     return found if found and found.alive and found.start_ticks == process.start_ticks else None
+
+
+def _leaving(state: State, process: ProcessId) -> Process | None:
+    found = state.processes.get(process.pid)
+    return found if found and found.leaving and found.start_ticks == process.start_ticks else None
 
 
 def _tap(state: State, process: ProcessId, fd: int) -> str:

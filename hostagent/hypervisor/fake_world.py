@@ -94,6 +94,7 @@ class Process:
     autostart: bool = False  # started without -S
     waits_for: int = 0  # the real process that has yet to say `go`
     alive: bool = True
+    leaving: bool = False  # killed, and still to be seen
     hung: bool = False
     client: str = ""  # who has its monitor: "", LIBVIRT, or "PID/NUMBER" of a real process
     capabilities: dict[str, bool] = field(default_factory=dict)

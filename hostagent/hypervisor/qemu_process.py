@@ -43,6 +43,9 @@ class HostQemu:
     def alive(self, process: ProcessId) -> bool:
         return surroundings.alive(process)
 
+    def leaving(self, process: ProcessId) -> bool:
+        return surroundings.leaving(process)
+
     def owner(self, process: ProcessId) -> tuple[int, int]:
         try:
             found = (surroundings.PROC / str(process.pid)).stat()

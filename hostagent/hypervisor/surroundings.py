@@ -7,7 +7,9 @@ process lacks stays lost without a word. `differences` is what a test and every 
 from __future__ import annotations
 
 import os
+import re
 import resource
+import signal
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from hostagent.errors import Failed
 from hostagent.hypervisor import ProcessId
 
 PROC = Path("/proc")
+_ENDED = {"Z", "X"}
+_PF_EXITING = 0x4  # include/linux/sched.h
+_SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
 
 # Lines of /proc/PID/status that must be equal; the others are counters, names and pids.
 _STATUS = (
@@ -87,14 +92,40 @@ def alive(process: ProcessId) -> bool:
 
     Those have its files open, and so its disks locked and its ports taken (exit_notify of Linux, kernel/exit.c).
     """
-    folder = PROC / str(process.pid)
     try:
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        if int(fields[19]) != process.start_ticks:
-            return False
-        return fields[0] not in {"Z", "X"} or len(os.listdir(folder / "task")) > 1  # noqa: PTH208
+        fields = _stat(process)
+        return fields is not None and (fields[0] not in _ENDED or _has_threads(process))
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def leaving(process: ProcessId) -> bool:
+    """Whether that very process exists, and will not run another instruction of its program.
+
+    SIGKILL is pending, or the thread that it began with has ended or is ending: QEMU's main loop (proc_pid_stat(5),
+    state and flags; proc_pid_status(5), SigPnd and ShdPnd).
+    """
+    try:
+        fields = _stat(process)
+        if fields is None:
+            return False
+        if fields[0] in _ENDED:
+            return _has_threads(process)
+        status = (PROC / str(process.pid) / "status").read_text()
+        pending = re.findall(r"^(?:Sig|Shd)Pnd:\s*([0-9a-f]+)$", status, re.MULTILINE)
+        return bool(int(fields[6]) & _PF_EXITING) or any(int(mask, 16) & _SIGKILL_BIT for mask in pending)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _stat(process: ProcessId) -> list[str] | None:
+    """Fields of /proc/PID/stat from the state on; None for another process that got its pid."""
+    fields = (PROC / str(process.pid) / "stat").read_text().rpartition(")")[2].split()
+    return fields if int(fields[19]) == process.start_ticks else None
+
+
+def _has_threads(process: ProcessId) -> bool:
+    return len(os.listdir(PROC / str(process.pid) / "task")) > 1  # noqa: PTH208
 
 
 def cgroups(path: Path) -> frozenset[tuple[str, str]]:

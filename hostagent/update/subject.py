@@ -181,8 +181,11 @@ class GuestOfUpdate(Generic[N]):
         return guest is not None and guest.state.active
 
     def old_is_alive(self) -> bool:
-        """Whether the QEMU that ran it as the update began exists."""
-        return self.ports.qemu.alive(self.notes.old)
+        """Whether the QEMU that ran it as the update began exists; one that was killed is seen gone first."""
+        qemu, old = self.ports.qemu, self.notes.old
+        if qemu.leaving(old):
+            qemu.wait_gone(old, KILL_SECONDS)
+        return qemu.alive(old)
 
 
 AnyGuest = GuestOfUpdate[Any]

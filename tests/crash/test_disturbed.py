@@ -84,6 +84,11 @@ def kill_old(host: Rig) -> None:
     host.host.kill(old_of(host, "web1"))
 
 
+def kill_old_slowly(host: Rig) -> None:
+    """On a busy host a killed QEMU is there for a moment, and does nothing any more."""
+    host.host.kill(old_of(host, "web1"), slowly=True)
+
+
 def kill_new(host: Rig) -> None:
     for process in host.host.processes(host.uuids["web1"]):
         if process.pid != old_of(host, "web1"):
@@ -127,6 +132,11 @@ def ended_by_somebody(host: Rig) -> list[str]:
 @pytest.mark.parametrize("act", [kill_old, kill_new, destroy])
 def test_a_guest_is_ended(act: Callable[[Rig], None], scenario: Scenario) -> None:
     sweep(disturbed(scenario, act, (JOURNAL,), before_journal, ended_by_somebody))
+
+
+@pytest.mark.parametrize("scenario", [KEPT, HELD], ids=str)
+def test_a_guest_s_qemu_is_killed_and_takes_its_time(scenario: Scenario) -> None:
+    sweep(disturbed(scenario, kill_old_slowly, (JOURNAL,), before_journal, ended_by_somebody))
 
 
 @pytest.mark.parametrize("scenario", [KEPT, COPIED, HELD, SWAP], ids=str)

@@ -61,7 +61,8 @@ check: venv
 
 # The lab's host is emulated where this machine has no KVM that nests; it takes about a quarter of an hour then.
 lab-test: lab
-	$(call real) tests/lab
+	$(BIN)/python -m tests.bench.side_by_side \
+	    'swapped=$(call real) tests/lab/test_lab.py' 'turned back=$(call real) tests/lab/test_turned_back.py'
 
 lab: bench lab-packages
 	@vm-images/host/build

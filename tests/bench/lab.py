@@ -124,12 +124,12 @@ class Lab:
             assert not plan.blockers and not plan.blocked, plan
             return host_update.update_qemu(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=cancelled)
 
-    def swap(self, component: str, *, tell: Teller = say_nothing) -> UpdateRecord:
+    def swap(self, component: str, *, budget_seconds: float = 30.0, tell: Teller = say_nothing) -> UpdateRecord:
         """What `hostagent update COMPONENT` does, without its words."""
         with self._changing(f"update {component}", tell) as ports:
             host, found = ports.libvirt.host(), ports.components[component]
             swap = Swap(found.look(), found.holds, found.first_seconds)
-            plan = plan_host(host, component, [swap], budget_seconds=30.0, past=Past())
+            plan = plan_host(host, component, [swap], budget_seconds=budget_seconds, past=Past())
             assert not plan.blockers, plan
             return host_update.update_host(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=lambda: False)
 

@@ -74,13 +74,13 @@ def turning_back() -> Iterator[None]:
 
 
 @contextmanager
-def flood(address: str) -> Iterator[None]:
-    """A thousand datagrams a second for the guest."""
+def flood(address: str, interval: float = FLOOD_INTERVAL) -> Iterator[None]:
+    """A datagram for the guest every so many seconds: a thousand a second."""
     done = threading.Event()
 
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-            while not done.wait(FLOOD_INTERVAL):
+            while not done.wait(interval):
                 channel.sendto(bytes(1000), (address, FLOOD_PORT))
 
     thread = threading.Thread(target=send, name="flood", daemon=True)

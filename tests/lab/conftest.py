@@ -19,7 +19,7 @@ from tests.lab.machine import IMAGE, Machine
 from tests.lab.nested import NestedHost
 from tests.lab.trip import GUESTS, Trips
 
-OLDER_KERNEL = "6.1."
+NEWER_KERNEL = "6.12."
 
 
 @pytest.fixture(scope="package")
@@ -37,18 +37,34 @@ def peer() -> Iterator[Peer]:
 
 
 @pytest.fixture(scope="package")
-def host(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
-    """Prepared for everything that hostagent swaps, and booted once since."""
+def new_host(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
+    """As its image has it, with hostagent as it is now."""
     folder = Path(tmp_path_factory.mktemp("lab"))
     newer = qemu_trees.add(sorted(DEBS.glob("*.deb")), state=Path("/var/lib/lab"))  # its SVM was tried the longest
     with Machine("a", 1, folder, newer.emulator) as machine:
         host = NestedHost(machine)
         host.install_hostagent()
-        host.hostagent("setup", "--kernel-swaps", "--reserve", "2G", "--yes")
-        machine.reboot()
-        machine.leap_to(OLDER_KERNEL)  # the newer one is what the guests are taken to
         yield host
         host.disconnect()
+
+
+@pytest.fixture(scope="package")
+def host(new_host: NestedHost) -> NestedHost:
+    """Prepared for everything that hostagent swaps, and booted once since, with the older of its kernels."""
+    machine = new_host.machine
+    machine.shell(f"mv /boot/vmlinuz-{NEWER_KERNEL}* /root")  # else GRUB would start that one
+    new_host.hostagent("setup", "--kernel-swaps", "--reserve", "2G", "--yes")
+    machine.reboot()
+    machine.shell("mv /root/vmlinuz-* /boot")
+    return new_host
+
+
+@pytest.fixture(scope="package")
+def plain_host(new_host: NestedHost) -> NestedHost:
+    """Prepared for updates that keep its kernel."""
+    new_host.hostagent("setup", "--yes")
+    new_host.machine.run("systemctl", "restart", "libvirtd")
+    return new_host
 
 
 @pytest.fixture(scope="package")

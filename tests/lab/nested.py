@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.bench.host import DISK_SIZE
 from tests.bench.proof import Proof
 from tests.lab.machine import Machine, Said
 
+CLOSED_LIMIT = 300.0  # seconds
 SITE = "/opt/hostagent/lib/python3.11/site-packages"
 
 
@@ -26,7 +28,7 @@ class NestedHost:
     def install_hostagent(self) -> None:
         """As it is now, in the place of the one in the image; and the test guest's files."""
         self.machine.shell(
-            f"rm -rf {SITE}/hostagent {SITE}/hostagent-*; "
+            f"mountpoint -q /media || mount /media; rm -rf {SITE}/hostagent {SITE}/hostagent-*; "
             f"python3 -m zipfile -e /media/hostagent-*.whl {SITE}; "
             f"cp /media/vmlinuz /media/initramfs {GUEST_FILES}"
         )
@@ -40,6 +42,15 @@ class NestedHost:
         said = self.machine.shell(f"hostagent update {' '.join(words)} --yes --json 2>/tmp/said || cat /tmp/said >&2")
         found: dict[str, Any] = json.loads(said.out)
         return found
+
+    def last_closed(self) -> dict[str, Any]:
+        """The newest update, once it has ended: as a host boots, or by a guard, that takes a while."""
+        until = time.monotonic() + CLOSED_LIMIT
+        while True:
+            (said,) = json.loads(self.hostagent("history", "--json").out)["updates"][-1:]
+            if said["ended"] is not None or time.monotonic() > until:
+                return dict(said)
+            time.sleep(3.0)
 
     @property
     def connection(self) -> libvirt.virConnect:

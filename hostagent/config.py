@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from hostagent import config_files
 from hostagent.config_files import SettingsFile
@@ -224,7 +225,7 @@ def parse_duration(text: str) -> float:
 
 def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: ValidationError) -> UsageError:
     """The first error of the files, in words: where it is and what is allowed there."""
-    places = [(config_files.blame(files, _keys(fault["loc"])), fault) for fault in error.errors()]
+    places = [(config_files.blame(files, _written(fault)), fault) for fault in error.errors()]
     (number, line), fault = min(places, key=lambda place: place[0])
     keys = _keys(fault["loc"])
     table, allowed = _walk(model, keys)
@@ -238,7 +239,14 @@ def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: Valid
             found=f"unknown key '{keys[-1]}'",
             hint=f"did you mean '{near[0]}'?" if near else None,
         )
-    return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=_shown(fault["input"]))
+    found = "nothing" if fault["type"] == "missing" else _shown(fault["input"])
+    return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=found)
+
+
+def _written(fault: ErrorDetails) -> list[str]:
+    """The key that is at fault; the table that lacks it if it is missing."""
+    keys = _keys(fault["loc"])
+    return keys[:-1] if fault["type"] == "missing" else keys
 
 
 def _keys(place: tuple[int | str, ...]) -> list[str]:

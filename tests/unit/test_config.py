@@ -104,6 +104,13 @@ def test_an_unknown_table(tmp_path: Path) -> None:
     )
 
 
+def test_a_key_that_a_table_must_have(tmp_path: Path) -> None:
+    assert refusal(tmp_path, '[clock]\n[[component]]\nname = "x"\napply = ["/x"]\nverify = ["/x"]\n') == (
+        "reading /hostagent.toml, line 2: expected component.roll_back = a list of texts: an absolute path and its "
+        "arguments, found nothing"
+    )
+
+
 def test_an_unknown_key_in_a_nested_table(tmp_path: Path) -> None:
     line = refusal(tmp_path, '[libvirt]\nuri = "x"\n\n[libvirt.daemon]\ncontrol = "auto"\nstat = ["/x"]\n')
     assert "line 6: expected one of control, start, ready_seconds in [libvirt.daemon], found unknown key" in line

@@ -93,7 +93,7 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
             click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms."),
             click.option(
                 "--technique",
-                type=click.Choice(["auto", *Technique]),
+                type=click.Choice(["auto", *(one.value for one in Technique)]),
                 help="How guests are carried over; auto: by a handover, else by a hold.",
             ),
         )

@@ -75,6 +75,13 @@ def test_a_plan_says_by_its_exit_code_that_an_update_would_be_refused(hostagent:
     assert "No guest of this host can be updated in place:" in result.stdout
 
 
+@pytest.mark.parametrize(("words", "chosen"), [("handover", "handover"), ("hold", "hold"), ("auto", "handover")])
+def test_a_technique_can_be_asked_for(hostagent: Caller, words: str, chosen: str) -> None:
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=(guest("web1"),), hold_hook=True)
+    (web1,) = hostagent.json(*PLAN, "--technique", words)["guests"]
+    assert web1["technique"] == chosen
+
+
 @pytest.mark.parametrize("words", [("--guest", "nobody"), ("--to", "99")])
 def test_what_is_not_there_is_named(hostagent: Caller, words: tuple[str, str]) -> None:
     result = hostagent(*PLAN, *words)

@@ -133,6 +133,7 @@ class Definition:
     features: frozenset[str]  # elements nobody knows how to carry: "numatune", "cputune/cachetune"
     on_reboot: str = "restart"
     generation_id: bool = False  # <genid>: another one tells the guest that it is a copy
+    policy: str = ""  # its own policy, unread: see policy_xml.py
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hostagent.clock import GuestAgent
 from hostagent.facts import Guest, GuestState, Host
 from hostagent.libvirt_files.capability_cache import CapabilityCache
 from hostagent.libvirt_files.vnc_display import VncDisplay
+from hostagent.policy import PolicyPart
 
 
 class RunState(StrEnum):
@@ -332,6 +333,13 @@ class Libvirt(Protocol):
 
     def adopt_definition(self, uuid: str) -> bool:
         """Have the guest's RAM in shared files from its next boot on; whether that changed its definition."""
+        ...
+
+    def put_policy(self, uuid: str, own: PolicyPart) -> None:
+        """Have that, and nothing else, as the guest's own policy, in its live definition and its persistent one.
+
+        Raises Failed when it does not stand in both afterwards.
+        """
         ...
 
     def capability_cache(self, emulator: str, virtualisation: str, machine: str) -> CapabilityCache:

@@ -25,6 +25,7 @@ from hostagent.hypervisor import fake_physics as physics
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_daemon import FakeDaemon, comes_back, leaves
 from hostagent.hypervisor.fake_libvirt import FakeLibvirt
+from hostagent.hypervisor.fake_metadata import with_policy
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS
 from hostagent.hypervisor.fake_qemu import FakeQemu
 from hostagent.hypervisor.fake_saves import PIDS, TAP, filled, process_of, starts
@@ -207,7 +208,8 @@ class FakeHost:
         """Somebody boots a guest that is shut off: from its disks, with fresh RAM, if the hook lets him."""
         with self.world.change() as state:
             guest = state.guests[uuid]
-            xml = self.world.text(guest.xml)
+            xml = with_policy(self.world.text(guest.xml), guest.policy)
+            guest.xml = self.world.keep_text(xml)
             process = starts(self.world, state, guest, xml, read_definition(xml).emulator)
             files = zip(guest.ram, process.ram, strict=True)
             guest.ram = [(path, device, inode, size) for (path, _, _, size), (device, inode) in files]

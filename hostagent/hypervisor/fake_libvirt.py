@@ -14,6 +14,7 @@ from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamF
 from hostagent.hypervisor import ProcessId, RunState, Sender, Standing
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
+from hostagent.hypervisor.fake_metadata import in_namespace, with_policy
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS, FakeMonitor
 from hostagent.hypervisor.fake_physics import dies, go_on, libvirt_cleans_up, stands_still
 from hostagent.hypervisor.fake_saves import guest_of_image, restores, saves
@@ -21,6 +22,8 @@ from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Proce
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.held_definition import NAMESPACE
 from hostagent.libvirt_files.memory_backing import with_shared_ram
+from hostagent.policy import PolicyPart
+from hostagent.policy_xml import written_policy
 
 BOOT_ID = "00000000-0000-4000-8000-000000000001"
 
@@ -124,6 +127,21 @@ class FakeLibvirt:
             guest = state.guests[uuid]
             before, guest.shared_from_next_boot = guest.shared_from_next_boot, True
             return not before
+
+    def put_policy(self, uuid: str, own: PolicyPart) -> None:
+        doing = "changing a guest's policy"
+        with self._asked(doing) as state:
+            guest = state.guests.get(uuid)
+            if guest is None:
+                raise Failed(doing, expected=f"guest {uuid}", found="none")
+            _answers(state, guest)
+            text = in_namespace(written_policy(own))
+            if uuid in state.daemon.views:
+                record = self.world.libvirt_run / f"{guest.name}.xml"
+                record.write_text(with_policy(record.read_text(), text))
+                guest.xml = self.world.keep_text(with_policy(self.world.text(guest.xml), text))
+            if guest.persistent:
+                guest.policy = text
 
     @contextmanager
     def agent(self, uuid: str) -> Iterator[GuestAgent]:
@@ -258,6 +276,8 @@ class FakeLibvirt:
 
     def _xml(self, state: State, guest: GuestLife) -> str:
         xml, view = self.world.text(guest.xml), state.daemon.views.get(guest.uuid)
+        if view is None:
+            xml = with_policy(xml, guest.policy)
         if view is not None and view.ram_in_files:
             xml = with_shared_ram(xml)
         if view is not None and view.marked:

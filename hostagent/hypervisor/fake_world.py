@@ -143,6 +143,7 @@ class GuestLife:
     ended: str = ""  # why it does not run any more
     off: str = ""  # why, as libvirt words it
     shape: str = ""  # file below texts/: what it is made of
+    policy: str = ""  # an element of its persistent definition's metadata
 
 
 @dataclass

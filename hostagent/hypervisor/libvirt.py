@@ -28,11 +28,13 @@ from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vh
 from hostagent.hypervisor.passthrough import PassthroughMonitor
 from hostagent.hypervisor.ram_room import memory_room, ram_room
 from hostagent.hypervisor.reconciled import reconciled
+from hostagent.libvirt_files import held_definition
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
-from hostagent.libvirt_files.held_definition import NAMESPACE
 from hostagent.libvirt_files.hook import HOOK, hook_text, is_ours
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.libvirt_files.xml_spans import PlainXmlError
+from hostagent.policy import PolicyPart
+from hostagent.policy_xml import NAMESPACE, PREFIX, read_policy, written_policy
 
 T = TypeVar("T")
 
@@ -181,6 +183,25 @@ class LibvirtApi:
         except PlainXmlError as error:
             raise Failed(doing, expected="the XML that libvirt writes", found=str(error)) from error
 
+    def put_policy(self, uuid: str, own: PolicyPart) -> None:
+        element, text = libvirt.VIR_DOMAIN_METADATA_ELEMENT, written_policy(own)
+
+        def change() -> list[str]:
+            live, config = bool(domain.isActive()), bool(domain.isPersistent())
+            flags = (libvirt.VIR_DOMAIN_AFFECT_LIVE if live else 0) | (
+                libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else 0
+            )
+            domain.setMetadata(element, text or None, PREFIX if text else None, NAMESPACE, flags)
+            return [domain.XMLDesc(0)] * live + [domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)] * config
+
+        doing = "changing a guest's policy"
+        with _known(doing, uuid):
+            domain = self._domain(uuid)
+            for xml in self._on(domain, doing, change):
+                found = read_policy(domain.name(), read_definition(xml).policy)
+                if found != own:
+                    raise Failed(f"{domain.name()}: {doing}", expected=f"{own} in its metadata", found=f"{found}")
+
     def _guest(self, domain: libvirt.virDomain, trees: tuple[QemuTree, ...]) -> Guest:
         def look() -> tuple[str, int, list[int], bool, bool, str]:
             return (
@@ -292,7 +313,7 @@ class LibvirtApi:
             ProcessId(process.pid, process.start_ticks) if process else None,
             read_definition(xml).emulator,
             self._job(domain, xml) if state.active else "",
-            state.active and NAMESPACE in xml,
+            state.active and held_definition.NAMESPACE in xml,
         )
 
     def active(self) -> tuple[str, ...]:
@@ -341,8 +362,8 @@ class LibvirtApi:
         element, live = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
 
         def work() -> None:
-            if NAMESPACE in domain.XMLDesc(0):
-                domain.setMetadata(element, None, None, NAMESPACE, live)
+            if held_definition.NAMESPACE in domain.XMLDesc(0):
+                domain.setMetadata(element, None, None, held_definition.NAMESPACE, live)
 
         with _known("taking a mark off", uuid):
             domain = self._domain(uuid)

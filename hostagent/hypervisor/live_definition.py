@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 
 from hostagent.errors import Refused
 from hostagent.facts import Definition, Device, RamBacking
+from hostagent.policy_xml import policy_text
 
 _NAMESPACES = {"http://libvirt.org/schemas/domain/qemu/1.0": "qemu"}
 _UNITS = {"b": 1, "bytes": 1, "KB": 1000, "k": 1024, "KiB": 1024, "MB": 1000**2, "M": 1024**2, "MiB": 1024**2}
@@ -75,6 +76,7 @@ def read_definition(live_xml: str) -> Definition:
         features=frozenset(_features(root)),
         on_reboot=root.findtext("on_reboot", "restart"),
         generation_id=root.find("genid") is not None,
+        policy=policy_text(root),
     )
 
 

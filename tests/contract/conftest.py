@@ -14,12 +14,15 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+import libvirt
 import pytest
 
 from hostagent.errors import HostagentError
 from hostagent.facts import GuestState, QemuTree
 from hostagent.hypervisor import Monitor, ProcessId
+from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake import FakeHost
+from hostagent.hypervisor.fake_metadata import with_policy
 from hostagent.update.attachment import attach, detach
 from hostagent.update.batch import Batch, Member
 from hostagent.update.beside import prepare, start_new, stop_new, unprepare
@@ -55,6 +58,10 @@ class World(Protocol):
     def pause(self) -> None: ...
     def start(self) -> None:
         """Somebody starts the guest, through libvirt."""
+        ...
+
+    def persistent_policy(self) -> str:
+        """What its persistent definition holds of policies."""
         ...
 
     def start_daemon(self) -> None:
@@ -177,6 +184,11 @@ class FakeWorld:
     def start(self) -> None:
         self.host.start(self.uuid)
 
+    def persistent_policy(self) -> str:
+        with self.host.world.look() as state:
+            xml = self.host.world.text(state.guests[self.uuid].xml)
+            return read_definition(with_policy(xml, state.guests[self.uuid].policy)).policy
+
     def start_daemon(self) -> None:
         self.host.somebody_starts_daemon()
 
@@ -214,6 +226,10 @@ class RealWorld:
 
     def start(self) -> None:
         self.bench.connection.lookupByUUIDString(self.uuid).create()  # type: ignore[attr-defined]
+
+    def persistent_policy(self) -> str:
+        domain = self.bench.connection.lookupByUUIDString(self.uuid)  # type: ignore[attr-defined]
+        return read_definition(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).policy
 
     def start_daemon(self) -> None:
         """`libvirtd -d` says yes before it has looked at the lock: wait as long as a start takes."""

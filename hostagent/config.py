@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -15,9 +15,27 @@ from hostagent import config_files
 from hostagent.config_files import SettingsFile
 from hostagent.errors import UsageError
 from hostagent.plan import ClockPolicy
+from hostagent.policy import (
+    EXPECTED,
+    NAME,
+    NAMES_LIMIT,
+    PRIORITY_LIMIT,
+    Allowed,
+    Layer,
+    PolicyPart,
+    Setting,
+    is_guest_name,
+)
 
 OWN_COMPONENTS = ("qemu", "libvirtd", "kvm", "kernel", "all")
 DEFAULT_PATH = Path("/etc/hostagent/hostagent.toml")
+
+# What was elsewhere in earlier versions, and where it is now.
+_MOVED: Mapping[tuple[str, ...], str] = {
+    ("update", "budget_seconds"): "budget_seconds below [policy]",
+    ("update", "priority"): "priority in a [[policy.guest]]",
+    ("clock", "policy"): "clock below [policy]",
+}
 
 
 class DaemonControl(StrEnum):
@@ -49,6 +67,16 @@ Command = Annotated[
     tuple[Text, ...],
     Field(strict=False, min_length=1, description="a list of texts: an absolute path and its arguments"),
 ]
+
+
+def _a_guest_name(name: str) -> str:
+    if not is_guest_name(name):
+        raise ValueError("no name of a guest")
+    return name
+
+
+_GuestName = Annotated[str, AfterValidator(_a_guest_name)]
+_Method = Annotated[Allowed, Field(strict=False)]
 
 
 class _Table(BaseModel):
@@ -115,7 +143,6 @@ class SetupSettings(_Table):
 class UpdateSettings(_Table):
     """``[update]``: limits of an update."""
 
-    budget_seconds: Seconds = 30.0  # longest pause a guest may see
     start_seconds: Seconds = 30.0  # a new QEMU must answer within
     copy_seconds: Seconds = 900.0  # RAM that is copied must have crossed once within; the guest runs
     converge_seconds: Seconds = 10.0  # and the rest of it, with libvirt's daemon away; the guest still runs
@@ -123,17 +150,69 @@ class UpdateSettings(_Table):
     side_by_side: Annotated[
         int, Field(ge=0, le=64, description="a whole number from 0, which means as many as cores, to 64")
     ] = 0  # guests that are saved or restored at the same time, while something is swapped for the host
-    priority: Annotated[
-        tuple[Text, ...], Field(strict=False, description="a list of texts: names of guests, or patterns like 'db*'")
-    ] = ()  # who goes on first, of guests that are held together
     rehearse: YesOrNo = True
     apparmor: YesOrNo = True  # take guests that AppArmor confines
 
 
-class ClockSettings(_Table):
-    """``[clock]``: the guests' clocks after a pause."""
+class PolicySettings(_Table):
+    """What may be said of guests, in ``[policy]`` of all and in a ``[[policy.guest]]`` of some; see docs/policy.md."""
 
-    policy: Annotated[ClockPolicy, Field(strict=False, description="step, report or off")] = ClockPolicy.STEP
+    allow: Annotated[
+        tuple[_Method, ...] | None,
+        Field(strict=False, description=f"a list, empty or with {EXPECTED[Setting.ALLOW]}"),
+    ] = None
+    budget_seconds: Annotated[Seconds | None, Field(description=EXPECTED[Setting.BUDGET])] = None
+    clock: Annotated[ClockPolicy | None, Field(strict=False, description=EXPECTED[Setting.CLOCK])] = None
+    priority: Annotated[
+        int | None, Field(ge=-PRIORITY_LIMIT, le=PRIORITY_LIMIT, description=EXPECTED[Setting.PRIORITY])
+    ] = None
+    availability_set: Annotated[
+        str | None, Field(pattern=f"^({NAME})?$", description=EXPECTED[Setting.AVAILABILITY_SET])
+    ] = None
+    update_domain: Annotated[str | None, Field(pattern=f"^({NAME})?$", description=EXPECTED[Setting.UPDATE_DOMAIN])] = (
+        None
+    )
+    never_together: Annotated[
+        tuple[_GuestName, ...] | None,
+        Field(strict=False, max_length=NAMES_LIMIT, description=EXPECTED[Setting.NEVER_TOGETHER]),
+    ] = None
+
+    def part(self) -> PolicyPart:
+        """As policies are made of."""
+        together = self.never_together
+        return PolicyPart(
+            allow=None if self.allow is None else frozenset(self.allow),
+            budget_seconds=self.budget_seconds,
+            clock=self.clock,
+            priority=self.priority,
+            availability_set=self.availability_set,
+            update_domain=self.update_domain,
+            never_together=None if together is None else frozenset(together),
+        )
+
+
+class GuestPolicySettings(PolicySettings):
+    """``[[policy.guest]]``: what holds for guests of that name."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, description="a guest's name, or a pattern like 'db*'")]
+
+
+class PolicyTable(PolicySettings):
+    """``[policy]``: what holds for guests that do not say it themselves."""
+
+    guest: Annotated[
+        tuple[GuestPolicySettings, ...], Field(strict=False, description="tables, each of them a [[policy.guest]]")
+    ] = ()
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Of all guests first, then those of some in their order: the last that fits counts."""
+        some = (Layer(f"[[policy.guest]] {one.name}", one.part(), one.name) for one in self.guest)
+        return (Layer("[policy]", self.part()), *some)
+
+
+class ClockSettings(_Table):
+    """``[clock]``: how the guests' clocks are measured and set after a pause."""
+
     require_synchronised_host: YesOrNo = True
     agent_seconds: Seconds = 2.0  # one answer of a guest agent
     samples: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 8
@@ -187,6 +266,7 @@ class Config(_Table):
     update: Annotated[UpdateSettings, Field(description="a table")] = UpdateSettings()
     clock: Annotated[ClockSettings, Field(description="a table")] = ClockSettings()
     kernel: Annotated[KernelSettings, Field(description="a table")] = KernelSettings()
+    policy: Annotated[PolicyTable, Field(description="a table")] = PolicyTable()
     component: Annotated[
         tuple[ComponentSettings, ...], Field(strict=False, description="tables, each of them a [[component]]")
     ] = ()
@@ -237,7 +317,7 @@ def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: Valid
             doing,
             expected=f"one of {', '.join(table.model_fields)} in {where}",
             found=f"unknown key '{keys[-1]}'",
-            hint=f"did you mean '{near[0]}'?" if near else None,
+            hint=_hint(keys, near),
         )
     found = "nothing" if fault["type"] == "missing" else _shown(fault["input"])
     return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=found)
@@ -247,6 +327,12 @@ def _written(fault: ErrorDetails) -> list[str]:
     """The key that is at fault; the table that lacks it if it is missing."""
     keys = _keys(fault["loc"])
     return keys[:-1] if fault["type"] == "missing" else keys
+
+
+def _hint(keys: list[str], near: list[str]) -> str | None:
+    if moved := _MOVED.get(tuple(keys)):
+        return f"it is {moved} now"
+    return f"did you mean '{near[0]}'?" if near else None
 
 
 def _keys(place: tuple[int | str, ...]) -> list[str]:

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     PROCESS = "process"
     BINARY = "binary"
     BUDGET = "budget"
+    POLICY = "policy"
     HOST = "host"
 
 
@@ -105,6 +106,7 @@ class GuestPlan:
     budget_seconds: float
     predicted: Prediction | None = None  # of a guest that would be updated
     copied_bytes: int = 0  # of RAM; 0 when it is kept
+    clock: ClockPolicy = ClockPolicy.STEP
 
 
 class _OfGuests:

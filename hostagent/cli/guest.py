@@ -10,10 +10,11 @@ from hostagent import wiring
 from hostagent.cli.carry import Done, approve, carry_out_all, show_all
 from hostagent.cli.common import Call, Change, begin, change
 from hostagent.cli.output import Part, sentence
-from hostagent.cli.plan import budget_of
+from hostagent.cli.plan import policies_of
 from hostagent.cli.verbs import Asked, Verbs, verb
 from hostagent.errors import ExitCode, UsageError
 from hostagent.facts import Guest
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests, plan_adoption
 from hostagent.session import require_nothing_open
 from hostagent.update.report import past_of
@@ -51,13 +52,13 @@ def adopt(
         return _at_next_boot(call, names)
     with change(call, "guest adopt") as work:
         require_nothing_open(work.session)
-        done = _adopt(call, work, names, budget_of(call, budget), yes=yes)
+        done = _adopt(call, work, names, policies_of(call, budget), yes=yes)
     return done if isinstance(done, int) else show_all(call, work, done)
 
 
-def _adopt(call: Call, work: Change, names: Sequence[str], budget_seconds: float, *, yes: bool) -> Done | int:
+def _adopt(call: Call, work: Change, names: Sequence[str], policies: Policies, *, yes: bool) -> Done | int:
     host = call.kept_host()
-    plans = plan_adoption(host, names, budget_seconds=budget_seconds, past=past_of(call.updates()))
+    plans = plan_adoption(host, names, policies=policies, past=past_of(call.updates()))
     code = approve(call, work, plans, names, yes=yes)
     return code if code is not None else carry_out_all(call, work, host, plans)
 

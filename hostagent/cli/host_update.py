@@ -16,6 +16,7 @@ from hostagent.components import HostComponent
 from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
 from hostagent.facts import Freshness, Host
 from hostagent.plan import HostPlan, Plan
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.host_planner import Swap, plan_everything, plan_host
 from hostagent.update.host import update_host, update_qemu
 from hostagent.update.journal import Outcome
@@ -25,18 +26,17 @@ ALL = "all"
 Carried = list[tuple[UpdateReport, Plan | HostPlan]]
 
 
-def make_plans(call: Call, host: Host, component: str, *, budget_seconds: float) -> tuple[Plan | HostPlan, ...]:
+def make_plans(call: Call, host: Host, component: str, policies: Policies) -> tuple[Plan | HostPlan, ...]:
     """The plans that bring that component up to date, or all of them; none when what runs is what is installed."""
     past, known = past_of(call.updates()), components_of(call, component)
-    priority = call.config.update.priority
     if component == ALL:
         swaps = _all_outdated(call, known)
-        return plan_everything(host, swaps, budget_seconds=budget_seconds, past=past, priority=priority)
+        return plan_everything(host, swaps, policies=policies, past=past)
     (found,) = known
     swap = _outdated(call, found)
     if swap is None:
         return ()
-    return (plan_host(host, component, [swap], budget_seconds=budget_seconds, past=past, priority=priority),)
+    return (plan_host(host, component, [swap], policies=policies, past=past),)
 
 
 def components_of(call: Call, name: str) -> tuple[HostComponent, ...]:

@@ -10,6 +10,7 @@ from hostagent import wiring
 from hostagent.cli import words
 from hostagent.cli.common import begin
 from hostagent.cli.output import Cell, Column, Part, sentence, table
+from hostagent.cli.plan import policies_of
 from hostagent.cli.plan_view import blockers_json, reasons
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode
@@ -41,7 +42,8 @@ def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
     """
     call = begin(asked)
     host = call.kept_host()
-    ways = {guest.uuid: way_of(host, guest) for guest in host.guests}
+    policies = policies_of(call, None)
+    ways = {guest.uuid: way_of(host, guest, policies) for guest in host.guests}
     seen = [(guest, *ways[guest.uuid]) for guest in chosen_guests(host, guests or None)]
     held = any(technique is Technique.HOLD and not found for technique, found in ways.values())
     against = host_blockers(host) + (() if held else handover_blockers(host))

@@ -19,13 +19,13 @@ from hostagent.config import parse_duration
 from hostagent.errors import ExitCode, Failed, UsageError
 from hostagent.facts import Host
 from hostagent.plan import Plan, Technique
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
+from hostagent.policy import BUDGET_LIMIT_SECONDS, PolicyPart
 from hostagent.trees.qemu_trees import SYSTEM
 from hostagent.update.files import read_private, replace
 from hostagent.update.report import past_of
-
-BUDGET_LIMIT_SECONDS = 3600.0  # as in the settings
 
 
 @dataclass(frozen=True)
@@ -104,21 +104,25 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
     """The plan for what was asked."""
-    seconds = budget_of(call, wish.budget)
+    policies = policies_of(call, wish.budget)
     return plan_qemu(
         host,
         choose_tree(host.qemu, SYSTEM if wish.to is None else wish.to),
         wish.guests or None,
-        budget_seconds=seconds,
+        policies=policies,
         past=past_of(call.updates()),
         technique=wish.only_technique,
     )
 
 
-def budget_of(call: Call, text: str | None) -> float:
-    """What was asked for, or the configuration's; seconds."""
-    if text is None:
-        return call.config.update.budget_seconds
+def policies_of(call: Call, budget: str | None) -> Policies:
+    """What is said of guests in the settings, and on the command line."""
+    seconds = None if budget is None else budget_seconds(budget)
+    return Policies(call.config.policy.layers(), PolicyPart(budget_seconds=seconds))
+
+
+def budget_seconds(text: str) -> float:
+    """What --budget says; UsageError when that is none."""
     seconds = parse_duration(text)
     if seconds > BUDGET_LIMIT_SECONDS:
         raise UsageError("reading --budget", expected="at most 1h", found=text)
@@ -146,9 +150,8 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
     if save is not None and not refused:
         if not save.absolute().parent.is_dir():
             raise UsageError(f"saving the plan {save}", expected="a folder that is there", found=f"no {save.parent}")
-        replace(
-            save, SavedPlan.of(host, made.to, wish.guests, budget_of(call, wish.budget), wish.only_technique).written()
-        )
+        policies = policies_of(call, wish.budget)
+        replace(save, SavedPlan.of(host, made.to, wish.guests, policies, wish.only_technique).written())
         parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
     call.out.show(plan_view.plan_json(made), *parts)
     return ExitCode.REFUSED if refused else ExitCode.DONE
@@ -159,7 +162,7 @@ def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
     if component == "kernel":
         call = call.going_to_kernel(wish.to)
     components_of(call, component)
-    plans = make_plans(call, call.kept_host(), component, budget_seconds=budget_of(call, wish.budget))
+    plans = make_plans(call, call.kept_host(), component, policies_of(call, wish.budget))
     call.out.show(plans_json(plans), *plans_parts(plans, component))
     return ExitCode.REFUSED if refused_of(plans) else ExitCode.DONE
 

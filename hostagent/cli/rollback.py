@@ -8,9 +8,10 @@ import click
 
 from hostagent.cli.carry import Done, approve, carry_out_all, show_all
 from hostagent.cli.common import Call, Change, begin, change, of_id
-from hostagent.cli.plan import budget_of
+from hostagent.cli.plan import policies_of
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import UsageError
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests
 from hostagent.planning.way_back import plan_way_back
 from hostagent.session import require_nothing_open
@@ -33,12 +34,12 @@ def rollback(asked: Asked, update: str | None, guests: tuple[str, ...], budget: 
     call = begin(asked)
     with change(call, "rollback") as work:
         require_nothing_open(work.session)
-        done = _roll_back(call, work, update, guests, budget_of(call, budget), yes=yes)
+        done = _roll_back(call, work, update, guests, policies_of(call, budget), yes=yes)
     return done if isinstance(done, int) else show_all(call, work, done)
 
 
 def _roll_back(
-    call: Call, work: Change, update: str | None, guests: Sequence[str], budget_seconds: float, *, yes: bool
+    call: Call, work: Change, update: str | None, guests: Sequence[str], policies: Policies, *, yes: bool
 ) -> Done | int:
     updates = call.updates()
     record = chosen_update(updates, update)
@@ -52,7 +53,7 @@ def _roll_back(
     }
     past = past_of(updates)
     assert order.to is not None  # noqa: S101 - such are not chosen
-    plans = plan_way_back(host, came_from, order.to, budget_seconds=budget_seconds, undoes=record.id, past=past)
+    plans = plan_way_back(host, came_from, order.to, policies=policies, undoes=record.id, past=past)
     code = approve(call, work, plans, guests, yes=yes)
     return code if code is not None else carry_out_all(call, work, host, plans)
 

@@ -10,7 +10,7 @@ from hostagent.cli.carry import approve, carry_out, exit_code, result, verdict
 from hostagent.cli.common import Call, Change, begin, change
 from hostagent.cli.host_update import approve_plans, carried_parts, carry_out_plans, components_of, make_plans
 from hostagent.cli.output import sentence
-from hostagent.cli.plan import Wish, budget_of, make_plan, planning_options, saved_plan
+from hostagent.cli.plan import Wish, make_plan, planning_options, policies_of, saved_plan
 from hostagent.cli.report_view import report_parts
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import Refused, UsageError
@@ -61,7 +61,7 @@ def _update(
     require_nothing_open(work.session)
     host = call.kept_host()
     if approved is not None:
-        _require_the_same(approved, host)
+        _require_the_same(call, approved, host)
     plan = make_plan(call, host, wish) if approved is None else _planned_again(call, approved, host)
     code = approve(call, work, [plan], approved.guests if approved else wish.guests, yes=yes)
     if code is not None:
@@ -77,7 +77,7 @@ def _update_host(call: Call, wish: Wish, *, yes: bool) -> int:
     components_of(call, component)
     with change(call, f"update {component}") as work:
         require_nothing_open(work.session)
-        plans = make_plans(call, call.kept_host(), component, budget_seconds=budget_of(call, wish.budget))
+        plans = make_plans(call, call.kept_host(), component, policies_of(call, wish.budget))
         code = approve_plans(call, work, plans, component, yes=yes)
         if code is not None:
             return code
@@ -94,15 +94,15 @@ def _planned_again(call: Call, approved: SavedPlan, host: Host) -> Plan:
         host,
         choose_tree(host.qemu, approved.to),
         approved.guests or None,
-        budget_seconds=approved.budget_seconds,
+        policies=approved.asking(policies_of(call, None)),
         past=past_of(call.updates()),
         technique=approved.technique,
     )
 
 
-def _require_the_same(approved: SavedPlan, host: Host) -> None:
+def _require_the_same(call: Call, approved: SavedPlan, host: Host) -> None:
     """Raises Refused, with what has changed, unless the facts are those that the plan was made from."""
-    changes = approved.changes(host)
+    changes = approved.changes(host, policies_of(call, None))
     if changes:
         raise Refused(
             "carrying out a saved plan",

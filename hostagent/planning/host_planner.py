@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from hostagent.facts import Component, Guest, Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Plan, Prediction, Reason, Technique, Verdict
 from hostagent.planning.checks import host_blockers, reconnect_hook
+from hostagent.planning.guest_policy import GuestPolicy, Policies, policy_blockers
 from hostagent.planning.hold_checks import hold_blockers
 from hostagent.planning.kernel_checks import KernelSwap, kernel_blockers, ram_outlives
 from hostagent.planning.planner import in_place_blockers, plan_qemu
@@ -31,14 +31,13 @@ def plan_host(
     asked: str,
     swaps: Sequence[Swap],
     *,
-    budget_seconds: float,
+    policies: Policies,
     past: Past,
     to: QemuTree | None = None,
-    priority: Sequence[str] = (),
 ) -> HostPlan:
     """The plan to swap these. Every guest that runs is held if one of them asks for that; to: brought there as well.
 
-    priority: patterns of guests' names; the guests go on in that order, and then the others.
+    The guests go on in the order of their priority.
     """
     seconds = sum(past.swap_seconds(swap.change.name, swap.first_seconds) for swap in swaps)
     running = [guest for guest in host.guests if guest.state.active]
@@ -49,8 +48,8 @@ def plan_host(
         # Each stands still until all are saved, the swap is done and all are restored.
         together = seconds + sum(prediction.pause_seconds for prediction in alone.values())
         guests = tuple(
-            _planned(host, guest, alone.get(guest.uuid), together, budget_seconds=budget_seconds, kernel=kernel)
-            for guest in sorted(host.guests, key=lambda guest: _place(guest.name, priority))
+            _planned(host, guest, alone.get(guest.uuid), together, own=policies.of(guest), kernel=kernel)
+            for guest in policies.in_order(host.guests)
         )
     blockers = host_blockers(host)
     if kernel is not None:
@@ -72,13 +71,8 @@ def plan_host(
     )
 
 
-def _place(name: str, priority: Sequence[str]) -> int:
-    """Among the patterns; behind them all when none is meant."""
-    return next((place for place, pattern in enumerate(priority) if fnmatchcase(name, pattern)), len(priority))
-
-
 def plan_everything(
-    host: Host, swaps: Sequence[Swap], *, budget_seconds: float, past: Past, priority: Sequence[str] = ()
+    host: Host, swaps: Sequence[Swap], *, policies: Policies, past: Past
 ) -> tuple[Plan | HostPlan, ...]:
     """The plans that bring everything up to date, in order: with the fewest pauses, and the shortest.
 
@@ -86,9 +80,7 @@ def plan_everything(
     back on the system's own QEMU; else they are handed over to that.
     """
     quiet = tuple(
-        plan_host(host, swap.change.name, [swap], budget_seconds=budget_seconds, past=past)
-        for swap in swaps
-        if not swap.holds
+        plan_host(host, swap.change.name, [swap], policies=policies, past=past) for swap in swaps if not swap.holds
     )
     holding = sorted((swap for swap in swaps if swap.holds), key=lambda swap: swap.kernel is not None)
     if holding and holding[-1].kernel:  # last: nothing comes after it; and it brings its own modules
@@ -101,10 +93,10 @@ def plan_everything(
     ]
     if holding:
         to = qemu if outdated else None
-        held = plan_host(host, "all", holding, budget_seconds=budget_seconds, past=past, to=to, priority=priority)
+        held = plan_host(host, "all", holding, policies=policies, past=past, to=to)
         return (*quiet, held)
     if outdated and qemu:
-        return (*quiet, plan_qemu(host, qemu, None, budget_seconds=budget_seconds, past=past))
+        return (*quiet, plan_qemu(host, qemu, None, policies=policies, past=past))
     return quiet
 
 
@@ -114,7 +106,7 @@ def _planned(
     alone: Prediction | None,
     together: float,
     *,
-    budget_seconds: float,
+    own: GuestPolicy,
     kernel: KernelSwap | None,
 ) -> GuestPlan:
     predicted = None
@@ -125,7 +117,8 @@ def _planned(
         blockers = hold_blockers(host, guest, in_place_blockers(host, guest))
         if kernel is not None and (gone := ram_outlives(guest, kernel.ram_outlives_in)):
             blockers += (gone,)
-        if not blockers and (too_long := over_budget(predicted, budget_seconds)):
+        blockers += policy_blockers(guest, own, Method.IN_PLACE)
+        if not blockers and (too_long := over_budget(predicted, own.policy.budget_seconds)):
             blockers = (too_long,)
         verdict = Verdict.BLOCKED if blockers else Verdict.UPDATE
     updates = verdict is Verdict.UPDATE
@@ -137,6 +130,7 @@ def _planned(
         technique=Technique.HOLD if updates else None,
         before=guest.qemu,
         blockers=blockers,
-        budget_seconds=budget_seconds,
+        budget_seconds=own.policy.budget_seconds,
         predicted=predicted if updates else None,
+        clock=own.policy.clock,
     )

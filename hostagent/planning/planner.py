@@ -7,6 +7,7 @@ from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.checks import guest_blockers, handover_blockers, host_blockers
 from hostagent.planning.copy_checks import copy_blockers, ram_to_copy
+from hostagent.planning.guest_policy import Policies, policy_blockers
 from hostagent.planning.hold_checks import TAKEN, hold_blockers
 from hostagent.planning.prediction import Past, over_budget, predict
 
@@ -16,17 +17,19 @@ def plan_qemu(
     to: QemuTree,
     guests: Sequence[str] | None,
     *,
-    budget_seconds: float,
+    policies: Policies,
     past: Past | None = None,
     technique: Technique | None = None,
 ) -> Plan:
-    """The plan to bring the named guests, or all, onto a QEMU; UsageError for a name nobody has.
+    """The plan to bring the named guests, or all, onto a QEMU, in the order of their priority.
+
+    UsageError for a name nobody has.
 
     past: what was measured on this host; given, each guest's next pause is predicted, and none begun with that would
     be over budget. technique: the only one to be used; None: a handover, or else a hold.
     """
-    wanted = [(guest, to) for guest in chosen_guests(host, guests)]
-    planned = plan_guests(host, wanted, budget_seconds, past, technique=technique)
+    wanted = [(guest, to) for guest in policies.in_order(chosen_guests(host, guests))]
+    planned = plan_guests(host, wanted, policies, past, technique=technique)
     return Plan(component="qemu", to=to, guests=planned, blockers=plan_blockers(host, planned))
 
 
@@ -37,12 +40,12 @@ def plan_blockers(host: Host, planned: Sequence[GuestPlan]) -> tuple[Blocker, ..
 
 
 def plan_adoption(
-    host: Host, guests: Sequence[str], *, budget_seconds: float, past: Past | None = None
+    host: Host, guests: Sequence[str], *, policies: Policies, past: Past | None = None
 ) -> tuple[Plan, ...]:
     """The plans that put the RAM of guests into shared files, one for each QEMU that they run on, and stay on."""
-    chosen = chosen_guests(host, guests)
+    chosen = policies.in_order(chosen_guests(host, guests))
     same = [(guest, guest.qemu or host.qemu[0]) for guest in chosen]
-    planned = plan_guests(host, same, budget_seconds, past, adopt=True, technique=Technique.HANDOVER)
+    planned = plan_guests(host, same, policies, past, adopt=True, technique=Technique.HANDOVER)
     trees = dict.fromkeys(tree for _, tree in same)
     return tuple(
         Plan(
@@ -59,7 +62,7 @@ def plan_adoption(
 def plan_guests(
     host: Host,
     wanted: Iterable[tuple[Guest, QemuTree]],
-    budget_seconds: float,
+    policies: Policies,
     past: Past | None,
     *,
     adopt: bool = False,
@@ -69,7 +72,7 @@ def plan_guests(
     planned: list[GuestPlan] = []
     for guest, to in wanted:
         promised = sum(other.copied_bytes for other in planned)
-        made = guest_plan(host, guest, to, budget_seconds, past, promised=promised, adopt=adopt, technique=technique)
+        made = guest_plan(host, guest, to, policies, past, promised=promised, adopt=adopt, technique=technique)
         planned.append(made)
     return tuple(planned)
 
@@ -100,7 +103,7 @@ def guest_plan(
     host: Host,
     guest: Guest,
     to: QemuTree,
-    budget_seconds: float,
+    policies: Policies,
     past: Past | None = None,
     *,
     promised: int = 0,
@@ -112,19 +115,20 @@ def guest_plan(
     promised: bytes that others of the update need for copies of their RAM. adopt: RAM that is in no file goes there,
     also on the QEMU that the guest is on. technique: the only one to be used; None: a handover, or else a hold.
     """
-    ram, verdict = ram_to_copy(guest), Verdict.UPDATE
+    ram, verdict, own = ram_to_copy(guest), Verdict.UPDATE, policies.of(guest)
+    method = Method.IN_PLACE_COPY if ram else Method.IN_PLACE
     chosen, blockers = _technique(host, guest, promised, technique)
+    blockers += policy_blockers(guest, own, method)
     predicted = predict(guest.uuid, past, ram, chosen) if past is not None else None
     if not guest.state.active:
         verdict, blockers = Verdict.NOT_RUNNING, ()
     elif guest.qemu is not None and guest.qemu.is_build_of(to) and not (adopt and ram):
         verdict, blockers = Verdict.UP_TO_DATE, ()
-    elif not blockers and predicted and (too_long := over_budget(predicted, budget_seconds)):
+    elif not blockers and predicted and (too_long := over_budget(predicted, own.policy.budget_seconds)):
         blockers = (too_long,)
     if blockers:
         verdict = Verdict.BLOCKED
     updates = verdict is Verdict.UPDATE
-    method = Method.IN_PLACE_COPY if ram else Method.IN_PLACE
     return GuestPlan(
         name=guest.name,
         uuid=guest.uuid,
@@ -133,15 +137,18 @@ def guest_plan(
         technique=chosen if updates else None,
         before=guest.qemu,
         blockers=blockers,
-        budget_seconds=budget_seconds,
+        budget_seconds=own.policy.budget_seconds,
         predicted=predicted if updates else None,
         copied_bytes=ram if updates else 0,
+        clock=own.policy.clock,
     )
 
 
-def way_of(host: Host, guest: Guest) -> tuple[Technique, tuple[Blocker, ...]]:
+def way_of(host: Host, guest: Guest, policies: Policies) -> tuple[Technique, tuple[Blocker, ...]]:
     """How the guest would be updated in place, and every reason why it cannot."""
-    return _technique(host, guest, 0, None)
+    method = Method.IN_PLACE_COPY if ram_to_copy(guest) else Method.IN_PLACE
+    technique, blockers = _technique(host, guest, 0, None)
+    return technique, blockers + policy_blockers(guest, policies.of(guest), method)
 
 
 def _technique(

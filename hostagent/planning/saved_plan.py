@@ -11,9 +11,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostagent.errors import UsageError
-from hostagent.facts import Host, QemuTree
+from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Technique
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests
+from hostagent.policy import PolicyPart
 
 _NAMED = 8  # of what has changed; more say no more
 
@@ -23,25 +25,25 @@ class SavedPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     component: Literal["qemu"] = "qemu"
     to: str  # the tree's name
     guests: tuple[str, ...]  # none named: all
-    budget_seconds: float
+    budget_seconds: float | None = None  # that was asked for; None: what each guest's policy says
     technique: Technique | None = None  # the only one to be used
     facts: dict[str, object]
 
     @classmethod
     def of(
-        cls, host: Host, to: QemuTree, guests: Sequence[str], budget_seconds: float, technique: Technique | None = None
+        cls, host: Host, to: QemuTree, guests: Sequence[str], policies: Policies, technique: Technique | None = None
     ) -> SavedPlan:
         """What was planned on this host."""
         return cls(
             to=to.name,
             guests=tuple(guests),
-            budget_seconds=budget_seconds,
+            budget_seconds=policies.asked.budget_seconds,
             technique=technique,
-            facts=facts_of(host, guests or None),
+            facts=facts_of(host, guests or None, policies),
         )
 
     @classmethod
@@ -61,11 +63,19 @@ class SavedPlan(BaseModel):
         """As a file holds it."""
         return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
 
-    def changes(self, host: Host) -> tuple[str, ...]:
-        """What is not as it was when the plan was saved, each in words; () when it still holds."""
+    def asking(self, policies: Policies) -> Policies:
+        """What holds for guests, with what was asked for as it was saved."""
+        return policies.keeping(PolicyPart(budget_seconds=self.budget_seconds))
+
+    def changes(self, host: Host, policies: Policies) -> tuple[str, ...]:
+        """What is not as it was when the plan was saved, each in words; () when it still holds.
+
+        policies: what is said of guests now, without what was asked for then.
+        """
         known = {guest.name for guest in host.guests}
         gone = tuple(f"guest {name}: gone" for name in self.guests if name not in known)
-        found = gone or tuple(_differences(self.facts, facts_of(host, self.guests or None), ()))
+        now = () if gone else facts_of(host, self.guests or None, self.asking(policies))
+        found = gone or tuple(_differences(self.facts, now, ()))
         left = len(found) - _NAMED
         return (*found[:_NAMED], *([f"and {left} more"] if left > 0 else []))
 
@@ -77,14 +87,14 @@ def _what_is_wrong(error: Exception) -> str:
     return "no JSON"
 
 
-def facts_of(host: Host, guests: Sequence[str] | None) -> dict[str, object]:
-    """What a plan for these guests rests on, as JSON can hold it; guests by name.
+def facts_of(host: Host, guests: Sequence[str] | None, policies: Policies) -> dict[str, object]:
+    """What a plan for these guests rests on, as JSON can hold it; guests by name, and what holds for each.
 
     Left out is what comes and goes by itself: libvirt's clients, room for RAM, other guests than those named, and what
     is kept of the system's QEMU as soon as somebody runs on it.
     """
     steady = [dataclasses.replace(guest, memory_room=None) for guest in chosen_guests(host, guests)]
-    chosen = {guest.name: _plain(guest) for guest in steady}
+    chosen = {guest.name: _with_policy(guest, policies) for guest in steady}
     used = {guest.qemu for guest in steady}
     trees = tuple(tree for tree in host.qemu if tree in used or tree not in host.copies_of_system_qemu)
     plain = _plain(dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None, qemu=trees))
@@ -92,6 +102,14 @@ def facts_of(host: Host, guests: Sequence[str] | None) -> dict[str, object]:
     # As it will be read back: tuples as lists, keys as text.
     facts: dict[str, object] = json.loads(json.dumps({**plain, "guests": chosen}))
     return facts
+
+
+def _with_policy(guest: Guest, policies: Policies) -> dict[str, object]:
+    """What holds for it in the place of what its metadata says, which is but a part of that."""
+    definition = dataclasses.replace(guest.definition, policy="")
+    plain = _plain(dataclasses.replace(guest, definition=definition))
+    assert isinstance(plain, dict)  # noqa: S101 - a dataclass
+    return {**plain, "policy": _plain(policies.of(guest).policy)}
 
 
 def _plain(value: object) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hostagent.facts import Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Plan, Reason, Verdict
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import guest_plan, plan_blockers
 from hostagent.planning.prediction import Past
 
@@ -25,7 +26,7 @@ def plan_way_back(
     came_from: Mapping[str, QemuTree | None],
     went_to: QemuTree,
     *,
-    budget_seconds: float,
+    policies: Policies,
     undoes: str = "",
     past: Past | None = None,
 ) -> tuple[Plan, ...]:
@@ -34,15 +35,16 @@ def plan_way_back(
     came_from: the guests that an update brought to `went_to`, by uuid, and what each ran on before. A guest that is
     gone is not in a plan; one that somebody has brought elsewhere since stays there.
     """
-    guests = {guest.uuid: guest for guest in host.guests}
+    known = {guest.uuid: guest for guest in host.guests}
+    there_still = [known[uuid] for uuid in came_from if uuid in known]
     plans: dict[QemuTree, list[GuestPlan]] = {}
-    for uuid, before in came_from.items():
-        guest = guests.get(uuid)
-        if guest is None or before is None:
+    for guest in policies.in_order(there_still):
+        before = came_from[guest.uuid]
+        if before is None:
             continue
         there = same_build(before, host.qemu)
         promised = sum(other.copied_bytes for planned in plans.values() for other in planned)
-        planned = guest_plan(host, guest, there or before, budget_seconds, past, promised=promised)
+        planned = guest_plan(host, guest, there or before, policies, past, promised=promised)
         planned = _unless_elsewhere(planned, went_to) if there else _no_way(planned, before)
         plans.setdefault(there or before, []).append(planned)
     return tuple(
@@ -82,4 +84,5 @@ def _staying(planned: GuestPlan, verdict: Verdict, *more: Blocker) -> GuestPlan:
         before=planned.before,
         blockers=(*planned.blockers, *more),
         budget_seconds=planned.budget_seconds,
+        clock=planned.clock,
     )

@@ -27,7 +27,7 @@ def bring_right(swaps: Sequence[AnyGuest], *, just_booted: bool = False) -> None
 
     just_booted: the host's own clock may not be right yet, which is waited for; the guests run meanwhile.
     """
-    if just_booted and swaps and swaps[0].ports.config.clock.policy is ClockPolicy.STEP:
+    if just_booted and any(swap.clock is ClockPolicy.STEP for swap in swaps):
         _wait_for(swaps[0].ports.clock)
     _for_all(swaps, _bring_right)
 
@@ -40,7 +40,7 @@ def _wait_for(clock: HostClock) -> None:
 
 def _measure_before(swap: AnyGuest) -> dict[str, object]:
     settings = swap.ports.config.clock
-    if settings.policy is ClockPolicy.OFF:
+    if swap.clock is ClockPolicy.OFF:
         return {}
     try:
         with swap.ports.libvirt.agent(swap.uuid) as agent:
@@ -59,7 +59,7 @@ def _bring_right(swap: AnyGuest) -> dict[str, object]:
             result = bring_clock_right(
                 agent,
                 swap.ports.clock,
-                settings.policy,
+                swap.clock,
                 samples=settings.samples,
                 agent_seconds=settings.agent_seconds,
             )

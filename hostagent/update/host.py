@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hostagent.errors import Failed, HostagentError, Refused
 from hostagent.facts import Host
@@ -33,7 +33,6 @@ def update_qemu(
         component=plan.component,
         to=plan.to,
         undoes=plan.undoes,
-        budget_seconds=_budget(plan.to_update),
         adopt_definition=ports.config.update.adopt_definition,
         guests=tuple(_ordered(guest) for guest in plan.to_update),
         pid=os.getpid(),
@@ -66,7 +65,6 @@ def update_host(
         component=plan.component,
         to=plan.to,
         swaps=plan.swaps,
-        budget_seconds=_budget(plan.to_update),
         guests=tuple(_ordered(guest) for guest in plan.to_update),
         pid=os.getpid(),
     )
@@ -90,10 +88,6 @@ def _carry_out(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder)
     return record_of(ports, update_id)
 
 
-def _budget(guests: Sequence[GuestPlan]) -> float:
-    return max((guest.budget_seconds for guest in guests), default=0.0)
-
-
 def _ordered(guest: GuestPlan) -> OrderedGuest:
     return OrderedGuest(
         uuid=guest.uuid,
@@ -101,4 +95,6 @@ def _ordered(guest: GuestPlan) -> OrderedGuest:
         before=guest.before,
         method=guest.method or Method.IN_PLACE,
         technique=guest.technique or Technique.HANDOVER,
+        budget_seconds=guest.budget_seconds,
+        clock=guest.clock,
     )

@@ -86,9 +86,10 @@ def _swap(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest)
         guest.uuid,
         guest.name,
         _tree(order, guest),
-        order.budget_seconds,
+        guest.budget_seconds,
         copies=guest.method is Method.IN_PLACE_COPY,
         adopts_definition=order.adopt_definition,
+        clock=guest.clock,
         rehearsal=order.kind is OrderKind.REHEARSAL,
     )
 
@@ -100,8 +101,9 @@ def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest,
         guest.uuid,
         guest.name,
         _tree(order, guest),
-        order.budget_seconds,
+        guest.budget_seconds,
         barrier,
+        clock=guest.clock,
         rehearsal=order.kind is OrderKind.REHEARSAL,
     )
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree
-from hostagent.plan import Method, Technique
+from hostagent.plan import ClockPolicy, Method, Technique
 from hostagent.update.journal import Json, UpdateRecord
 
 
@@ -31,6 +31,8 @@ class OrderedGuest(BaseModel):
     before: QemuTree | None
     method: Method = Method.IN_PLACE
     technique: Technique = Technique.HANDOVER
+    budget_seconds: float  # for which it may stand still
+    clock: ClockPolicy = ClockPolicy.STEP
 
 
 class UpdateOrder(BaseModel):
@@ -42,7 +44,6 @@ class UpdateOrder(BaseModel):
     component: str = "qemu"
     to: QemuTree | None = None  # None: guests stay on the QEMU that they are on
     swaps: tuple[str, ...] = ()  # components that are swapped while all guests are held
-    budget_seconds: float
     guests: tuple[OrderedGuest, ...]
     pid: int
     adopt_definition: bool = True  # of guests whose RAM is copied into a file

@@ -44,6 +44,7 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan | HostPlan, *,
     open_shapes = {digest: shape for digest, shape in _shapes(ports, host, plan).items() if digest not in proven}
     if not open_shapes:
         return
+    longest = max(guest.budget_seconds for guest in plan.to_update)
     workdir = Path(ports.config.paths.state) / "rehearsal" / update_id
     guests = tuple(
         OrderedGuest(
@@ -52,6 +53,7 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan | HostPlan, *,
             before=shape.before,
             method=shape.method,
             technique=shape.technique,
+            budget_seconds=longest,
         )
         for shape in open_shapes.values()
     )
@@ -59,7 +61,6 @@ def rehearse(ports: Ports, engine: Engine, host: Host, plan: Plan | HostPlan, *,
         kind=OrderKind.REHEARSAL,
         component=plan.component,
         to=plan.to,
-        budget_seconds=max(guest.budget_seconds for guest in plan.to_update),
         guests=guests,
         pid=os.getpid(),
         rehearsed=tuple(open_shapes),

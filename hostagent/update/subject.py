@@ -20,6 +20,7 @@ from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.facts import QemuTree
 from hostagent.hypervisor import Daemon, Libvirt, ProcessId, Qemu
 from hostagent.hypervisor.driver_lock import DriverLock
+from hostagent.plan import ClockPolicy
 from hostagent.update.journal import Entry, Journal, Json, Kind
 from hostagent.update.pause import Deadline
 
@@ -117,6 +118,7 @@ class GuestOfUpdate(Generic[N]):
     name: str
     tree: QemuTree  # that it is to run on
     budget_seconds: float
+    clock: ClockPolicy = field(default=ClockPolicy.STEP, kw_only=True)
     rehearsal: bool = field(default=False, kw_only=True)
     saved: N | None = field(default=None, kw_only=True)
     deadline: Deadline | None = field(default=None, kw_only=True)

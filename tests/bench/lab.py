@@ -14,9 +14,11 @@ from hostagent.config import Config
 from hostagent.facts import Component, Host, QemuTree
 from hostagent.libvirt_files.hook import HOOK, hook_text
 from hostagent.plan import Plan, Technique
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.host_planner import Swap, plan_host
 from hostagent.planning.planner import plan_adoption, plan_qemu
 from hostagent.planning.prediction import Past
+from hostagent.policy import PolicyPart
 from hostagent.setup.host_files import HostFiles
 from hostagent.setup.setup_tasks import Hook
 from hostagent.trees import qemu_trees
@@ -94,7 +96,7 @@ class Lab:
         to: QemuTree,
         guests: Sequence[str] | None = None,
         *,
-        budget_seconds: float = 10.0,
+        budget_seconds: float | None = 10.0,
         tell: Teller = say_nothing,
         cancelled: Callable[[], bool] = lambda: False,
         technique: Technique | None = None,
@@ -102,15 +104,19 @@ class Lab:
         """What `hostagent update qemu` does, without its words."""
 
         def plan(host: Host) -> Plan:
-            return plan_qemu(host, to, guests, budget_seconds=budget_seconds, technique=technique)
+            return plan_qemu(host, to, guests, policies=self.policies(budget_seconds), technique=technique)
 
         return self._carry_out("update qemu", plan, tell, cancelled)
+
+    def policies(self, budget_seconds: float | None) -> Policies:
+        """What holds for guests, with that asked for as --budget does; None: it is not."""
+        return Policies(self.config.policy.layers(), PolicyPart(budget_seconds=budget_seconds))
 
     def adopt(self, guest: str) -> UpdateRecord:
         """What `hostagent guest adopt` does, without its words."""
 
         def plan(host: Host) -> Plan:
-            (made,) = plan_adoption(host, [guest], budget_seconds=10.0)
+            (made,) = plan_adoption(host, [guest], policies=self.policies(10.0))
             return made
 
         return self._carry_out("guest adopt", plan, say_nothing, lambda: False)
@@ -129,7 +135,7 @@ class Lab:
         with self._changing(f"update {component}", tell) as ports:
             host, found = ports.libvirt.host(), ports.components[component]
             swap = Swap(found.look(), found.holds, found.first_seconds)
-            plan = plan_host(host, component, [swap], budget_seconds=budget_seconds, past=Past())
+            plan = plan_host(host, component, [swap], policies=self.policies(budget_seconds), past=Past())
             assert not plan.blockers, plan
             return host_update.update_host(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=lambda: False)
 

@@ -12,9 +12,12 @@ import pytest
 from hostagent.errors import Failed
 from hostagent.facts import GuestState
 from hostagent.hypervisor import Libvirt, Standing
+from hostagent.hypervisor.domain_xml import live_differences, read_definition
 from hostagent.libvirt_files.held_definition import NAMESPACE
 from hostagent.libvirt_files.state_image import StateImage, was_finished
-from hostagent.plan import Method, Technique
+from hostagent.plan import ClockPolicy, Method, Technique
+from hostagent.policy import PolicyPart
+from hostagent.policy_xml import read_policy
 from hostagent.update.guest_hold import GuestHold, Side
 from hostagent.update.hold import HOLD, HOLD_STEPS, PREPARE, RESTORE
 from hostagent.update.hold_batch import HeldMember, HoldBatch
@@ -48,10 +51,9 @@ class HeldStage:
             before=guest.qemu,
             method=Method.IN_PLACE,
             technique=Technique.HOLD,
+            budget_seconds=SECONDS,
         )
-        order = UpdateOrder(
-            kind=OrderKind.UPDATE, to=self.world.other, budget_seconds=SECONDS, guests=(ordered,), pid=1
-        )
+        order = UpdateOrder(kind=OrderKind.UPDATE, to=self.world.other, guests=(ordered,), pid=1)
         (batch,) = begin(self.ports, self.engine, UPDATE, order)
         assert isinstance(batch, HoldBatch)
         self.batch = batch
@@ -203,6 +205,21 @@ def test_it_is_restored_with_its_ram_and_stands_still(stage: HeldStage) -> None:
     assert NAMESPACE in stage.libvirt.live_xml(stage.world.uuid)
     stage.libvirt.unmark(stage.world.uuid)
     assert NAMESPACE not in stage.libvirt.live_xml(stage.world.uuid)
+
+
+def test_its_policy_stands_beside_the_mark_and_stays(stage: HeldStage) -> None:
+    own, uuid = PolicyPart(budget_seconds=2.0, clock=ClockPolicy.OFF), stage.world.uuid
+    stage.libvirt.put_policy(uuid, own)
+    try:
+        stage.restored()
+        assert NAMESPACE in stage.libvirt.live_xml(uuid)
+        assert read_policy("it", read_definition(stage.libvirt.live_xml(uuid)).policy) == own
+        stage.libvirt.unmark(uuid)
+        assert NAMESPACE not in stage.libvirt.live_xml(uuid)
+        assert read_policy("it", read_definition(stage.libvirt.live_xml(uuid)).policy) == own
+        assert live_differences(stage.hold.notes.live_xml, stage.libvirt.live_xml(uuid), by_a_start=True) == ()
+    finally:
+        stage.libvirt.put_policy(uuid, PolicyPart())
 
 
 def test_one_that_is_there_is_not_restored_once_more(stage: HeldStage) -> None:

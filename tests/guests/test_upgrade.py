@@ -115,7 +115,7 @@ def test_there_and_back(rehearsing: Lab, guest: Watched) -> None:
         assert after.exe == str(EMULATOR)
         assert after.ram == before.ram
 
-        (back,) = plan_way_back(seen_host(lab), {GUEST.uuid: kept}, installed, budget_seconds=10.0)
+        (back,) = plan_way_back(seen_host(lab), {GUEST.uuid: kept}, installed, policies=lab.policies(10.0))
         assert back.to == kept
         again = lab.update(back.to)
         assert again.guests[GUEST.uuid].outcome is Outcome.UPDATED, again.guests[GUEST.uuid].reason

@@ -53,8 +53,11 @@ class Writer:
         method: Method = Method.IN_PLACE,
     ) -> None:
         """An update of guests of these names; their uuids are "uuid of NAME"."""
-        guests = tuple(OrderedGuest(uuid=f"uuid of {name}", name=name, before=OLD, method=method) for name in names)
-        order = UpdateOrder(kind=kind, to=to, budget_seconds=10.0, guests=guests, pid=1, undoes=undoes)
+        guests = tuple(
+            OrderedGuest(uuid=f"uuid of {name}", name=name, before=OLD, method=method, budget_seconds=10.0)
+            for name in names
+        )
+        order = UpdateOrder(kind=kind, to=to, guests=guests, pid=1, undoes=undoes)
         begun = [Entry(Kind.GUEST_BEGUN, guest.uuid, body={"name": guest.name}) for guest in guests]
         self.append(update, Entry(Kind.UPDATE_BEGUN, body=order.body()), *begun)
 

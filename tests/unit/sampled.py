@@ -6,8 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from hostagent.arguments.command_line import CommandLine
-from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, RamRoom, Version
+from hostagent.facts import (
+    Component,
+    Freshness,
+    Guest,
+    GuestState,
+    Host,
+    QemuProcess,
+    QemuTree,
+    RamFile,
+    RamRoom,
+    Version,
+)
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
+from hostagent.planning.guest_policy import Policies
+from hostagent.policy import PolicyPart
 
 SAMPLES = Path(__file__).parent / "samples"
 # Guests of which nothing stops a handover.
@@ -69,3 +82,13 @@ def host(**changed: Any) -> Host:
         ram_room=RamRoom("tmpfs", unpromised=64 << 30, available=64 << 30),
     )
     return dataclasses.replace(plain, **changed)
+
+
+def component(name: str) -> Component:
+    """Something of the host that is outdated."""
+    return Component(name, "1", "2", Freshness.OUTDATED)
+
+
+def within(seconds: float) -> Policies:
+    """What holds for guests if all that is said is how long they may stand still."""
+    return Policies(asked=PolicyPart(budget_seconds=seconds))

@@ -154,7 +154,8 @@ def test_a_plan_with_guests(hostagent: Caller, firmware: Firmware) -> None:
 
 def test_the_most_important_go_on_first(hostagent: Caller, firmware: Firmware) -> None:
     firmware.configure(hold=True)
-    hostagent.settings.write_text(hostagent.settings.read_text() + '[update]\npriority = ["router", "db*"]\n')
+    wanted = "".join(f'[[policy.guest]]\nname = "{name}"\npriority = {n}\n' for name, n in (("router", 2), ("db*", 1)))
+    hostagent.settings.write_text(hostagent.settings.read_text() + wanted)
     hostagent.host = with_hook(guest("app"), guest("db1"), guest("db2"), guest("router"))
     (plan,) = hostagent.json("plan", "firmware")["plans"]
     assert [one["name"] for one in plan["guests"]] == ["router", "db1", "db2", "app"]

@@ -87,10 +87,12 @@ def test_a_drop_in_beside_the_file_that_was_named_counts(hostagent: Caller) -> N
     folder = Path(f"{hostagent.settings}.d")
     folder.mkdir()
     assert hostagent("status").exit_code == 0
-    (folder / "50-typo.toml").write_text("[update]\nbudget = 2\n")
+    (folder / "50-typo.toml").write_text("[policy]\nbudget = 2\n")
     result = hostagent("status")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"hostagent: reading {folder}/50-typo.toml, line 2: expected one of budget_seconds")
+    assert result.stderr.startswith(
+        f"hostagent: reading {folder}/50-typo.toml, line 2: expected one of allow, budget_seconds"
+    )
 
 
 def test_connect_overrides_the_settings(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

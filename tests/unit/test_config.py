@@ -13,6 +13,7 @@ from hostagent import config
 from hostagent.config import Config, DaemonControl, parse_duration
 from hostagent.errors import UsageError
 from hostagent.plan import ClockPolicy
+from hostagent.policy import Allowed, Layer, PolicyPart
 
 
 def load(tmp_path: Path, text: str) -> Config:
@@ -32,8 +33,8 @@ def test_defaults() -> None:
     assert settings.libvirt.uri == "qemu:///system"
     assert settings.libvirt.daemon.start == ("/usr/sbin/libvirtd", "--daemon")
     assert settings.paths.state == Path("/var/lib/hostagent")
-    assert settings.update.budget_seconds == 30.0
-    assert settings.clock.policy is ClockPolicy.STEP
+    assert settings.update.start_seconds == 30.0
+    assert settings.policy.layers() == (Layer("[policy]", PolicyPart()),)
 
 
 def test_without_the_default_file_there_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,10 +66,9 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         memory_backing_dir = "/mnt/ram"
         ram_size = "64G"
         [update]
-        budget_seconds = 1
+        start_seconds = 1
         rehearse = false
         [clock]
-        policy = "report"
         require_synchronised_host = false
         samples = 12
         """,
@@ -80,28 +80,74 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     assert settings.paths.state == Path("/srv/hostagent")
     assert settings.setup.ram_size == "64G"
     assert settings.update.rehearse is False
-    assert (settings.clock.policy, settings.clock.samples) == (ClockPolicy.REPORT, 12)
+    assert settings.clock.samples == 12
 
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        Config().update.budget_seconds = 5  # type: ignore[misc]
+        Config().update.start_seconds = 5  # type: ignore[misc]
 
 
 def test_an_unknown_key_names_line_and_the_keys_there_are(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "# a\n\n[update]\nrehearse = true\nbudget_second = 3\n") == (
+    assert refusal(tmp_path, "# a\n\n[update]\nrehearse = true\nstart_second = 3\n") == (
         "reading /hostagent.toml, line 5: "
-        "expected one of budget_seconds, start_seconds, copy_seconds, converge_seconds, adopt_definition, "
-        "side_by_side, priority, rehearse, apparmor in [update], "
-        "found unknown key 'budget_second' (hint: did you mean 'budget_seconds'?)"
+        "expected one of start_seconds, copy_seconds, converge_seconds, adopt_definition, "
+        "side_by_side, rehearse, apparmor in [update], "
+        "found unknown key 'start_second' (hint: did you mean 'start_seconds'?)"
     )
 
 
 def test_an_unknown_table(tmp_path: Path) -> None:
     assert refusal(tmp_path, "[update]\n[quux]\nx = 1\n") == (
-        "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, component in "
-        "the file's top level, found unknown key 'quux'"
+        "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, policy, "
+        "component in the file's top level, found unknown key 'quux'"
     )
+
+
+def test_what_is_said_of_guests(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+        [policy]
+        allow = []
+        budget_seconds = 5
+        [[policy.guest]]
+        name = "db*"
+        allow = ["in-place", "reboot"]
+        clock = "report"
+        priority = -3
+        availability_set = "db"
+        update_domain = ""
+        never_together = ["web & more"]
+        """,
+    )
+    assert settings.policy.layers() == (
+        Layer("[policy]", PolicyPart(allow=frozenset(), budget_seconds=5.0)),
+        Layer(
+            "[[policy.guest]] db*",
+            PolicyPart(
+                allow=frozenset((Allowed.IN_PLACE, Allowed.REBOOT)),
+                clock=ClockPolicy.REPORT,
+                priority=-3,
+                availability_set="db",
+                update_domain="",
+                never_together=frozenset(("web & more",)),
+            ),
+            "db*",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "moved"),
+    [
+        ("[update]\nbudget_seconds = 1\n", "it is budget_seconds below [policy] now"),
+        ('[update]\npriority = ["a"]\n', "it is priority in a [[policy.guest]] now"),
+        ('[clock]\npolicy = "off"\n', "it is clock below [policy] now"),
+    ],
+)
+def test_what_was_elsewhere_before_says_where_it_is(tmp_path: Path, text: str, moved: str) -> None:
+    assert refusal(tmp_path, text).endswith(f"(hint: {moved})")
 
 
 def test_a_key_that_a_table_must_have(tmp_path: Path) -> None:
@@ -120,16 +166,30 @@ def test_an_unknown_key_in_a_nested_table(tmp_path: Path) -> None:
     ("text", "line", "expected", "found"),
     [
         (
-            "[update]\nbudget_seconds = 0\n",
+            "[update]\nstart_seconds = 0\n",
             2,
-            "update.budget_seconds = a number of seconds above 0, at most 3600",
+            "update.start_seconds = a number of seconds above 0, at most 3600",
             "0",
         ),
-        ("[update]\nbudget_seconds = nan\n", 2, "update.budget_seconds = a number of seconds", "NaN"),
-        ("[update]\nbudget_seconds = true\n", 2, "update.budget_seconds = a number of seconds", "true"),
+        ("[update]\nstart_seconds = nan\n", 2, "update.start_seconds = a number of seconds", "NaN"),
+        ("[update]\nstart_seconds = true\n", 2, "update.start_seconds = a number of seconds", "true"),
         ("[update]\nrehearse = 1\n", 2, "update.rehearse = true or false", "1"),
         ('[update]\nstart_seconds = "10"\n', 2, "update.start_seconds = a number of seconds", '"10"'),
-        ('[clock]\npolicy = "slew"\n', 2, "clock.policy = step, report or off", '"slew"'),
+        ('[policy]\nclock = "slew"\n', 2, "policy.clock = step, report or off", '"slew"'),
+        ('[policy]\nallow = ["in place"]\n', 2, "policy.allow = a list, empty or with some of in-place", '"in place"'),
+        ('[policy]\nallow = "in-place"\n', 2, "policy.allow = a list", '"in-place"'),
+        ("[policy]\nbudget_seconds = 3601\n", 2, "policy.budget_seconds = a number of seconds above 0", "3601"),
+        ("[policy]\npriority = 1001\n", 2, "policy.priority = a whole number from -1000 to 1000", "1001"),
+        ("[policy]\npriority = true\n", 2, "policy.priority = a whole number", "true"),
+        ('[policy]\nupdate_domain = "a b"\n', 2, "policy.update_domain = a name of at most 64 letters", '"a b"'),
+        ('[policy]\nnever_together = ["a/b"]\n', 2, "policy.never_together = at most 64 names of guests", '"a/b"'),
+        ("[policy]\n[[policy.guest]]\nbudget_seconds = 1\n", 2, "policy.guest.name = a guest's name", "nothing"),
+        (
+            '[[policy.guest]]\nname = "a"\n[[policy.guest]]\nname = "b"\nclock = 1\n',
+            5,
+            "policy.guest.clock = step, report or off",
+            "1",
+        ),
         ("[clock]\nsamples = 1.5\n", 2, "clock.samples = a whole number from 1 to 64", "1.5"),
         ("[clock]\nsamples = 65\n", 2, "clock.samples = a whole number from 1 to 64", "65"),
         ('[paths]\n\nstate = "relative"\n', 3, "paths.state = an absolute path", '"relative"'),
@@ -172,8 +232,8 @@ def test_the_first_of_several_errors_is_told(tmp_path: Path) -> None:
 
 def test_lookalikes_in_values_and_comments_do_not_mislead(tmp_path: Path) -> None:
     text = (
-        "# budget_seconds = 0\n[update] # [clock]\n"
-        '[libvirt]\nuri = """\nbudget_seconds = 0\n[update]\nsamples = 1\n"""\n'
+        "# start_seconds = 0\n[update] # [clock]\n"
+        '[libvirt]\nuri = """\nstart_seconds = 0\n[update]\nsamples = 1\n"""\n'
         "# samples\n\n[clock]\n'samples' = 0\n"
     )
     assert "line 12:" in refusal(tmp_path, text)
@@ -244,12 +304,12 @@ def test_a_drop_in_overrides_single_keys(tmp_path: Path) -> None:
     settings = load_all(
         tmp_path,
         {
-            "": '[update]\nbudget_seconds = 1\nrehearse = false\n[libvirt]\ndaemon = { control = "command" }\n',
-            "10-site.toml": 'libvirt.daemon.start = ["/opt/libvirtd", "-d", "-v"]\nupdate.budget_seconds = 2\n',
+            "": '[update]\nstart_seconds = 1\nrehearse = false\n[libvirt]\ndaemon = { control = "command" }\n',
+            "10-site.toml": 'libvirt.daemon.start = ["/opt/libvirtd", "-d", "-v"]\nupdate.start_seconds = 2\n',
             "20-host.toml": '[libvirt.daemon]\nstart = ["/opt/libvirtd"]\n[clock]\nsamples = 3\n',
         },
     )
-    assert (settings.update.budget_seconds, settings.update.rehearse) == (2.0, False)
+    assert (settings.update.start_seconds, settings.update.rehearse) == (2.0, False)
     assert settings.libvirt.daemon.control is DaemonControl.COMMAND
     assert settings.libvirt.daemon.start == ("/opt/libvirtd",)  # lists replace
     assert settings.clock.samples == 3
@@ -328,7 +388,7 @@ def test_a_broken_drop_in_is_named(tmp_path: Path, text: str, said: str) -> None
 
 def test_tables_may_nest_deeply_in_several_files(tmp_path: Path) -> None:
     deep = f"clock{'.a' * 2_000} = 1\n"
-    assert "a.toml, line 1: expected one of policy" in refusal_of_all(tmp_path, {"": deep, "a.toml": deep})
+    assert "a.toml, line 1: expected one of require" in refusal_of_all(tmp_path, {"": deep, "a.toml": deep})
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import sampled
-from sampled import TREE, guest, host
+from sampled import TREE, guest, host, within
 
 from hostagent.facts import QemuTree, RamRoom, Version
 from hostagent.plan import Method, Reason, Verdict
@@ -14,25 +14,25 @@ PLENTY = 64 << 30
 
 
 def reasons(room: RamRoom | None, **changed: object) -> list[tuple[Reason, str, str]]:
-    plan = plan_qemu(host(guests=(guest("anonymous", **changed),), ram_room=room), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(guests=(guest("anonymous", **changed),), ram_room=room), NEW, None, policies=within(30.0))
     return [(item.reason, item.expected, item.found) for item in plan.guests[0].blockers]
 
 
 @pytest.mark.parametrize("name", ["anonymous", "memfd"])
 def test_it_is_copied_once(name: str) -> None:
-    (planned,) = plan_qemu(host(guests=(guest(name),)), NEW, None, budget_seconds=30.0).guests
+    (planned,) = plan_qemu(host(guests=(guest(name),)), NEW, None, policies=within(30.0)).guests
     assert (planned.verdict, planned.method, planned.copied_bytes) == (Verdict.UPDATE, Method.IN_PLACE_COPY, SIZE)
 
 
 def test_ram_in_files_is_kept() -> None:
-    (planned,) = plan_qemu(host(), NEW, None, budget_seconds=30.0).guests
+    (planned,) = plan_qemu(host(), NEW, None, policies=within(30.0)).guests
     assert (planned.method, planned.copied_bytes) == (Method.IN_PLACE, 0)
 
 
 def test_room_is_for_each_guest_after_the_other() -> None:
     guests = (guest("anonymous"), guest("memfd"))
     room = RamRoom("tmpfs", unpromised=SIZE + (8 << 20), available=PLENTY)
-    first, second = plan_qemu(host(guests=guests, ram_room=room), NEW, None, budget_seconds=30.0).guests
+    first, second = plan_qemu(host(guests=guests, ram_room=room), NEW, None, policies=within(30.0)).guests
     assert (first.verdict, second.verdict) == (Verdict.UPDATE, Verdict.BLOCKED)
     (blocker,) = second.blockers
     assert (blocker.reason, blocker.found) == (Reason.RAM_ROOM, "8 MiB")
@@ -60,6 +60,6 @@ def test_a_disk_is_no_place_for_ram() -> None:
 
 def test_one_that_is_there_already_needs_no_room() -> None:
     (planned,) = plan_qemu(
-        host(guests=(guest("anonymous", qemu=TREE),), ram_room=None), sampled.TREE, None, budget_seconds=30.0
+        host(guests=(guest("anonymous", qemu=TREE),), ram_room=None), sampled.TREE, None, policies=within(30.0)
     ).guests
     assert planned.verdict is Verdict.UP_TO_DATE

@@ -161,7 +161,7 @@ def kernel(*folders: str, boots: bool = True) -> Swap:
 
 def test_a_guest_whose_ram_goes_with_the_kernel_is_refused() -> None:
     host = sampled.host(guests=(guest("web1"),), hold_hook=True)
-    plan = plan_host(host, "kernel", [kernel()], budget_seconds=30.0, past=Past())
+    plan = plan_host(host, "kernel", [kernel()], policies=sampled.within(30.0), past=Past())
     (web1,) = plan.guests
     assert web1.verdict is Verdict.BLOCKED
     assert [blocker.reason for blocker in web1.blockers] == [Reason.RAM_FILE]
@@ -172,13 +172,19 @@ def test_a_guest_whose_ram_outlives_it_is_held() -> None:
     one = guest("web1")
     folder = str(Path(one.ram_files[0].path).parents[4])
     plan = plan_host(
-        sampled.host(guests=(one,), hold_hook=True), "kernel", [kernel(folder)], budget_seconds=30.0, past=Past()
+        sampled.host(guests=(one,), hold_hook=True),
+        "kernel",
+        [kernel(folder)],
+        policies=sampled.within(30.0),
+        past=Past(),
     )
     assert (plan.blockers, [one.verdict for one in plan.guests]) == ((), [Verdict.UPDATE])
 
 
 def test_nobody_would_resume_the_guests() -> None:
-    plan = plan_host(sampled.host(guests=()), "kernel", [kernel(boots=False)], budget_seconds=30.0, past=Past())
+    plan = plan_host(
+        sampled.host(guests=()), "kernel", [kernel(boots=False)], policies=sampled.within(30.0), past=Past()
+    )
     assert [blocker.found for blocker in plan.blockers] == ["none"]
 
 
@@ -187,6 +193,6 @@ def test_the_kernel_comes_last_and_brings_its_own_modules() -> None:
         return Swap(Component(name, "1", "2", Freshness.OUTDATED), holds=True, first_seconds=1.0)
 
     (plan,) = plan_everything(
-        sampled.host(guests=()), [kernel(), swap("kvm"), swap("firmware")], budget_seconds=30.0, past=Past()
+        sampled.host(guests=()), [kernel(), swap("kvm"), swap("firmware")], policies=sampled.within(30.0), past=Past()
     )
     assert [change.name for change in plan.changes] == ["firmware", "kernel"]

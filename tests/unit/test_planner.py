@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from sampled import TREE, guest, host
+from sampled import TREE, guest, host, within
 
 from hostagent.errors import UsageError
 from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
@@ -21,7 +21,7 @@ def test_a_plan_gives_every_guest_a_verdict() -> None:
         guest("prealloc"),
         guest("user", state=GuestState.SHUT_OFF, process=None, qemu=None, domain_id=None),
     )
-    plan = plan_qemu(host(guests=guests, qemu=(TREE, NEW)), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(guests=guests, qemu=(TREE, NEW)), NEW, None, policies=within(30.0))
     assert (plan.component, plan.to, plan.blockers) == ("qemu", NEW, ())
     assert [(planned.name, planned.verdict) for planned in plan.guests] == [
         ("q35-rich", Verdict.UPDATE),
@@ -41,7 +41,7 @@ def test_a_plan_gives_every_guest_a_verdict() -> None:
 
 
 def test_a_guest_is_blocked_with_all_its_reasons() -> None:
-    plan = plan_qemu(host(guests=(guest("prealloc", job="a job", checkpoints=1),)), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(guests=(guest("prealloc", job="a job", checkpoints=1),)), NEW, None, policies=within(30.0))
     assert [blocker.reason for blocker in plan.guests[0].blockers] == [
         Reason.JOB,
         Reason.RAM_DISCARD,
@@ -51,41 +51,41 @@ def test_a_guest_is_blocked_with_all_its_reasons() -> None:
 
 
 def test_a_guest_of_the_target_version_is_up_to_date_whatever_it_is_made_of() -> None:
-    plan = plan_qemu(host(guests=(guest("prealloc", qemu=NEW),)), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(guests=(guest("prealloc", qemu=NEW),)), NEW, None, policies=within(30.0))
     assert plan.guests[0].verdict is Verdict.UP_TO_DATE
 
 
 def test_an_active_guest_without_a_process_is_blocked() -> None:
     lost = guest(process=None, qemu=None)
-    plan = plan_qemu(host(guests=(lost,)), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(guests=(lost,)), NEW, None, policies=within(30.0))
     assert plan.guests[0].verdict is Verdict.BLOCKED
     assert [blocker.reason for blocker in plan.guests[0].blockers] == [Reason.PROCESS]
 
 
 def test_what_stops_the_host_is_in_the_plan() -> None:
-    plan = plan_qemu(host(lock_manager="sanlock"), NEW, None, budget_seconds=30.0)
+    plan = plan_qemu(host(lock_manager="sanlock"), NEW, None, policies=within(30.0))
     assert [blocker.reason for blocker in plan.blockers] == [Reason.LOCK_MANAGER]
 
 
 def test_only_the_named_guests_in_the_order_named() -> None:
     guests = (guest("pc-plain"), guest("q35-plain"), guest("pc-none"))
-    plan = plan_qemu(host(guests=guests), NEW, ["pc-none", "pc-plain", "pc-none"], budget_seconds=30.0)
+    plan = plan_qemu(host(guests=guests), NEW, ["pc-none", "pc-plain", "pc-none"], policies=within(30.0))
     assert [planned.name for planned in plan.guests] == ["pc-none", "pc-plain"]
 
 
 def test_a_name_that_nobody_has() -> None:
     guests = (guest("pc-plain"), guest("q35-plain"))
     with pytest.raises(UsageError) as caught:
-        plan_qemu(host(guests=guests), NEW, ["pc-plain", "web", "db"], budget_seconds=30.0)
+        plan_qemu(host(guests=guests), NEW, ["pc-plain", "web", "db"], policies=within(30.0))
     assert str(caught.value) == (
         "choosing guests: expected one of pc-plain, q35-plain, found db, web (hint: virsh list --all)"
     )
     with pytest.raises(UsageError, match="expected one of none, found web"):
-        plan_qemu(host(guests=()), NEW, ["web"], budget_seconds=30.0)
+        plan_qemu(host(guests=()), NEW, ["web"], policies=within(30.0))
 
 
 def test_planning_twice_gives_the_same() -> None:
-    assert plan_qemu(host(), NEW, None, budget_seconds=30.0) == plan_qemu(host(), NEW, None, budget_seconds=30.0)
+    assert plan_qemu(host(), NEW, None, policies=within(30.0)) == plan_qemu(host(), NEW, None, policies=within(30.0))
 
 
 # -- which QEMU is meant
@@ -158,7 +158,7 @@ def test_a_kept_tree_of_the_same_build_is_not_another_version() -> None:
 
 
 def test_a_guest_on_a_kept_tree_of_that_build_is_up_to_date() -> None:
-    plan = plan_qemu(host(qemu=(TREE, KEPT), guests=(guest(qemu=KEPT),)), TREE, None, budget_seconds=1.0)
+    plan = plan_qemu(host(qemu=(TREE, KEPT), guests=(guest(qemu=KEPT),)), TREE, None, policies=within(1.0))
     assert [planned.verdict for planned in plan.guests] == [Verdict.UP_TO_DATE]
 
 
@@ -170,7 +170,7 @@ def on_spice() -> Guest:
 
 
 def technique_of(seen: Host, wanted: Technique | None = None) -> tuple[Technique | None, set[Reason]]:
-    (planned,) = plan_qemu(seen, NEW, None, budget_seconds=30.0, technique=wanted).guests
+    (planned,) = plan_qemu(seen, NEW, None, policies=within(30.0), technique=wanted).guests
     return planned.technique, {blocker.reason for blocker in planned.blockers}
 
 
@@ -209,13 +209,13 @@ def test_what_cannot_be_held(changed: dict[str, object], reason: Reason) -> None
 def test_what_stops_handovers_stops_no_hold() -> None:
     seen = host(guests=(guest(),), hold_hook=True, reconnect_hook=True)
     assert technique_of(seen) == (Technique.HOLD, set())
-    assert plan_qemu(seen, NEW, None, budget_seconds=30.0).blockers == ()
-    stopped = plan_qemu(host(guests=(guest(),), reconnect_hook=True), NEW, None, budget_seconds=30.0)
+    assert plan_qemu(seen, NEW, None, policies=within(30.0)).blockers == ()
+    stopped = plan_qemu(host(guests=(guest(),), reconnect_hook=True), NEW, None, policies=within(30.0))
     assert [blocker.reason for blocker in stopped.blockers] == [Reason.HOST]
 
 
 def test_a_hold_is_predicted_from_holds() -> None:
     past = Past({"x": [0.02]}, {"x": [0.9, 0.7]})
     seen = host(guests=(guest(),), hold_hook=True)
-    (held,) = plan_qemu(seen, NEW, None, budget_seconds=30.0, past=past, technique=Technique.HOLD).guests
+    (held,) = plan_qemu(seen, NEW, None, policies=within(30.0), past=past, technique=Technique.HOLD).guests
     assert held.predicted and held.predicted.pause_seconds == 0.9

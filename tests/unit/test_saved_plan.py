@@ -14,6 +14,7 @@ from journals import NEW, OLD
 
 from hostagent.errors import UsageError
 from hostagent.facts import GuestState, Host, QemuProcess, Version
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.saved_plan import SavedPlan
 
 SAVE = ("plan", "qemu", "--to", "10.0", "--budget", "500ms", "--save")
@@ -25,7 +26,7 @@ def host(**changed: Any) -> Host:
 
 def saved(of: Host, *guests: str) -> SavedPlan:
     """As it comes back from a file."""
-    return SavedPlan.read("a file", SavedPlan.of(of, NEW, guests, 0.5).written())
+    return SavedPlan.read("a file", SavedPlan.of(of, NEW, guests, sampled.within(0.5)).written())
 
 
 def with_web1(**changed: Any) -> Host:
@@ -38,13 +39,13 @@ def with_web1(**changed: Any) -> Host:
 def test_it_comes_back_as_it_was_written() -> None:
     plan = saved(host(), "web1")
     assert (plan.to, plan.guests, plan.budget_seconds) == (NEW.name, ("web1",), 0.5)
-    assert plan.changes(host()) == ()
+    assert plan.changes(host(), Policies()) == ()
 
 
 def test_bytes_that_are_no_text() -> None:
     odd = with_web1(process=QemuProcess(1, 1, "qemu", exe_deleted=False, argv=("\udcff", "é")))
-    assert saved(odd).changes(odd) == ()
-    assert saved(odd).changes(host()) != ()
+    assert saved(odd).changes(odd, Policies()) == ()
+    assert saved(odd).changes(host(), Policies()) != ()
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format": 2}', b"\xff", b'"' + b"[" * 100_000])
@@ -69,37 +70,37 @@ def test_a_file_that_is_no_plan(data: bytes) -> None:
     ],
 )
 def test_a_guest_changed(changed: dict[str, Any], words: str) -> None:
-    (first, *_) = saved(host()).changes(with_web1(**changed))
+    (first, *_) = saved(host()).changes(with_web1(**changed), Policies())
     assert first.startswith(words)
 
 
 @pytest.mark.parametrize("changed", [{"boot_id": "c"}, {"libvirt": Version(11, 3)}, {"lock_manager": "lockd"}])
 def test_the_host_changed(changed: dict[str, Any]) -> None:
-    assert saved(host()).changes(host(**changed))[0].startswith(f"host {next(iter(changed))}")
+    assert saved(host()).changes(host(**changed), Policies())[0].startswith(f"host {next(iter(changed))}")
 
 
 def test_what_comes_and_goes_by_itself() -> None:
-    assert saved(host()).changes(host(libvirt_clients=3)) == ()
-    assert saved(host(), "db9").changes(with_web1(job="a job")) == ()
+    assert saved(host()).changes(host(libvirt_clients=3), Policies()) == ()
+    assert saved(host(), "db9").changes(with_web1(job="a job"), Policies()) == ()
 
 
 def test_the_system_s_qemu_is_kept_once_somebody_runs_on_it() -> None:
     kept = replace(host(), qemu=(OLD, NEW, KEPT))
-    assert saved(host(), "db9").changes(kept) == saved(kept, "db9").changes(host()) == ()
+    assert saved(host(), "db9").changes(kept, Policies()) == saved(kept, "db9").changes(host(), Policies()) == ()
     on_kept = replace(kept, guests=(guest("web1", qemu=KEPT), guest("db9")))
-    assert saved(on_kept).changes(replace(on_kept, qemu=(OLD, NEW)))
+    assert saved(on_kept).changes(replace(on_kept, qemu=(OLD, NEW)), Policies())
 
 
 def test_a_guest_came_or_went() -> None:
     alone = replace(host(), guests=(guest("web1"),))
-    assert saved(alone).changes(host()) == ("guest db9: there now, not then",)
-    assert saved(host(), "db9").changes(alone) == ("guest db9: gone",)
+    assert saved(alone).changes(host(), Policies()) == ("guest db9: there now, not then",)
+    assert saved(host(), "db9").changes(alone, Policies()) == ("guest db9: gone",)
 
 
 def test_many_changes_are_counted() -> None:
     others = tuple(guest(f"g{number}", job="a job") for number in range(20))
     plain = tuple(guest(f"g{number}") for number in range(20))
-    changes = saved(replace(host(), guests=plain)).changes(replace(host(), guests=others))
+    changes = saved(replace(host(), guests=plain)).changes(replace(host(), guests=others), Policies())
     assert (len(changes), changes[-1]) == (9, "and 12 more")
 
 

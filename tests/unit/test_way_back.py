@@ -17,7 +17,7 @@ ON_NEW = guest("web1", qemu=NEW)
 
 def back(*guests: object, came_from: dict[str, QemuTree | None], qemu: tuple[QemuTree, ...] = (OLD, NEW)) -> list[Plan]:
     host = sampled.host(qemu=qemu, guests=guests)
-    return list(plan_way_back(host, came_from, NEW, budget_seconds=10.0))
+    return list(plan_way_back(host, came_from, NEW, policies=sampled.within(10.0)))
 
 
 def test_each_goes_back_to_where_it_came_from() -> None:

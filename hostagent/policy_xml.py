@@ -32,7 +32,7 @@ from hostagent.policy import EXPECTED, NAMES_LIMIT, Allowed, PolicyPart, Setting
 NAMESPACES = "urn:hostagent:policy:"  # of every version: one that is not ours is an error as well
 NAMESPACE = f"{NAMESPACES}1"
 PREFIX = "hostagent"
-SIZE_LIMIT = 16 * 1024  # characters
+SIZE_LIMIT = 48 * 1024  # characters: more than the largest that can be set
 
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -66,8 +66,16 @@ def read_policy(name: str, text: str) -> PolicyPart:
             f"reading the policy of guest {name!r}",
             expected=wrong.expected,
             found=wrong.found,
-            hint=f"hostagent guest set {name} --unset all takes it away; to see it: virsh metadata {name} {NAMESPACE}",
+            hint=_hint(name, text),
         ) from wrong
+
+
+def _hint(name: str, text: str) -> str:
+    """How to be rid of it; what is in our own namespace can be unset."""
+    others = sorted(set(re.findall(rf"{NAMESPACES}[\w.-]{{0,40}}", text)) - {NAMESPACE})
+    if others:
+        return f"use the hostagent that wrote it, or take it away: virsh metadata {name} {others[0]} --remove"
+    return f"hostagent guest set {name} --unset all takes it away; to see it: virsh metadata {name} {NAMESPACE}"
 
 
 def written_policy(part: PolicyPart) -> str:

@@ -19,7 +19,10 @@ from hostagent.errors import ExitCode, HostagentError, UsageError
 _VERBS = {
     "inspect": ("hostagent.cli.inspect:inspect", "See the host and its guests, and what can be updated in place."),
     "qemu": ("hostagent.cli.qemu:qemu", "Add QEMU versions beside the system's own, or list them."),
-    "guest": ("hostagent.cli.guest:guest", "Have a guest's RAM where the next updates keep it."),
+    "guest": (
+        "hostagent.cli.guest:guest",
+        "See and say how a guest may be updated; put its RAM where updates keep it.",
+    ),
     "plan": ("hostagent.cli.plan:plan", "See what an update would do to each guest; touches none."),
     "update": ("hostagent.cli.update:update", "Bring guests onto another version while they run, their RAM kept."),
     "rollback": ("hostagent.cli.rollback:rollback", "Bring the guests of an update back to where they were."),

@@ -21,6 +21,8 @@ from hostagent.update.report import past_of
 
 _PLACES = {
     "adopt": ("hostagent.cli.guest:adopt", "Put its RAM into a shared file while it runs."),
+    "show": ("hostagent.cli.guest_policy:show", "See how it may be updated, and where that is said."),
+    "set": ("hostagent.cli.guest_policy:set_policy", "Say how it may be updated, in its libvirt metadata."),
 }
 
 

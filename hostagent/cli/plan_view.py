@@ -95,6 +95,7 @@ def guest_json(guest: GuestPlan, to: QemuTree | None) -> dict[str, object]:
         "technique": guest.technique,
         "qemu": {"before": before, "after": str(to.version) if updates and to else before},
         "budget_seconds": guest.budget_seconds,
+        "clock": guest.clock,
         "predicted": guest.predicted
         and {
             "pause_seconds": guest.predicted.pause_seconds,

@@ -13,9 +13,14 @@ from dataclasses import dataclass, field
 import libvirt
 import pytest
 
+from hostagent import wiring
 from hostagent.facts import QemuTree
+from hostagent.hypervisor.domain_xml import read_definition
+from hostagent.libvirt_files.held_definition import NAMESPACE
 from hostagent.libvirt_files.hook import HOOK
 from hostagent.plan import Technique
+from hostagent.policy import PolicyPart
+from hostagent.policy_xml import read_policy
 from hostagent.update.journal import Outcome, UpdateRecord
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
@@ -31,6 +36,7 @@ GUESTS = (
     GuestSpec("spice", 3, 512, vcpus=2, fill_mib=200, seed=33, screen="qxl", display="spice"),
 )
 LEGS = ("up", "back")
+OWN = PolicyPart(budget_seconds=8.0, priority=5, availability_set="db", never_together=frozenset(("held & on pc",)))
 
 
 @dataclass
@@ -85,10 +91,19 @@ def legs(hook: None, host: Host, peer: Peer, lab: Lab) -> Iterator[dict[tuple[st
             if guest.spec.memory_slots:
                 plug_memory(guest, 128, node=0)
                 guest.proof.fill(guest.spec.fill_mib, guest.spec.seed)
+        put_policy(lab, GUESTS[0])
         made = {}
         for way, to, technique in zip(LEGS, (lab.newer, lab.system), (Technique.HOLD, None), strict=True):
             made |= {(way, leg.spec.name): leg for leg in there(lab, host, guests, to, technique)}
         yield made
+
+
+def put_policy(lab: Lab, spec: GuestSpec) -> None:
+    api = wiring.libvirt_of(lab.config)
+    try:
+        api.put_policy(spec.uuid, OWN)
+    finally:
+        api.disconnect()
 
 
 def there(lab: Lab, host: Host, guests: list[Watched], to: QemuTree, technique: Technique | None) -> Iterator[Leg]:
@@ -150,7 +165,14 @@ def test_its_clock_is_right(leg: Leg) -> None:
 def test_libvirt_sees_it_as_it_was(leg: Leg) -> None:
     assert leg.measured["xml_differences"] == []
     assert leg.after.persistent_xml == leg.before.persistent_xml
-    assert "hostagent" not in leg.after.live_xml.replace(leg.to.emulator, "")
+    assert NAMESPACE not in leg.after.live_xml
+
+
+def test_its_own_policy_went_with_it(leg: Leg) -> None:
+    """By a hold, and by a handover on the way back."""
+    own = OWN if leg.spec is GUESTS[0] else PolicyPart()
+    for xml in (leg.after.live_xml, leg.after.persistent_xml):
+        assert read_policy(leg.spec.name, read_definition(xml).policy) == own
 
 
 def test_another_start_was_refused_with_what_to_do(leg: Leg) -> None:

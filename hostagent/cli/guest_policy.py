@@ -176,5 +176,5 @@ def _words(policy: Policy, setting: Setting) -> str:
     if isinstance(value, float):
         return words.duration(value)
     if isinstance(value, list):
-        return ", ".join(value) or words.NONE
+        return ", ".join(value) or (NOTHING if setting is Setting.ALLOW else words.NONE)
     return words.NONE if value is None else str(value)

@@ -127,7 +127,7 @@ def merged(name: str, layers: Sequence[Layer]) -> tuple[Policy, Mapping[Setting,
     """What holds for the guest of that name, and where each setting is from; the weakest layer first."""
     total, origins = BUILT_IN.part, dict.fromkeys(Setting, BUILT_IN.where)
     for layer in layers:
-        if fnmatchcase(name, layer.names):
+        if name == layer.names or fnmatchcase(name, layer.names):
             total = layer.part.over(total)
             origins |= {setting: layer.where for setting in Setting if layer.part.says(setting) is not None}
     return Policy(**{setting.field: total.says(setting) for setting in Setting}), origins  # type: ignore[arg-type]

@@ -109,7 +109,8 @@ def _with_policy(guest: Guest, policies: Policies) -> dict[str, object]:
     definition = dataclasses.replace(guest.definition, policy="")
     plain = _plain(dataclasses.replace(guest, definition=definition))
     assert isinstance(plain, dict)  # noqa: S101 - a dataclass
-    return {**plain, "policy": _plain(policies.of(guest).policy)}
+    held_to = policies.of(guest)
+    return {**plain, "policy": str(held_to.unreadable) if held_to.unreadable else _plain(held_to.policy)}
 
 
 def _plain(value: object) -> object:

@@ -238,6 +238,10 @@ def test_a_saved_plan_does_not_hold_once_a_policy_has_changed(
     assert "found guest db9 policy budget_seconds: 30.0 then, 2.0 now" in result.stderr
     metadata.write("uuid of db9", PolicyPart(budget_seconds=30.0))  # said by another, and the same
     assert hostagent("update", "--plan", file, "--yes").exit_code == 0
+    web1, db9 = hostagent.host.guests
+    hostagent.host = replace(hostagent.host, guests=(saying(web1, UNREADABLE), db9))
+    assert "guest web1 policy: changed" in hostagent("update", "--plan", file, "--yes").stderr
+    hostagent.host = replace(hostagent.host, guests=(web1, db9))
     hostagent.settings.write_text(hostagent.settings.read_text() + "[policy]\nbudget_seconds = 9\n")
     assert "guest web1 policy budget_seconds: 30.0 then, 9.0 now" in hostagent("update", "--plan", file).stderr
 

@@ -178,6 +178,11 @@ def test_the_strongest_that_says_it_counts() -> None:
     assert (asked.policy.budget_seconds, asked.origins[Setting.BUDGET]) == (1.0, "the command line")
 
 
+def test_a_name_is_meant_as_it_is_too() -> None:
+    policies = Policies((Layer("[[policy.guest]] db[1]", PolicyPart(priority=4), "db[1]"),))
+    assert [policies.of(saying(name)).policy.priority for name in ("db[1]", "db1", "db2")] == [4, 4, 0]
+
+
 @given(st.lists(PART, max_size=5))
 def test_each_setting_is_that_of_the_last_that_says_it(parts: list[PolicyPart]) -> None:
     found, origins = merged("web1", [Layer(str(number), part) for number, part in enumerate(parts)])

@@ -108,7 +108,7 @@ def test_kvm_modules_that_do_not_load(host: NestedHost, before: dict[str, ProofR
     """The old ones come back, and the guests with them."""
     host.machine.shell("echo 'options kvm_amd nested=many' > /etc/modprobe.d/kvm.conf")
     host.disconnect()
-    host.machine.shell("hostagent update kvm --yes; test $? = 4")
+    host.machine.shell("hostagent update kvm --yes || test $? = 4")
     host.machine.run("rm", "/etc/modprobe.d/kvm.conf")
     closed = host.last_closed()
     assert closed["outcome"] == "rolled-back", closed

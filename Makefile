@@ -61,8 +61,12 @@ check: venv
 
 # The lab's host is emulated where this machine has no KVM that nests; it takes about a quarter of an hour then.
 lab-test: lab
+ifeq ($(PYTEST_ARGS),)
 	$(BIN)/python -m tests.bench.side_by_side \
 	    'swapped=$(call real) tests/lab/test_lab.py' 'turned back=$(call real) tests/lab/test_turned_back.py'
+else
+	$(call real) $(PYTEST_ARGS)
+endif
 
 lab: bench lab-packages
 	@vm-images/host/build

@@ -22,6 +22,7 @@ from tests.lab.inside import COMPONENT, FLAG, SETTINGS
 from tests.lab.nested import NestedHost
 from tests.lab.trip import GUESTS, prove
 
+DROP_INS = "/etc/hostagent/hostagent.toml.d"
 REPETITIONS = 50
 LOAD_INTERVAL = 0.05  # seconds between two datagrams: what an emulated guest can bear
 INSIDE = "PYTHONPATH=/root/lab /opt/hostagent/bin/python -m tests.lab.inside"
@@ -38,7 +39,7 @@ FIGURES: list[str] = []
 def host(plain_host: NestedHost, request: pytest.FixtureRequest) -> Iterator[NestedHost]:
     """Three guests on it, which work, and the second QEMU."""
     plain_host.machine.send(PROJECT, "tests/__init__.py", "tests/bench", "tests/crash", "tests/lab", to="/root/lab")
-    plain_host.machine.shell(f"cat > /etc/hostagent/hostagent.toml.d/component.toml <<'END'\n{SETTINGS}END")
+    plain_host.machine.shell(f"mkdir -p {DROP_INS}; cat > {DROP_INS}/component.toml <<'END'\n{SETTINGS}END")
     plain_host.hostagent("qemu", "fetch", "10.0")
     for spec in GUESTS:
         plain_host.boot(spec)

@@ -6,11 +6,14 @@ A component of the host's owner, whose commands look for QEMUs themselves.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hostagent.config import ComponentSettings
@@ -22,6 +25,9 @@ from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
 from tests.bench.peer import Peer
+from tests.crash.dying_swap import BARRIER, COMMITTED, DROP_IN, FLAG, SETTINGS
+from tests.crash.real_updater import When
+from tests.crash.real_world import LIMIT, guards
 from tests.guests.watched import Look, Watched, is_of
 
 SMALL = GuestSpec("small", 1, 512, vcpus=2, fill_mib=300, seed=41)
@@ -142,3 +148,32 @@ def test_the_pause_hardly_depends_on_how_much_ram_there_is(firmware: Firmware) -
     small, large = trip.pause(SMALL), trip.pause(LARGE)
     print(f"\nhold, pause(4 GiB) / pause(512 MiB): {large:.3f} s / {small:.3f} s = {large / small:.2f}")
     nothing_was_lost(firmware, trip)
+
+
+@pytest.fixture(scope="module")
+def flag() -> Iterator[Path]:
+    """What is swapped by an updater that dies."""
+    DROP_IN.parent.mkdir(exist_ok=True)
+    DROP_IN.write_text(SETTINGS)
+    yield FLAG
+    FLAG.unlink(missing_ok=True)
+    DROP_IN.unlink()
+    DROP_IN.parent.rmdir()
+
+
+@pytest.mark.parametrize(("step", "when"), BARRIER)
+def test_the_updater_dies_at_the_barrier(firmware: Firmware, flag: Path, step: str, when: When) -> None:
+    """All guests are back by its guard alone, on one side of the barrier; what is swapped is on the same side."""
+    flag.unlink(missing_ok=True)
+    before = {guest.spec.name: guest.look() for guest in firmware.guests}
+    died = subprocess.run([sys.executable, "-m", "tests.crash.dying_swap", step, when], check=False)
+    assert died.returncode == -9
+    _, at_work = psutil.wait_procs(guards(), LIMIT)
+    assert not at_work, "expected the guard to be done"
+    record = firmware.lab.updates()[-1]
+    forward = (step, when) == COMMITTED
+    expected = Outcome.UPDATED if forward else Outcome.ROLLED_BACK
+    assert {guest.outcome for guest in record.guests.values()} == {expected}, record
+    assert flag.exists() is forward
+    after = {guest.spec.name: guest.look() for guest in firmware.guests}
+    nothing_was_lost(firmware, Trip(record, before, after))

@@ -12,26 +12,17 @@ from contextlib import ExitStack
 
 import pytest
 
-from hostagent.update.hold import RESTORE, RESUME
-from hostagent.update.host_hold import step_name
 from tests.bench.paths import PROJECT
 from tests.bench.proof import ProofReport
 from tests.bench.soak import flood
+from tests.crash.dying_swap import ALL_ARE_SAVED, COMMITTED, DROP_IN, FLAG, SETTINGS
 from tests.crash.real_updater import When
-from tests.lab.inside import COMPONENT, FLAG, SETTINGS
 from tests.lab.nested import NestedHost
 from tests.lab.trip import GUESTS, prove
 
-DROP_INS = "/etc/hostagent/hostagent.toml.d"
 REPETITIONS = 50
-LOAD_INTERVAL = 0.05  # seconds between two datagrams: what an emulated guest can bear
-INSIDE = "PYTHONPATH=/root/lab /opt/hostagent/bin/python -m tests.lab.inside"
-SWAP = step_name(COMPONENT)
-BARRIER = (
-    (SWAP, When.BEFORE),  # all are saved
-    (RESTORE[0].name, When.BEFORE),  # it is swapped
-    (RESUME[0].name, When.AFTER),  # all are restored, and this is the commit of all
-)
+LOAD_INTERVAL = 0.2  # seconds between two datagrams: what an emulated guest can bear
+INSIDE = "PYTHONPATH=/root/lab /opt/hostagent/bin/python -m"
 FIGURES: list[str] = []
 
 
@@ -39,7 +30,7 @@ FIGURES: list[str] = []
 def host(plain_host: NestedHost, request: pytest.FixtureRequest) -> Iterator[NestedHost]:
     """Three guests on it, which work, and the second QEMU."""
     plain_host.machine.send(PROJECT, "tests/__init__.py", "tests/bench", "tests/crash", "tests/lab", to="/root/lab")
-    plain_host.machine.shell(f"mkdir -p {DROP_INS}; cat > {DROP_INS}/component.toml <<'END'\n{SETTINGS}END")
+    plain_host.machine.shell(f"mkdir -p {DROP_IN.parent}; cat > {DROP_IN} <<'END'\n{SETTINGS}END")
     plain_host.hostagent("qemu", "fetch", "10.0")
     for spec in GUESTS:
         plain_host.boot(spec)
@@ -74,7 +65,7 @@ def all_are_whole(host: NestedHost, before: dict[str, ProofReport]) -> None:
 def test_undone_after_all_was_loaded(host: NestedHost, before: dict[str, ProofReport]) -> None:
     """The old QEMU goes on with rings that the new one had loaded too."""
     host.disconnect()
-    said = host.machine.shell(f"{INSIDE} undone {REPETITIONS}", within_seconds=1800).out
+    said = host.machine.shell(f"{INSIDE} tests.lab.undone {REPETITIONS}", within_seconds=1800).out
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     bad = [line for line in lines if line["trouble"]]
     pauses = [line["pause"] for line in lines]
@@ -87,15 +78,18 @@ def test_undone_after_all_was_loaded(host: NestedHost, before: dict[str, ProofRe
     all_are_whole(host, before)
 
 
-@pytest.mark.parametrize(("step", "when"), BARRIER)
+@pytest.mark.parametrize(("step", "when"), [ALL_ARE_SAVED, COMMITTED])
 def test_the_updater_dies_at_the_barrier(
     host: NestedHost, before: dict[str, ProofReport], step: str, when: When
 ) -> None:
-    """All guests are back by its guard alone, on one side of the barrier; the swap is on the same side."""
-    forward = (step, when) == BARRIER[-1]
+    """All guests are back by its guard alone, on one side of the barrier; the swap is on the same side.
+
+    Every row of the barrier: tests/guests/test_swap.py, where that takes seconds.
+    """
+    forward = (step, when) == COMMITTED
     host.machine.run("rm", "-f", str(FLAG))
     host.disconnect()
-    said = host.machine.shell(f"{INSIDE} dies {step!r} {when}", check=False, within_seconds=600)
+    said = host.machine.shell(f"{INSIDE} tests.crash.dying_swap {step!r} {when}", check=False, within_seconds=600)
     assert said.status == 137, said  # killed
     closed = host.last_closed()
     assert {guest["outcome"] for guest in closed["guests"]} == {"updated" if forward else "rolled-back"}, closed

@@ -9,28 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 
 import libvirt
 
-from hostagent import wiring
-from hostagent.config import Config
 from hostagent.update.journal import Outcome
-from tests.bench.lab import CONFIG, Lab
+from tests.bench.lab import Lab
 from tests.bench.proof import NotReadyError, Proof, ProofReport
 from tests.bench.soak import REASON, turning_back
-from tests.crash.real_updater import End, MortalJournal, When
 
-COMPONENT = "flag"
-FLAG = Path("/var/lib/lab-flag")
-SETTINGS = f"""\
-[[component]]
-name = "{COMPONENT}"
-apply = ["/usr/bin/touch", "{FLAG}"]
-verify = ["/usr/bin/test", "-e", "{FLAG}"]
-roll_back = ["/usr/bin/rm", "-f", "{FLAG}"]
-hold = true
-"""
 BUDGET_SECONDS = 300.0
 ALIVE_LIMIT = 30.0
 """Seconds in which disk, network and agent of a guest that was undone must show that they go on."""
@@ -78,15 +64,5 @@ def what_is_dead(proof: Proof, before: ProofReport) -> str:
         time.sleep(0.5)
 
 
-def dies(end: End) -> None:
-    """Its guard sees to the guests."""
-    config = Config.load(CONFIG)
-    wiring.journal_of = lambda settings: MortalJournal(wiring.journal_path(settings), end)
-    Lab(config).swap(COMPONENT, budget_seconds=BUDGET_SECONDS)
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "undone":
-        undone(int(sys.argv[2]))
-    else:
-        dies(End(step=sys.argv[2], when=When(sys.argv[3])))
+    undone(int(sys.argv[1]))

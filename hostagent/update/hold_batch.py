@@ -211,12 +211,23 @@ class HoldBatch:
         """Forward once the first one was told to go on, or went on: then what was swapped is there for good."""
         committed = any(member.committed or member.outcome is Outcome.UPDATED for member in self.members)
         if committed or self._went_forward():
+            self._leave_out()
             self._all_on()
         elif self._is_for_good():
+            self._leave_out()
             self._all(RESTORE)
             self._all_on()
         else:
             self._all_back(_CUT_OFF)
+
+    def _leave_out(self) -> None:
+        """Who ended while nobody was at work is not restored from what was saved before: it may have gone on."""
+        for member in self._active():
+            try:
+                if not member.committed and (gone := self._ended_by_others(member)) is not None:
+                    self._let_go(member, gone, _CUT_OFF)
+            except HostagentError as stuck:
+                member.end(Outcome.NEEDS_OPERATOR, stuck)
 
     def _is_swapped(self) -> bool:
         """Asked of the world: on a full disk everything may have been undone, and the journal not say so."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 
+from hostagent.errors import HostagentError
 from hostagent.hypervisor.fake import FaultKind
 from hostagent.hypervisor.fake_component import FakeKernel
 from hostagent.update.journal import Outcome
@@ -147,6 +149,50 @@ def test_cut_off_anywhere_after_it() -> None:
                 wrong = [said] if said else [*problems(host)]
                 if both(host) != (UPDATED, UPDATED):
                     wrong.append(f"ended as {both(host)}: {reason(host, 'web1')}")
+                yield f"moment {number}", wrong
+
+    assert sweep(trials) > 50
+
+
+def ends_it(host: Rig) -> None:
+    """Somebody who sees web1 paused has it go on, and ends it then."""
+    with suppress(HostagentError, KeyError):
+        host.host.resume(host.uuids["web1"])
+    with suppress(HostagentError, KeyError):
+        host.host.destroy(host.uuids["web1"])
+
+
+def crashes(host: Rig) -> None:
+    """The same, and its QEMU dies. Once it was written down that it was restored: before that nobody knows of it."""
+    (update,) = host.updates()
+    web1 = host.uuids["web1"]
+    if update.guests[web1].notes.get("restored"):
+        with suppress(HostagentError, KeyError):
+            host.host.resume(web1)
+        for process in host.host.processes(web1):
+            host.host.kill(process.pid)
+
+
+@pytest.mark.parametrize("act", [ends_it, crashes])
+def test_what_has_gone_on_is_not_loaded_again(act: Callable[[Rig], None]) -> None:
+    """Recovery dies at any moment under the new kernel, and somebody acts before the next one comes."""
+
+    def trials(share: Share) -> Found:
+        number = 0
+        while True:
+            number += 1
+            if not share.has(number):
+                continue
+            with rig(LEAP) as host:
+                host.update()
+                host.boot()
+                if host.recover_killed(Points(kill_me, at=number)) == 0:
+                    return
+                act(host)
+                said = host.recover()
+                wrong = [said] if said else [line for line in host.host.violations() if "discarded" not in line]
+                if outcomes(host)["db1"] is not UPDATED:
+                    wrong.append(f"db1 ended as {outcomes(host)['db1']}: {reason(host, 'db1')}")
                 yield f"moment {number}", wrong
 
     assert sweep(trials) > 50

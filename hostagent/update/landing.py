@@ -14,6 +14,7 @@ from hostagent.hypervisor import ProcessId
 from hostagent.update import files
 from hostagent.update.guest_hold import GuestHold, HoldNotes
 from hostagent.update.held import tell_hook
+from hostagent.update.host_hold import step_name
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord
 from hostagent.update.order import UpdateOrder
 from hostagent.update.subject import Pin, Ports
@@ -25,11 +26,15 @@ _BOOTED_AFTER = "booted_after_seconds"
 
 
 def has_landed(ports: Ports, update: UpdateRecord, boot_id: str) -> bool:
-    """Whether this kernel is the one that the update started; its first boot, for guests have run on since then."""
+    """Whether this kernel is the one that the update started; its first boot, for guests have run on since then.
+
+    Only once the update had begun to: a kernel that is ready to be started is also what somebody's reboot starts
+    (kexec-tools does), and guests that were held or not, or had gone on as before, ended with that.
+    """
     if update.boot_id == boot_id or update.host_notes.get(_LANDED, boot_id) != boot_id:
         return False
     try:
-        swaps = UpdateOrder.of(update).swaps
+        swaps = [name for name in UpdateOrder.of(update).swaps if step_name(name) in update.host.open]
         return any(ports.components[name].is_for_good() for name in swaps if name in ports.components)
     except HostagentError:
         return False

@@ -85,6 +85,28 @@ def test_another_boot_after_that_ends_it(leaps: bool) -> None:
         assert (both(host), host.host.violations()) == ((LOST, LOST), [])
 
 
+def test_a_reboot_into_the_kernel_that_was_ready_is_no_leap() -> None:
+    """kexec-tools starts what is loaded when somebody reboots the host: guests ended as with any reboot."""
+
+    def trials(share: Share) -> Found:
+        for fails in (False, True):
+            with rig(LEAP) as host:
+                if fails:
+                    host.host.fault(K.SAVE_FAILS, host.uuids["db1"])
+                for snapshot in share.of(host.snapshots(host.update, (JOURNAL,))):
+                    host.go_back(snapshot)
+                    host.host.no_more_faults()
+                    if "swap kernel" in snapshot.label or not any(update.is_open for update in host.updates()):
+                        continue
+                    reset(host, leaps=True)
+                    wrong = [said for said in (host.boot(), host.recover(), *host.host.violations()) if said]
+                    if not set(outcomes(host).values()) <= {LOST, ROLLED_BACK}:
+                        wrong.append(f"ended as {outcomes(host)}")
+                    yield snapshot.label, wrong
+
+    assert sweep(trials) > 30
+
+
 def test_one_that_cannot_be_restored_at_first_waits_and_the_other_goes_on() -> None:
     with rig(LEAP) as host:
         assert host.update() == "HOST ENDED"

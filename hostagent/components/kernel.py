@@ -98,13 +98,12 @@ class KernelComponent:
         raise Failed("starting the new kernel", expected="not to come back", found="it did nothing")
 
     def is_applied(self) -> bool:
-        leap = self._leap()
-        return leap is not None and self._landed(leap) and self.running() == leap.build
+        leap = self._landing()
+        return leap is not None and self.running() == leap.build
 
     def is_for_good(self) -> bool:
         """The old kernel is gone once the new one has begun."""
-        leap = self._leap()
-        return leap is not None and self._landed(leap)
+        return self._landing() is not None
 
     def roll_back(self) -> None:
         """Before the leap: unload it. After it there is no way back, and none is needed."""
@@ -112,8 +111,8 @@ class KernelComponent:
             self._unload()
 
     def forget(self) -> None:
-        if not self.is_for_good():
-            with suppress(HostagentError):
+        with suppress(HostagentError):
+            if not self.is_for_good():
                 self._unload()
         self._file.unlink(missing_ok=True)
 
@@ -166,8 +165,11 @@ class KernelComponent:
         """Whether this kernel was started by another one, for hostagent, and not by firmware."""
         return any(word.startswith(f"{WORD}=") for word in self.cmdline.read_text().split())
 
-    def _landed(self, leap: Leap) -> bool:
-        return f"{WORD}={leap.secret}" in self.cmdline.read_text().split()
+    def _landing(self) -> Leap | None:
+        """What this kernel was started for; None for one that was not, whatever became of what was written."""
+        leap = self._leap() if self.was_leapt_to() else None
+        landed = leap is not None and f"{WORD}={leap.secret}" in self.cmdline.read_text().split()
+        return leap if landed else None
 
     def _unload(self) -> None:
         processes.run(("kexec", "--kexec-file-syscall", "--unload"), within_seconds=_LOAD_SECONDS)
@@ -198,7 +200,9 @@ class KernelComponent:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise NeedsOperator(
-                "reading what the new kernel was started for", found=f"{self._file}: {error}"
+                "reading what the new kernel was started for",
+                found=f"{self._file}: {error}",
+                hint="put that file back, then: hostagent recover; a reboot gives the RAM of guests that are held up",
             ) from error
 
 

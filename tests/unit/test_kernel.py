@@ -189,10 +189,19 @@ def test_no_kernel_is_installed(played: Played) -> None:
 
 
 def test_what_was_written_is_damaged(played: Played) -> None:
+    """Under the new kernel a person is asked; under the old one it is of no use, and keeps no guest held."""
     played.component.stage()
+    secret = played.secret
     (played.root / "kept" / "leap.json").write_text("{}")
+    assert not played.component.is_for_good()
+    assert not played.component.is_applied()
+    played.component.roll_back()
+    assert played.log[-1] == "kexec --kexec-file-syscall --unload"
+    played.cmdline(command_line("root=/dev/vda1 quiet", secret))
     with pytest.raises(NeedsOperator, match=r"leap\.json"):
         played.component.is_for_good()
+    played.component.forget()
+    assert not (played.root / "kept" / "leap.json").exists()
 
 
 @pytest.mark.parametrize(

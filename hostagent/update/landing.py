@@ -29,15 +29,16 @@ def has_landed(ports: Ports, update: UpdateRecord, boot_id: str) -> bool:
     """Whether this kernel is the one that the update started; its first boot, for guests have run on since then.
 
     Only once the update had begun to: a kernel that is ready to be started is also what somebody's reboot starts
-    (kexec-tools does), and guests that were held or not, or had gone on as before, ended with that.
+    (kexec-tools does), and guests that were held or not, or had gone on as before, ended with that. Raises
+    NeedsOperator where that cannot be told.
     """
     if update.boot_id == boot_id or update.host_notes.get(_LANDED, boot_id) != boot_id:
         return False
     try:
         swaps = [name for name in UpdateOrder.of(update).swaps if step_name(name) in update.host.open]
-        return any(ports.components[name].is_for_good() for name in swaps if name in ports.components)
     except HostagentError:
-        return False
+        return False  # an order that cannot be read
+    return any(ports.components[name].is_for_good() for name in swaps if name in ports.components)
 
 
 def booted_after(update: UpdateRecord) -> float | None:
@@ -53,10 +54,15 @@ def tell_hook_again(ports: Ports, update: UpdateRecord, boot_id: str) -> None:
     """
     if _LANDED in update.host_notes:
         return
-    for notes in _held(update):
-        tell_hook(notes.held, ports.config.paths.held)
+    keep_others_out(ports, update)
     # The monotonic clock began with the kernel.
     ports.journal.append(update.id, Entry(Kind.NOTED, body={_LANDED: boot_id, _BOOTED_AFTER: ports.monotonic()}))
+
+
+def keep_others_out(ports: Ports, update: UpdateRecord) -> None:
+    """Have libvirt's hook refuse everybody else's start of its held guests."""
+    for notes in _held(update):
+        tell_hook(notes.held, ports.config.paths.held)
 
 
 def land(hold: GuestHold) -> None:

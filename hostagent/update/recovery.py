@@ -11,7 +11,7 @@ from hostagent.update.guest_hold import GuestHold
 from hostagent.update.holding import discard
 from hostagent.update.hook_question import forget_question
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
-from hostagent.update.landing import has_landed, land, tell_hook_again
+from hostagent.update.landing import has_landed, keep_others_out, land, tell_hook_again
 from hostagent.update.ledger import batches_of, end_update, members_of
 from hostagent.update.order import OrderKind, UpdateOrder
 from hostagent.update.rehearsal import dismiss, sweep_up
@@ -56,7 +56,12 @@ def get_ready_after_boot(ports: Ports, *, boot_id: str) -> None:
     nobody's any more, and start as if nothing had been.
     """
     for update in open_updates(ports):
-        if has_landed(ports, update, boot_id):
+        try:
+            landed = has_landed(ports, update, boot_id)
+        except HostagentError:  # a person will have to tell, whom recovery asks
+            keep_others_out(ports, update)
+            continue
+        if landed:
             tell_hook_again(ports, update, boot_id)
         elif update.boot_id != boot_id:
             _close_after_restart(ports, update)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from hostagent.errors import HostagentError
+from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.hypervisor.fake import FaultKind
 from hostagent.hypervisor.fake_component import FakeKernel
 from hostagent.update.journal import Outcome
@@ -105,6 +105,23 @@ def test_a_reboot_into_the_kernel_that_was_ready_is_no_leap() -> None:
                     yield snapshot.label, wrong
 
     assert sweep(trials) > 30
+
+
+def test_whether_it_was_a_leap_cannot_be_told_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that was saved is given up, and nobody starts the guests, until a person has mended that."""
+    with rig(LEAP) as host:
+        assert host.update() == "HOST ENDED"
+        with monkeypatch.context() as patched:
+            patched.setattr(FakeKernel, "is_for_good", _cannot_be_told)
+            assert (host.boot(), host.recover()) == ("", "")
+            assert sorted(path.name for path in host.host.world.held.iterdir()) == ["db1.held", "web1.held"]
+            assert both(host) == (None, None)
+        assert host.recover() == ""
+        assert (both(host), problems(host)) == ((UPDATED, UPDATED), [])
+
+
+def _cannot_be_told(_kernel: FakeKernel) -> bool:
+    raise NeedsOperator("reading what the new kernel was started for", found="leap.json: damaged")
 
 
 def test_one_that_cannot_be_restored_at_first_waits_and_the_other_goes_on() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hostagent import wiring
 from hostagent.config import Config
-from hostagent.errors import NeedsOperator
+from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.guard import Guard
 from hostagent.hypervisor.libvirt import boot_id
 from hostagent.setup import setup_host
@@ -17,7 +17,7 @@ from hostagent.setup.host_files import HostFiles
 from hostagent.setup.persistent_ram import mount_ram
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import Outcome, SqliteJournal, UpdateRecord
-from hostagent.update.recovery import get_ready_after_boot, open_updates, recover
+from hostagent.update.recovery import any_has_landed, get_ready_after_boot, open_updates, recover
 from hostagent.update.saga import Teller
 from hostagent.update.subject import Ports
 
@@ -71,17 +71,41 @@ def changing(config: Config, doing: str, tell: Teller) -> Iterator[Session]:
 
 def after_boot(config: Config) -> None:
     """What must be so before libvirt's daemon starts: guests' RAM in its place, libvirt's hook told who is held."""
-    if config.setup.ram_device:
-        files = HostFiles()
-        wanted = setup_host.wanted_on_this_host(config, files)
-        leapt = wiring.kernel_of(config).was_leapt_to()  # only then is there anything of the RAM that was
-        target = config.setup.memory_backing_dir
-        mount_ram(Path(config.setup.ram_device), target, wanted.qemu_uid, wanted.qemu_gid, fresh=not leapt)
+    try:
+        if config.setup.ram_device:
+            _have_ram(config)
+    finally:  # whatever became of that: nobody else may start guests that are held
+        with _ports_at_boot(config) as ports:
+            if ports is not None:
+                get_ready_after_boot(ports, boot_id=boot_id())
+
+
+def _have_ram(config: Config) -> None:
+    """Mounted as it is for guests that are held there; else made anew: what other guests left would only fill it."""
+    wanted = setup_host.wanted_on_this_host(config, HostFiles())
+    kept = wiring.kernel_of(config).was_leapt_to() and _ram_is_held(config)
+    target = config.setup.memory_backing_dir
+    mount_ram(Path(config.setup.ram_device), target, wanted.qemu_uid, wanted.qemu_gid, fresh=not kept)
+
+
+def _ram_is_held(config: Config) -> bool:
+    """Whether RAM of guests has come over from another kernel; yes where that cannot be told."""
+    try:
+        with _ports_at_boot(config) as ports:
+            return ports is not None and any_has_landed(ports, boot_id=boot_id())
+    except HostagentError:
+        return True
+
+
+@contextmanager
+def _ports_at_boot(config: Config) -> Iterator[Ports | None]:
+    """None where there never was an update."""
     if not wiring.journal_path(config).exists():
+        yield None
         return
     journal = wiring.journal_of(config)
     try:
-        get_ready_after_boot(wiring.ports_of(config, journal), boot_id=boot_id())
+        yield wiring.ports_of(config, journal)
     finally:
         journal.close()
 

@@ -49,6 +49,11 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
     return tuple(update for update in fold(ports.journal.rows()) if update.id in known)
 
 
+def any_has_landed(ports: Ports, *, boot_id: str) -> bool:
+    """Whether guests are held over the change to this kernel; raises NeedsOperator where that cannot be told."""
+    return any(has_landed(ports, update, boot_id) for update in open_updates(ports))
+
+
 def get_ready_after_boot(ports: Ports, *, boot_id: str) -> None:
     """What must be so before libvirt's daemon starts, and needs none.
 

@@ -66,10 +66,12 @@ def keep_others_out(ports: Ports, update: UpdateRecord) -> None:
 
 
 def land(hold: GuestHold) -> None:
-    """What was noted of the guest as it is under this kernel."""
-    if hold.saved is None or hold.notes.old == NOBODY:
+    """What was noted of the guest as it is under this kernel: again as long as its RAM was not in its place."""
+    if hold.saved is None:
         return
-    hold.note(old=NOBODY, landed=True, pins=tuple(_pinned(pin) for pin in hold.notes.pins))
+    pins = tuple(_pinned(pin) for pin in hold.notes.pins)
+    if (hold.notes.old, hold.notes.pins) != (NOBODY, pins):
+        hold.note(old=NOBODY, landed=True, pins=pins)
 
 
 def _held(update: UpdateRecord) -> Iterator[HoldNotes]:

@@ -10,7 +10,7 @@ import pytest
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.hypervisor.fake import FaultKind
 from hostagent.hypervisor.fake_component import FakeKernel
-from hostagent.update.journal import Outcome
+from hostagent.update.journal import Entry, Kind, Outcome, SqliteJournal
 from tests.crash.judge import outcomes, problems, reason
 from tests.crash.rig import FILE, JOURNAL, WORLD, Points, Rig, Scenario, kill_me, rig
 from tests.crash.sweep import Share, sweep
@@ -105,6 +105,34 @@ def test_a_reboot_into_the_kernel_that_was_ready_is_no_leap() -> None:
                     yield snapshot.label, wrong
 
     assert sweep(trials) > 30
+
+
+def test_ram_that_is_mounted_late_is_found_under_its_new_device() -> None:
+    """Devices may have other numbers under another kernel, and RAM may not be in its place at first."""
+    with rig(LEAP) as host:
+        assert host.update() == "HOST ENDED"
+        _had_another_device(host)
+        assert host.boot() == ""
+        pins, aside = host.root / "ram" / "hostagent", host.root / "aside"
+        pins.rename(aside)
+        assert host.recover() == ""
+        assert both(host) == (Outcome.NEEDS_OPERATOR, Outcome.NEEDS_OPERATOR)
+        aside.rename(pins)
+        assert host.recover() == ""
+        assert both(host) == (UPDATED, UPDATED), reason(host, "web1")
+        told = [line for line in problems(host) if "discarded" not in line]  # that was the test itself
+        assert told == []
+
+
+def _had_another_device(host: Rig) -> None:
+    (update,) = host.updates()
+    journal = SqliteJournal(host.root / "state" / "journal.sqlite", update.boot_id, lambda: 0.0)
+    for uuid, guest in update.guests.items():
+        pins = guest.notes["pins"]
+        assert isinstance(pins, list)
+        moved = [{**pin, "device": pin["device"] + 1} for pin in pins]
+        journal.append(update.id, Entry(Kind.NOTED, uuid, body={"pins": moved}))
+    journal.close()
 
 
 def test_whether_it_was_a_leap_cannot_be_told_at_first(monkeypatch: pytest.MonkeyPatch) -> None:

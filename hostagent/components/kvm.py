@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from hostagent import processes
@@ -141,11 +142,13 @@ class KvmComponent:
         if not back or self._is_loaded(back):
             return
         try:
-            self._unload()
+            self._unload(but=self._as_before(back))
             for name in self._helpers(back):
                 processes.run(["modprobe", name], within_seconds=_LOAD_SECONDS)
+            there = self._as_before(back)
             for module in back:
-                _insert(module)
+                if module.name not in there:
+                    self._insert(module)
             _settle()
         except HostagentError as error:
             raise _stuck(back, str(error)) from error
@@ -208,9 +211,30 @@ class KvmComponent:
         there = {module.name: module for module in self._loaded()}
         return self._works(back) and all(_is_as(there[module.name], module) for module in back)
 
-    def _unload(self) -> None:
+    def _as_before(self, back: tuple[Module, ...]) -> tuple[str, ...]:
+        """Those that can stay: others may use them. None when all are as they were: then that is not what is wrong."""
+        there = {module.name: module for module in self._loaded()}
+        same = takewhile(lambda module: module.name in there and _is_as(there[module.name], module), back)
+        found = tuple(module.name for module in same)
+        return found if len(found) < len(back) else ()
+
+    def _unload(self, but: tuple[str, ...] = ()) -> None:
         for name in reversed([module.name for module in self._loaded()]):
-            processes.run(["modprobe", "--remove", name], within_seconds=_LOAD_SECONDS)
+            if name not in but:
+                processes.run(["modprobe", "--remove", name], within_seconds=_LOAD_SECONDS)
+
+    def _insert(self, module: Module) -> None:
+        """With the parameters that it had. Some are only shown, and not taken: then with those it has not by itself."""
+        try:
+            _load(module.file, module.parameters)
+        except Failed:
+            _load(module.file, {})
+            own = next((one.parameters for one in self._loaded() if one.name == module.name), {})
+            given = module.parameters.items()
+            others = {name: value for name, value in given if not _same(own.get(name, value), value)}
+            if others:
+                processes.run(["rmmod", module.name], within_seconds=_LOAD_SECONDS)
+                _load(module.file, others)
 
     # -- the way back ----------------------------------------------------------------------------------------
 
@@ -228,13 +252,9 @@ class KvmComponent:
             raise NeedsOperator("reading the way back to the KVM modules", found=f"{path}: {error}") from error
 
 
-def _insert(module: Module) -> None:
-    """With the parameters that it had; without them if it does not take them all, which some only show."""
-    given = [f"{name}={value}" for name, value in module.parameters.items() if value]
-    try:
-        processes.run(["insmod", module.file, *given], within_seconds=_LOAD_SECONDS)
-    except Failed:
-        processes.run(["insmod", module.file], within_seconds=_LOAD_SECONDS)
+def _load(file: str, parameters: Mapping[str, str]) -> None:
+    given = [f"{name}={value}" for name, value in parameters.items() if value]
+    processes.run(["insmod", file, *given], within_seconds=_LOAD_SECONDS)
 
 
 def _settle() -> None:

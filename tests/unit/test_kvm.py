@@ -48,13 +48,15 @@ match Path(sys.argv[0]).name, words:
         for path in installed(name):
             print("insmod", path, world["options"].get(Path(path).stem, ""))
     case "modprobe", ["--remove", name]:
-        if world.get("busy"):
+        if name in world["busy"]:
             sys.exit("Module is in use.")
         shutil.rmtree(root / "module" / name)
     case "modprobe", [name]:
         for path in installed(name) if name.startswith("kvm") else []:
             options = world["options"].get(Path(path).stem, "")
             load(path, dict(word.split("=") for word in options.split()))
+    case "rmmod", [name]:
+        shutil.rmtree(root / "module" / name)
     case "insmod", [path, *given]:
         load(path, dict(word.split("=") for word in given))
     case "udevadm", ["settle", "--timeout=5"]:
@@ -73,14 +75,14 @@ class Played:
         (root / "bin").mkdir()
         (root / "device").write_text("")
         self.world()
-        for name in ("modinfo", "modprobe", "insmod", "udevadm"):
+        for name in ("modinfo", "modprobe", "insmod", "rmmod", "udevadm"):
             program = root / "bin" / name
             program.write_text(PROGRAM.format(root=str(root)))
             program.chmod(0o755)
         self.component = KvmComponent(root / "kept", root / "module", root / "device")
 
-    def world(self, *, busy: bool = False, **options: str) -> None:
-        """What is configured; and whether a guest runs."""
+    def world(self, *, busy: tuple[str, ...] = (), **options: str) -> None:
+        """What is configured; and which modules somebody uses."""
         (self.root / "world.json").write_text(json.dumps({"options": options, "busy": busy}))
 
     def install(self, name: str, srcversion: str, **more: object) -> None:
@@ -199,11 +201,48 @@ def test_parameters_that_a_module_only_shows_do_not_keep_it_away(played: Played)
     assert played.runs("kvm_amd") == "BBBB"
 
 
+def test_a_parameter_that_is_only_shown_does_not_cost_the_others(played: Played) -> None:
+    """kvm_intel shows "not required" for vmentry_l1d_flush where the processor is not concerned, and refuses it."""
+    played.install("kvm_amd", "BBBB", refuses=["npt"])
+    (played.root / "module" / "kvm_amd" / "parameters" / "nested").write_text("0\n")
+    played.component.keep()
+    played.install("kvm_amd", "DDDD", broken=True)
+    played.component.stage()
+    with pytest.raises(Failed):
+        played.component.apply()
+    played.component.roll_back()
+    assert (played.runs("kvm_amd"), played.parameter("kvm_amd", "nested")) == ("BBBB", "0")
+
+
+def test_a_module_that_somebody_else_uses_does_not_keep_the_other_one_away(played: Played) -> None:
+    """Half of it was unloaded: what could not be is as it was."""
+    played.component.keep()
+    played.install("kvm_amd", "DDDD")
+    played.component.stage()
+    played.world(busy=("kvm",))
+    with pytest.raises(Failed, match="in use"):
+        played.component.apply()
+    played.component.roll_back()
+    assert (played.runs("kvm"), played.runs("kvm_amd")) == ("AAAA", "BBBB")
+
+
+def test_modules_that_are_as_they_were_and_do_not_answer_are_loaded_anew(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played.component.stage()
+    answers = iter([0, 12])
+    monkeypatch.setattr(kvm.fcntl, "ioctl", lambda *_: next(answers))
+    played.component.roll_back()
+    log = (played.root / "log").read_text()
+    assert "modprobe --remove kvm_amd\nmodprobe --remove kvm\n" in log
+    assert (played.runs("kvm"), played.runs("kvm_amd")) == ("AAAA", "BBBB")
+
+
 def test_modules_in_use_stay(played: Played) -> None:
     played.component.keep()
     played.install("kvm_amd", "DDDD")
     played.component.stage()
-    played.world(busy=True)
+    played.world(busy=("kvm", "kvm_amd"))
     with pytest.raises(Failed, match="in use"):
         played.component.apply()
     played.component.roll_back()

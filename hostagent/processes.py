@@ -22,6 +22,9 @@ STDOUT_LIMIT = 4 * 1024 * 1024  # more than any program asked here has to say
 STDERR_LIMIT = 64 * 1024
 _CHUNK = 64 * 1024
 
+WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Before a program that must not outlive who waits for it: recovery would undo what it goes on doing. util-linux."""
+
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
 TimeoutExpired = subprocess.TimeoutExpired

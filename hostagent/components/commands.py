@@ -9,9 +9,6 @@ from hostagent.config import ComponentSettings
 from hostagent.errors import Failed, HostagentError
 from hostagent.facts import Component, Freshness
 
-# A command does not outlive who waits for it: recovery would roll back while it goes on. setpriv(1), of util-linux.
-_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
-
 
 @dataclass(frozen=True)
 class CommandComponent:
@@ -63,6 +60,6 @@ class CommandComponent:
 
     def _run(self, doing: str, argv: tuple[str, ...]) -> None:
         try:
-            processes.run((*_WITH_US, *argv), within_seconds=self.settings.command_seconds)
+            processes.run((*processes.WITH_US, *argv), within_seconds=self.settings.command_seconds)
         except Failed as error:
             raise Failed(f"{doing} {self.name}: {error.doing}", expected=error.expected, found=error.found) from error

@@ -127,7 +127,7 @@ class KvmComponent:
     def apply(self) -> None:
         """Unload what is loaded, load what is installed."""
         self._unload()
-        processes.run(["modprobe", _vendor(self._way_back())], within_seconds=_LOAD_SECONDS)
+        _change("modprobe", _vendor(self._way_back()))
         _settle()
 
     def is_applied(self) -> bool:
@@ -144,7 +144,7 @@ class KvmComponent:
         try:
             self._unload(but=self._as_before(back))
             for name in self._helpers(back):
-                processes.run(["modprobe", name], within_seconds=_LOAD_SECONDS)
+                _change("modprobe", name)
             there = self._as_before(back)
             for module in back:
                 if module.name not in there:
@@ -221,7 +221,7 @@ class KvmComponent:
     def _unload(self, but: tuple[str, ...] = ()) -> None:
         for name in reversed([module.name for module in self._loaded()]):
             if name not in but:
-                processes.run(["modprobe", "--remove", name], within_seconds=_LOAD_SECONDS)
+                _change("modprobe", "--remove", name)
 
     def _insert(self, module: Module) -> None:
         """With the parameters that it had. Some are only shown, and not taken: then with those it has not by itself."""
@@ -233,7 +233,7 @@ class KvmComponent:
             given = module.parameters.items()
             others = {name: value for name, value in given if not _same(own.get(name, value), value)}
             if others:
-                processes.run(["rmmod", module.name], within_seconds=_LOAD_SECONDS)
+                _change("rmmod", module.name)
                 _load(module.file, others)
 
     # -- the way back ----------------------------------------------------------------------------------------
@@ -254,7 +254,11 @@ class KvmComponent:
 
 def _load(file: str, parameters: Mapping[str, str]) -> None:
     given = [f"{name}={value}" for name, value in parameters.items() if value]
-    processes.run(["insmod", file, *given], within_seconds=_LOAD_SECONDS)
+    _change("insmod", file, *given)
+
+
+def _change(*argv: str) -> None:
+    processes.run((*processes.WITH_US, *argv), within_seconds=_LOAD_SECONDS)
 
 
 def _settle() -> None:

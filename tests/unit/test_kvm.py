@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -236,6 +239,25 @@ def test_modules_that_are_as_they_were_and_do_not_answer_are_loaded_anew(
     log = (played.root / "log").read_text()
     assert "modprobe --remove kvm_amd\nmodprobe --remove kvm\n" in log
     assert (played.runs("kvm"), played.runs("kvm_amd")) == ("AAAA", "BBBB")
+
+
+def test_what_loads_modules_ends_with_the_updater(played: Played) -> None:
+    """The guard kills an updater that lets guests stand still for too long, and takes back what it had begun."""
+    played.component.stage()
+    os.mkfifo(played.root / "fifo")
+    (played.root / "bin" / "modprobe").write_text(f'#!/bin/sh\nexec 3>"{played.root}/fifo"\necho >&3\nexec sleep 60\n')
+    updater = os.fork()
+    if updater == 0:
+        with suppress(BaseException):
+            played.component.apply()
+        os._exit(0)
+    with (played.root / "fifo").open("rb", buffering=0) as fifo:
+        assert fifo.read(1) == b"\n"  # it is at work
+        os.kill(updater, signal.SIGKILL)
+        os.waitpid(updater, 0)
+        ended, _, _ = select.select([fifo], [], [], 10.0)
+        assert ended, "it goes on"
+        assert fifo.read(1) == b""
 
 
 def test_modules_in_use_stay(played: Played) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hostagent.errors import Failed, NeedsOperator, Refused
 from hostagent.facts import Component, Freshness
 
 # A module's file holds its name and what modinfo says of it; loading one makes its folder below "module".
-PROGRAM = """#!/usr/bin/env python3
+PROGRAM = """#!{python} -I
 import json, shutil, sys
 from pathlib import Path
 root = Path({root!r})
@@ -80,7 +81,7 @@ class Played:
         self.world()
         for name in ("modinfo", "modprobe", "insmod", "rmmod", "udevadm"):
             program = root / "bin" / name
-            program.write_text(PROGRAM.format(root=str(root)))
+            program.write_text(PROGRAM.format(root=str(root), python=sys.executable))
             program.chmod(0o755)
         self.component = KvmComponent(root / "kept", root / "module", root / "device")
 

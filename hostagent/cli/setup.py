@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,9 +14,10 @@ from hostagent.cli.common import Call, begin, change
 from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode, HostagentError, Refused, UsageError
+from hostagent.session import require_nothing_open
 from hostagent.setup import setup_host
 from hostagent.setup.host_files import HostFiles, SystemMounts
-from hostagent.setup.kernel_swaps import REBOOT
+from hostagent.setup.kernel_swaps import GIVE_BACK, REBOOT, KernelFacts, gives_back
 from hostagent.setup.setup_tasks import Need, Task
 
 
@@ -31,17 +31,22 @@ def setup(asked: Asked, *, only_check: bool, undo: bool, kernel_swaps: bool, res
     """Give this host what in-place updates need: shown first, then done. Any number of times.
 
     Guests' RAM goes into files in memory, on a tmpfs that only QEMU's user can enter; hostagent gets directories of
-    its own.
+    its own. With --kernel-swaps that memory is one that no kernel takes for its own, from the next boot on. --undo
+    takes everything away again, of both; not while guests have their RAM there.
     """
-    if only_check and undo:
-        raise UsageError("reading the command line", found="both --check and --undo", hint="hostagent setup --help")
+    for other, given in (("--check", only_check), ("--kernel-swaps", kernel_swaps)):
+        if undo and given:
+            raise UsageError(
+                "reading the command line", found=f"both {other} and --undo", hint="hostagent setup --help"
+            )
     if reserve is not None and not kernel_swaps:
         raise UsageError("reading the command line", expected="--kernel-swaps with --reserve", found="--reserve alone")
     call = begin(asked)
     if undo:
         return _undo(call, yes=yes)
-    size = _reserved_bytes(reserve) if kernel_swaps or call.config.setup.ram_device else 0
-    needs = setup_host.check(_tasks(call, size))
+    size = _bytes(reserve) if reserve is not None else None
+    swaps = kernel_swaps or bool(call.config.setup.ram_device)
+    needs = setup_host.check(_tasks(call, size, swaps=swaps))
     missing = [need for need in needs if not need.satisfied]
     if only_check or not missing:
         verdict = sentence(f"Missing: {len(missing)} of {len(needs)}." if missing else "Everything is in place.")
@@ -50,52 +55,57 @@ def setup(asked: Asked, *, only_check: bool, undo: bool, kernel_swaps: bool, res
     call.out.say(*_parts(needs), "")
     _confirm(call, "Make these changes?", yes=yes)
     with change(call, "setup"):
-        report = setup_host.apply(_tasks(call, size))
-    after = setup_host.check(_tasks(call, size))
+        report = setup_host.apply(_tasks(call, size, swaps=swaps))
+    after = setup_host.check(_tasks(call, size, swaps=swaps))
     if not report.done:  # taking the host to oneself has made hostagent's own directory
         satisfied = {need.name for need in after if need.satisfied}
         report = replace(report, done=tuple(need.change for need in missing if need.name in satisfied))
-    return _told(call, report, after)
+    if any(REBOOT in need.change for need in after):
+        return _told(call, report, after, [REBOOT])
+    return _told(call, report, after, [setup_host.RESTART] if report.restart_libvirtd else [])
 
 
 def _undo(call: Call, *, yes: bool) -> int:
     call.out.say("This takes away what setup put in place. Nothing else is touched.")
     _confirm(call, "Undo the setup?", yes=yes)
-    files = HostFiles()
-    with change(call, "setup --undo"):
+    files, kernel = HostFiles(), _kernel(call)
+    with change(call, "setup --undo") as work:
+        require_nothing_open(work.session)  # held guests, a leap: what they need is taken away below
         wanted = setup_host.wanted_on_this_host(call.config, files)
-        report = setup_host.undo(setup_host.tasks_to_undo(wanted, files, SystemMounts(), _ram_paths(call)))
-    return _told(call, report, ())
+        report = setup_host.undo(setup_host.tasks_to_undo(wanted, files, SystemMounts(), kernel))
+    following = [setup_host.RESTART] if report.restart_libvirtd else []
+    return _told(call, report, (), [*following, *([GIVE_BACK] if gives_back(files, kernel) else [])])
 
 
-def _told(call: Call, report: setup_host.Report, needs: Sequence[Need]) -> int:
+def _told(call: Call, report: setup_host.Report, needs: Sequence[Need], following: Sequence[str]) -> int:
+    """following: what a person has to do next."""
     parts: list[Part] = [indented(f"done: {words}", 2) for words in report.done] or ["Nothing had to be done."]
-    if any(REBOOT in need.change for need in needs):
-        parts += ["", sentence(f"Next: {REBOOT}", "wait")]
-    elif report.restart_libvirtd:
-        parts += ["", sentence(f"Next: {setup_host.RESTART}", "wait")]
+    for words in following:
+        parts += ["", sentence(f"Next: {words}", "wait")]
     document = {
         "done": list(report.done),
         "restart_libvirtd": report.restart_libvirtd,
+        "reboot": bool({REBOOT, GIVE_BACK} & set(following)),
         "needs": [_need_json(need) for need in needs],
     }
     call.out.show(document, *parts)
     return ExitCode.DONE
 
 
-def _tasks(call: Call, reserved: int) -> tuple[Task, ...]:
-    """reserved: bytes of memory that is to outlive the kernel, 0 for none."""
+def _tasks(call: Call, size: int | None, *, swaps: bool) -> tuple[Task, ...]:
+    """swaps: guests' RAM is to outlive the kernel; size: of that memory, in bytes."""
     files, mounts = HostFiles(), SystemMounts()
     wanted = setup_host.wanted_on_this_host(call.config, files)
-    if not reserved:
+    if not swaps:
         return setup_host.tasks(wanted, files, mounts, _ram_paths(call))
-    kernel = setup_host.KernelFacts(wiring.kernel_of(call.config).was_leapt_to)
-    return setup_host.kernel_swap_tasks(wanted, files, mounts, _ram_paths(call), size=reserved, kernel=kernel)
+    return setup_host.kernel_swap_tasks(wanted, files, mounts, _ram_paths(call), size=size, kernel=_kernel(call))
 
 
-def _reserved_bytes(text: str | None) -> int:
-    if text is None:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+def _kernel(call: Call) -> KernelFacts:
+    return KernelFacts(wiring.kernel_of(call.config).was_leapt_to)
+
+
+def _bytes(text: str) -> int:
     found = re.fullmatch(r"([1-9][0-9]{0,6})([MGT])i?B?", text, re.ASCII)
     if found is None:
         raise UsageError("reading --reserve", expected="a size like 512M, 64G or 2T", found=repr(text))

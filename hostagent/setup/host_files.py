@@ -14,6 +14,8 @@ from hostagent import processes
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, Refused
 
+TMPFS_NAME = "hostagent-ram"
+"""What the tmpfs for guests' RAM is called in the list of mounts."""
 _SIZE_LIMIT = 1024 * 1024
 _MOUNT_SECONDS = 30.0
 _PARSER_SECONDS = 60.0
@@ -74,6 +76,10 @@ class HostFiles:
                     Path(temporary).unlink(missing_ok=True)
                     raise
             fsync(place.parent)
+
+    def is_there(self, path: Path) -> bool:
+        """Whether anything is at `path`, be it a link that leads nowhere."""
+        return os.path.lexists(self._at(path))
 
     def folder(self, path: Path) -> Folder | None:
         """What is at `path`, None for nothing; Refused when it is no folder, or a link to one."""
@@ -145,7 +151,7 @@ class SystemMounts:
         return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
 
     def mount_tmpfs(self, target: Path, options: str) -> None:
-        argv = ["mount", "-t", "tmpfs", "-o", options, "hostagent-ram", str(target)]
+        argv = ["mount", "-t", "tmpfs", "-o", options, TMPFS_NAME, str(target)]
         processes.run(argv, within_seconds=_MOUNT_SECONDS)
 
     def unmount(self, target: Path) -> None:

@@ -21,6 +21,8 @@ MOUNT_SECONDS = 60.0
 DEVICE_SECONDS = 20.0
 _ALIGNMENT = 1 << 27  # sections of memory, as the kernel manages it
 _ABOVE = 4 << 30  # below lies what devices and firmware use
+_PARAMETER = re.compile(r"(?:^|[\s\"'])memmap=([0-9]+)([KMGT]?)!([0-9]+)([KMGT]?)(?=[\s\"']|$)")
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,23 @@ class Region:
         return f"memmap={self.size >> 20}M!{self.start >> 20}M"
 
 
+def regions_of(text: str) -> tuple[Region, ...]:
+    """What a kernel's command line, or lines for GRUB, have left alone."""
+    return tuple(
+        Region(int(start) << _UNITS[start_unit], int(size) << _UNITS[size_unit])
+        for size, size_unit, start, start_unit in _PARAMETER.findall(text)
+    )
+
+
+def aligned(size: int) -> int:
+    """The bytes that are reserved when so many are asked for."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
 def choose_region(iomem: str, size: int) -> Region:
     """The highest piece of RAM of that size; `iomem` is /proc/iomem. Refused when there is none."""
     found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM$", iomem, re.MULTILINE)
-    size = -(-size // _ALIGNMENT) * _ALIGNMENT
+    size = aligned(size)
     largest = 0
     for low, high in sorted(((int(low, 16), int(high, 16) + 1) for low, high in found), reverse=True):
         start = (high - size) // _ALIGNMENT * _ALIGNMENT
@@ -50,7 +65,7 @@ def choose_region(iomem: str, size: int) -> Region:
         "reserving memory for guests",
         expected=f"{size >> 20} MiB of RAM in one piece above 4 GiB",
         found=f"{largest >> 20} MiB",
-        hint="a smaller --reserve, or shut guests down that hold memory",
+        hint="a smaller --reserve",
     )
 
 

@@ -9,7 +9,7 @@ QEMU's user can pass, so 0700 owned by that user keeps everybody else out.
 
 import pwd
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from hostagent.errors import Refused
 from hostagent.hypervisor.qemu_conf import setting
 from hostagent.libvirt_files.hook import HOOK, hook_text
 from hostagent.setup import marked_block
-from hostagent.setup.host_files import HostFiles, load_profile
-from hostagent.setup.kernel_swaps import PersistentRam, Without, swap_tasks
+from hostagent.setup.host_files import TMPFS_NAME, HostFiles, load_profile
+from hostagent.setup.kernel_swaps import KernelFacts, PersistentRam, Without, swap_tasks, swap_tasks_to_undo
 from hostagent.setup.setup_tasks import (
     Directory,
     Hook,
@@ -56,15 +56,6 @@ class Wanted:
     root_gid: int = 0
     huge_pages: bool = True  # whether this kernel's tmpfs knows huge=
     confined: tuple[str, ...] = ()  # libvirt's daemons that AppArmor confines
-
-
-@dataclass(frozen=True)
-class KernelFacts:
-    """What is asked of the running kernel."""
-
-    leapt: Callable[[], bool]  # whether another kernel started it, for hostagent
-    cmdline: Callable[[], str] = Path("/proc/cmdline").read_text
-    iomem: Callable[[], str] = Path("/proc/iomem").read_text
 
 
 @dataclass(frozen=True)
@@ -111,8 +102,8 @@ def apply(tasks: Sequence[Task]) -> Report:
             raise Refused(f"setting up {need.name}", expected="a place for guests' RAM", found=need.in_the_way)
     for task, _ in todo:
         task.apply()
-    restart = any(task.restarts_libvirtd for task, _ in todo)
-    return Report(tuple(need.change for _, need in todo), restart)
+    done = [(task, need) for task, need in todo if task.look().satisfied]  # the others wait for a reboot
+    return Report(tuple(need.change for _, need in done), any(task.restarts_libvirtd for task, _ in done))
 
 
 def undo(tasks: Sequence[Task]) -> Report:
@@ -129,7 +120,7 @@ def tasks(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collect
     ram = wanted.memory_backing_dir
     conf = files.read(wanted.qemu_conf)
     theirs = setting(marked_block.take_out(conf), "memory_backing_dir")
-    every = tasks_to_undo(wanted, files, mounter, ram_paths)
+    every = _tasks(wanted, files, mounter, ram_paths)
     if theirs is None or Path(theirs) == ram or setting(conf, "memory_backing_dir") == str(ram):
         return every
     return (
@@ -139,21 +130,37 @@ def tasks(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collect
 
 
 def kernel_swap_tasks(
-    wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path], *, size: int, kernel: KernelFacts
+    wanted: Wanted,
+    files: HostFiles,
+    mounter: Mounter,
+    ram_paths: Collection[Path],
+    *,
+    size: int | None,
+    kernel: KernelFacts,
 ) -> tuple[Task, ...]:
-    """The same for a host whose guests' RAM is to outlive its kernel: on persistent memory, not on a tmpfs."""
-    every = tasks_to_undo(wanted, files, mounter, ram_paths)
+    """The same for a host whose guests' RAM is to outlive its kernel: on persistent memory, not on a tmpfs.
+
+    `size` in bytes; None for what is reserved already, or else half of the host's.
+    """
+    every = _tasks(wanted, files, mounter, ram_paths)
     fstab = next(task for task in every if isinstance(task, Line) and task.name == "fstab")
-    ram = PersistentRam(
-        wanted.memory_backing_dir, wanted.qemu_uid, wanted.qemu_gid, kernel.cmdline, kernel.leapt, files, mounter
-    )
     kept = [task for task in every if task is not fstab and not isinstance(task, RamMount)]
+    # Last but for the mount: a host that is cut off before it boots with a tmpfs, and not with RAM on its disk.
     gone = Without(fstab, "tmpfs in fstab", "guests' RAM is not to be on a tmpfs from the next boot on")
-    return (*kept, gone, *swap_tasks(files, size, kernel.iomem()), ram)
+    return (*kept, *swap_tasks(files, size, kernel), gone, _persistent(wanted, files, mounter, kernel))
 
 
-def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path]) -> tuple[Task, ...]:
+def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, kernel: KernelFacts) -> tuple[Task, ...]:
     """Everything that setup may ever have put in place."""
+    ram = _persistent(wanted, files, mounter, kernel)
+    return (*_tasks(wanted, files, mounter, ()), *swap_tasks_to_undo(files), ram)
+
+
+def _persistent(wanted: Wanted, files: HostFiles, mounter: Mounter, kernel: KernelFacts) -> PersistentRam:
+    return PersistentRam(wanted.memory_backing_dir, wanted.qemu_uid, wanted.qemu_gid, kernel, files, mounter)
+
+
+def _tasks(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths: Collection[Path]) -> tuple[Task, ...]:
     ram, root = wanted.memory_backing_dir, (wanted.root_uid, wanted.root_gid)
     elsewhere = [path for path in sorted(ram_paths) if not path.is_relative_to(ram)]
     fstab = Line(
@@ -161,7 +168,7 @@ def tasks_to_undo(wanted: Wanted, files: HostFiles, mounter: Mounter, ram_paths:
         why="the tmpfs is there after a reboot, before libvirtd starts",
         path=wanted.fstab,
         # nofail: a host without it still boots, and its guests with RAM in files fail to start, loudly.
-        line=f"hostagent-ram {_fstab_word(ram)} tmpfs {tmpfs_options(wanted)},nofail,"
+        line=f"{TMPFS_NAME} {_fstab_word(ram)} tmpfs {tmpfs_options(wanted)},nofail,"
         "x-systemd.before=libvirtd.service,x-systemd.before=virtqemud.service 0 0",
         already=rf"^[^#\s]\S*[ \t]+{re.escape(_fstab_word(ram))}[ \t]+tmpfs[ \t]",
         mode=0o644,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from hostagent.libvirt_files.hook import is_ours
 from hostagent.setup import marked_block
-from hostagent.setup.host_files import HostFiles, Mount
+from hostagent.setup.host_files import TMPFS_NAME, HostFiles, Mount
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,18 @@ class Line:
     in_the_way: str = ""
     restarts_libvirtd: bool = False
 
+    def is_there(self) -> bool:
+        """Whether there is a block of ours, whatever it says."""
+        return marked_block.read(self.files.read(self.path)) is not None
+
+    def theirs(self) -> str:
+        """What of the rest of the file makes ours needless, as far as it was looked for; "" for nothing."""
+        rest = (marked_block.take_out(self.files.read(self.path)) or b"").decode("utf-8", "surrogateescape")
+        found = re.search(self.already, rest, re.MULTILINE)
+        return found[0].strip() if found else ""
+
     def look(self) -> Need:
-        content = self.files.read(self.path)
-        theirs = (marked_block.take_out(content) or b"").decode("utf-8", "surrogateescape")
-        if marked_block.read(content) == self.line + "\n" or re.search(self.already, theirs, re.MULTILINE):
+        if marked_block.read(self.files.read(self.path)) == self.line + "\n" or self.theirs():
             return Need(self.name, self.why, satisfied=True)
         no_folder = f"no folder {self.path.parent}" if self.files.folder(self.path.parent) is None else ""
         return Need(
@@ -120,10 +128,9 @@ class Line:
         return ""
 
     def undo(self) -> str:
-        content = self.files.read(self.path)
-        if marked_block.read(content) is None:
+        if not self.is_there():
             return ""
-        self.files.write(self.path, marked_block.take_out(content), mode=self.mode)
+        self.files.write(self.path, marked_block.take_out(self.files.read(self.path)), mode=self.mode)
         return f"took setup's block out of {self.path}"
 
 
@@ -151,7 +158,7 @@ class Rule(Line):
 
 @dataclass(frozen=True)
 class RamMount:
-    """The tmpfs for guests' RAM. It is setup's own when the line for it in fstab is."""
+    """The tmpfs for guests' RAM. It is setup's own when the line for it in fstab is, or by its name."""
 
     path: Path
     options: str
@@ -201,11 +208,17 @@ class RamMount:
 
     def _is_ours(self) -> bool:
         block = marked_block.read(self.files.read(self.fstab.path)) or ""
-        return re.search(self.fstab.already, block, re.MULTILINE) is not None
+        here = self._mount()  # its line may be gone already, for what stands in for it from the next boot on
+        named = here is not None and (here.kind, here.source) == ("tmpfs", TMPFS_NAME)
+        return named or re.search(self.fstab.already, block, re.MULTILINE) is not None
+
+    def _mount(self) -> Mount | None:
+        here = [mount for mount in self.mounter.mounts() if mount.target == self.path]
+        return here[-1] if here else None
 
     def _mounted(self) -> str | None:
-        here = [mount.kind for mount in self.mounter.mounts() if mount.target == self.path]
-        return here[-1] if here else None
+        here = self._mount()
+        return here.kind if here is not None else None
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ NEEDS = (
 def test_setup_check_changes_nothing_and_tells_by_its_exit_code(
     hostagent: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda *_: ())
+    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda *_, **__: ())
     monkeypatch.setattr("hostagent.setup.setup_host.check", lambda _: NEEDS)
     result = hostagent("setup", "--check")
     assert result.exit_code == 3
@@ -271,7 +271,7 @@ def test_setup_asks_then_does(hostagent: Caller, monkeypatch: pytest.MonkeyPatch
         done.append("applied")
         return Report(("mount a tmpfs",), restart_libvirtd=True)
 
-    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda *_: ())
+    monkeypatch.setattr("hostagent.cli.setup._tasks", lambda *_, **__: ())
     monkeypatch.setattr("hostagent.setup.setup_host.check", lambda _: NEEDS)
     monkeypatch.setattr("hostagent.setup.setup_host.apply", apply)
     assert (hostagent("setup").exit_code, done) == (2, [])
@@ -293,6 +293,36 @@ def test_setup_with_guests_it_cannot_ask_about_is_refused(hostagent: Caller, mon
     result = hostagent("setup", "--check")
     assert result.exit_code == 3
     assert "start libvirt's daemon first" in result.stderr
+
+
+def test_setup_is_not_undone_under_what_is_still_open(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_open(writer: Writer) -> None:
+        writer.begin("u1", "web1")
+        writer.end_guest("u1", "web1", Outcome.NEEDS_OPERATOR, "it is held, with its RAM")
+
+    hostagent.write(left_open)
+    records = Writer()
+    left_open(records)
+    monkeypatch.setattr("hostagent.session.recover", lambda *_, **__: records.records())
+    monkeypatch.setattr("hostagent.setup.setup_host.undo", lambda _: pytest.fail("it was undone"))
+    result = hostagent("setup", "--undo", "--yes")
+    assert result.exit_code == 5
+    assert "update u1 is still open: web1: it is held, with its RAM" in result.stderr
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+def test_an_undo_says_when_the_host_must_be_rebooted(
+    hostagent: Caller, monkeypatch: pytest.MonkeyPatch, reserved: bool
+) -> None:
+    monkeypatch.setattr("hostagent.setup.setup_host.wanted_on_this_host", lambda *_: None)
+    monkeypatch.setattr("hostagent.setup.setup_host.tasks_to_undo", lambda *_: ())
+    monkeypatch.setattr("hostagent.setup.setup_host.undo", lambda _: Report(("removed it",), restart_libvirtd=True))
+    monkeypatch.setattr("hostagent.cli.setup.gives_back", lambda *_: reserved)
+    result = hostagent("setup", "--undo", "--yes")
+    assert (result.exit_code, "done: removed it" in result.stdout) == (0, True)
+    assert "Next: restart libvirtd" in result.stdout
+    assert ("the kernel takes back the memory" in result.stdout) is reserved
+    assert hostagent.json("setup", "--undo", "--yes")["reboot"] is reserved
 
 
 # -- figures

@@ -14,9 +14,8 @@ from hostagent.plan import Reason, Verdict
 from hostagent.planning.host_planner import Swap, plan_everything, plan_host
 from hostagent.planning.kernel_checks import KernelSwap
 from hostagent.planning.prediction import Past
-from hostagent.setup.host_files import HostFiles, Mount, parse_mountinfo
-from hostagent.setup.kernel_swaps import GRUB, SETTINGS, UNIT, PersistentRam, WholeFile, swap_tasks
-from hostagent.setup.persistent_ram import Region, choose_region, reserved
+from hostagent.setup.host_files import parse_mountinfo
+from hostagent.setup.persistent_ram import Region, choose_region, regions_of, reserved
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -27,7 +26,6 @@ IOMEM = """\
 180000000-1bfffffff : System RAM
 """
 GIB = 1 << 30
-RAM = "/var/lib/libvirt/ram"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +64,20 @@ def test_whether_the_kernel_was_told(cmdline: str, found: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "regions"),
+    [
+        ("quiet memmap=2048M!6144M", [Region(6 * GIB, 2 * GIB)]),
+        ('GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX memmap=1G!4G"\n', [Region(4 * GIB, GIB)]),
+        ("memmap=1G!4G memmap=2G!8G", [Region(4 * GIB, GIB), Region(8 * GIB, 2 * GIB)]),
+        ("memmap=1073741824!4294967296", [Region(4 * GIB, GIB)]),
+        ("memmap=1G$4G memmap=1G!4Gx xmemmap=1G!4G", []),
+    ],
+)
+def test_which_memory_it_was_told_of(text: str, regions: list[Region]) -> None:
+    assert list(regions_of(text)) == regions
+
+
+@pytest.mark.parametrize(
     ("line", "outlives"),
     [
         ("/ram rw - ext4 /dev/pmem0 rw,dax=always", True),
@@ -79,76 +91,6 @@ def test_whether_the_kernel_was_told(cmdline: str, found: bool) -> None:
 def test_which_file_systems_outlive_a_kernel(line: str, outlives: bool) -> None:
     (mount,) = parse_mountinfo(f"36 22 0:31 / {line}\n")
     assert mount.outlives_the_kernel is outlives
-
-
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostFiles:
-    """A host's, with every command taken down."""
-    for folder in ("etc/default", "etc/systemd/system", "etc/hostagent"):
-        (tmp_path / folder).mkdir(parents=True)
-    commands: list[str] = []
-    monkeypatch.setattr(
-        "hostagent.setup.kernel_swaps.processes.run",
-        lambda argv, within_seconds: commands.append(" ".join(argv)),
-    )
-    monkeypatch.setattr(HostFiles, "make_folder", lambda self, path, *_: self._at(path).mkdir(parents=True))
-    files = HostFiles(tmp_path)
-    files.commands = commands  # type: ignore[attr-defined]
-    return files
-
-
-def test_a_host_is_prepared_and_left_as_it_was(files: HostFiles) -> None:
-    tasks = swap_tasks(files, GIB, IOMEM)
-    assert [task.look().satisfied for task in tasks] == [False] * 3
-    for task in tasks:
-        task.apply()
-    assert b'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX memmap=1024M!6144M"\n' in (files.read(GRUB) or b"")
-    assert files.read(SETTINGS) == b'[setup]\nram_device = "/dev/pmem0"\n'
-    unit = (files.read(UNIT) or b"").decode()
-    assert "Before=libvirtd.service virtqemud.service libvirt-guests.service\n" in unit
-    assert "recover --at-boot\n" in unit
-    assert files.commands == [  # type: ignore[attr-defined]
-        "update-grub",
-        "systemctl daemon-reload",
-        "systemctl enable hostagent-boot.service",
-    ]
-    # RAM that is reserved stays where it is, whatever is asked for later.
-    assert [task.look().satisfied for task in swap_tasks(files, GIB // 2, IOMEM)] == [True] * 3
-    for task in tasks:
-        assert task.undo()
-        assert not task.undo()
-    assert [files.read(path) for path in (GRUB, SETTINGS, UNIT)] == [None] * 3
-
-
-class Mounts:
-    def __init__(self, *mounts: Mount) -> None:
-        self._mounts = mounts
-
-    def mounts(self) -> tuple[Mount, ...]:
-        return self._mounts
-
-    def mount_tmpfs(self, target: Path, options: str) -> None: ...
-    def unmount(self, target: Path) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("cmdline", "mount", "satisfied", "said"),
-    [
-        ("quiet", None, False, "reboot the host once"),
-        ("memmap=1G!4G", None, False, "make a file system on /dev/pmem0"),
-        ("memmap=1G!4G", Mount(Path(RAM), "ext4"), True, ""),
-        ("quiet", Mount(Path(RAM), "tmpfs"), False, "reboot the host once"),
-    ],
-)
-def test_the_file_system(files: HostFiles, cmdline: str, mount: Mount | None, satisfied: bool, said: str) -> None:
-    mounts = Mounts(Mount(Path("/"), "ext4"), *([mount] if mount else []))
-    need = PersistentRam(Path(RAM), 1, 1, lambda: cmdline, lambda: False, files, mounts).look()
-    assert (need.satisfied, said in need.change) == (satisfied, True)
-
-
-def test_a_whole_file_says_what_it_runs(files: HostFiles) -> None:
-    task = WholeFile("x", "y", Path("/etc/x"), "a\n", files, after=(("update-grub",),))
-    assert task.look().change == "write /etc/x; then update-grub"
 
 
 # -- planning

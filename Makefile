@@ -6,6 +6,7 @@
 #   make check   the part of it that needs no guest, under a minute
 #   make soak    two hundred handovers undone at the worst moment
 #   make shell   a shell in the bench
+#   make lab-up    two whole hosts with Vagrant; lab-demo swaps QEMU, KVM modules and kernel there, lab-down removes them
 #   make lab-test  a whole host with systemd, AppArmor and KVM: QEMU, KVM modules and the kernel swapped under guests
 #
 # BENCH_ARGS='--libvirt 11.3 --daemon virtqemud' has another libvirt in the bench, for shell, soak or a part of test.
@@ -77,10 +78,11 @@ lab-up: lab
 	vagrant up --provider=libvirt
 
 lab-demo:
-	vagrant ssh a -c 'sudo hostagent setup --yes; sudo systemctl restart libvirtd; sudo hostagent inspect'
+	@vm-images/host/demo
 
 lab-down:
 	vagrant destroy --force
+	vagrant box remove --force hostagent-lab
 
 soak: bench
 	$(ENTER) $(BIN)/python -m tests.bench.soak $(SOAK_ARGS)

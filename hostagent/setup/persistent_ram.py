@@ -80,11 +80,30 @@ def mount_ram(device: Path, target: Path, uid: int, gid: int, *, fresh: bool) ->
         return
     _wait_for(device)
     if fresh:
+        require_set_aside(device)
         processes.run(_mkfs(device), within_seconds=MKFS_SECONDS)
     HostFiles().make_folder(target, 0o700, 0, 0)
     options = "dax=always,nosuid,nodev,noexec"
     processes.run(["mount", "-t", "ext4", "-o", options, str(device), str(target)], within_seconds=MOUNT_SECONDS)
     HostFiles().make_folder(target, 0o700, uid, gid)
+
+
+def require_set_aside(device: Path, *, root: Path = Path("/")) -> None:
+    """Refused unless it is RAM that this kernel was told to leave alone: an NVDIMM has somebody's data."""
+    # Where it begins: Linux, Documentation/ABI/testing/sysfs-bus-nvdimm, of the namespace that the device is.
+    place = root / "sys/class/block" / device.name / "device/resource"
+    try:
+        start = int(place.read_text(), 0)
+        told = regions_of((root / "proc/cmdline").read_text())
+    except (OSError, ValueError) as error:
+        raise Failed(f"looking where {device} begins", found=str(error)) from error
+    if not any(region.start <= start < region.start + region.size for region in told):
+        raise Refused(
+            f"making a file system on {device}",
+            expected="memory that the kernel was told to leave alone (memmap=SIZE!START)",
+            found=f"memory at {start:#x}, which may have somebody's data",
+            hint="on a host with such memory of its own, kernel swaps are not possible yet",
+        )
 
 
 def _mkfs(device: Path) -> Sequence[str]:

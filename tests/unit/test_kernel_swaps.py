@@ -8,14 +8,14 @@ import pytest
 import sampled
 from called import guest
 
-from hostagent.errors import Refused
+from hostagent.errors import HostagentError, Refused
 from hostagent.facts import Component, Freshness
 from hostagent.plan import Reason, Verdict
 from hostagent.planning.host_planner import Swap, plan_everything, plan_host
 from hostagent.planning.kernel_checks import KernelSwap
 from hostagent.planning.prediction import Past
 from hostagent.setup.host_files import parse_mountinfo
-from hostagent.setup.persistent_ram import Region, choose_region, regions_of, reserved
+from hostagent.setup.persistent_ram import Region, choose_region, regions_of, require_set_aside, reserved
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -75,6 +75,28 @@ def test_whether_the_kernel_was_told(cmdline: str, found: bool) -> None:
 )
 def test_which_memory_it_was_told_of(text: str, regions: list[Region]) -> None:
     assert list(regions_of(text)) == regions
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("0x140000000", ""),
+        ("0x17fffffff", ""),
+        ("0x180000000", "found memory at 0x180000000, which may have somebody's data"),
+        ("0x100000000", "found memory at 0x100000000, which may have somebody's data"),
+        ("", "looking where /dev/pmem0 begins"),
+    ],
+)
+def test_a_file_system_is_made_only_on_memory_that_was_set_aside(tmp_path: Path, start: str, said: str) -> None:
+    """Others that are called so keep what is on them: NVDIMMs."""
+    for name, content in (("sys/class/block/pmem0/device/resource", start), ("proc/cmdline", "quiet memmap=1G!5G")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"{content}\n")
+    if not said:
+        require_set_aside(Path("/dev/pmem0"), root=tmp_path)
+        return
+    with pytest.raises(HostagentError, match=said):
+        require_set_aside(Path("/dev/pmem0"), root=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ apt-get(8), apt-cache(8) and apt.conf(5) name the options.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hostagent import processes
@@ -26,11 +27,11 @@ def download(wanted: str, *, sources: Path, folder: Path) -> list[Path]:
     apt = _options(sources, folder)
     processes.run(["apt-get", "-q", *apt, "update"], within_seconds=_NETWORK_SECONDS)
     there = {package: _versions(package, apt) for package in PACKAGES}
-    known = list(dict.fromkeys(_source_version(version) for version in there[PACKAGES[0]]))
+    known = list(dict.fromkeys(source_version(version) for version in there[PACKAGES[0]]))
     if not known:
         where = str(sources) if sources.is_file() else "the system's apt sources"
         raise Refused(doing, expected=f"{PACKAGES[0]} in {where}", found="none")
-    fitting = [version for version in known if _fits(version, wanted)]
+    fitting = [version for version in known if fits(version, wanted)]
     if not fitting:
         raise UsageError(doing, expected=f"the beginning of one of {', '.join(known)}", found=repr(wanted))
     named = [f"{package}={_of(doing, package, fitting[0], there[package])}" for package in PACKAGES]
@@ -58,25 +59,33 @@ def _options(sources: Path, folder: Path) -> list[str]:
     return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
 
 
-def _versions(package: str, apt: list[str]) -> list[str]:
-    """What there is to download, newest first: "qemu-system-x86 | 1:10.0.2+ds-2 | http://... Packages"."""
-    said = processes.run(["apt-cache", *apt, "madison", package], within_seconds=_LOOK_SECONDS).stdout
+def offered(packages: Sequence[str], apt: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Packages and versions that there are to download, of each the newest first.
+
+    As apt-cache(8) says it: "qemu-system-x86 | 1:10.0.2+ds-2 | http://... Packages".
+    """
+    said = processes.run(["apt-cache", *apt, "madison", *packages], within_seconds=_LOOK_SECONDS).stdout
     rows = [[cell.strip() for cell in line.split("|")] for line in said.splitlines()]
-    return [row[1] for row in rows if len(row) == 3 and row[2].endswith("Packages")]
+    return [(row[0], row[1]) for row in rows if len(row) == 3 and row[2].endswith("Packages")]
 
 
-def _source_version(version: str) -> str:
+def _versions(package: str, apt: Sequence[str]) -> list[str]:
+    return [version for _, version in offered([package], apt)]
+
+
+def source_version(version: str) -> str:
+    """The version of the source that a package of that version was built from."""
     return _REBUILT.sub("", version)
 
 
-def _fits(version: str, wanted: str) -> bool:
+def fits(version: str, wanted: str) -> bool:
     """Whether it begins with that, at the end of a number: 10.0 is no beginning of 10.01."""
     beginning = re.compile(re.escape(wanted) + r"(?![0-9:])")
     return any(beginning.match(text) for text in (version, version.split(":", 1)[-1]))
 
 
-def _of(doing: str, package: str, source_version: str, there: list[str]) -> str:
+def _of(doing: str, package: str, wanted: str, there: list[str]) -> str:
     for version in there:
-        if _source_version(version) == source_version:
+        if source_version(version) == wanted:
             return version
-    raise Refused(doing, expected=f"{package} of {source_version}", found=", ".join(there) or "none")
+    raise Refused(doing, expected=f"{package} of {wanted}", found=", ".join(there) or "none")

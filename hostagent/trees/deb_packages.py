@@ -25,6 +25,7 @@ class Package:
     source: str
     source_version: str
     needs: tuple[str, ...]  # names of packages from qemu that it depends on
+    architecture: str = ""
 
 
 def unpack(doing: str, paths: Sequence[Path], workshop: Path) -> tuple[Path, ...]:
@@ -44,7 +45,7 @@ def unpack(doing: str, paths: Sequence[Path], workshop: Path) -> tuple[Path, ...
 
 def read(path: Path) -> Package:
     """The control fields of a .deb; UsageError when it is none."""
-    wanted = ("Package", "Version", "Source", "Depends")
+    wanted = ("Package", "Version", "Architecture", "Source", "Depends")
     try:
         said = processes.run(["dpkg-deb", "-f", str(path.absolute()), *wanted], within_seconds=_READ_SECONDS).stdout
     except Failed as error:
@@ -66,6 +67,7 @@ def parse(path: Path, control: str) -> Package:
         source=source[1] if source else name,
         source_version=(source[2] if source else None) or version,
         needs=tuple(depends),
+        architecture=fields.get("Architecture", ""),
     )
 
 

@@ -13,12 +13,14 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hostagent import processes
 from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor.driver_lock import DriverLock
 
 POLL_SECONDS = 0.02
+_DELETED = " (deleted)"
 RETRY_SECONDS = 0.2
 # libvirt ends itself when its drivers have not ended for 30 s (virNetDaemonRun). 11.3 often does: its node device
 # driver waits for a thread that waits for it (nodeStateShutdownWait). The guests run meanwhile; none has been touched.
@@ -103,6 +105,43 @@ class SystemdDaemon:
 
     def restart_hint(self) -> str:
         return shlex.join(["systemctl", "start", *(self.units or ("libvirtd.socket", "libvirtd.service"))])
+
+
+# They hold the pipes of guests' logs, and leases on their disks: reloaded, each executes itself anew and keeps them.
+_OTHERS = ("virtlogd.service", "virtlockd.service")
+_RELOAD_SECONDS = 20.0
+
+
+def reload_others(proc: Path = Path("/proc")) -> None:
+    """Have virtlogd and virtlockd run what is installed, where their files were replaced; no guest's log is cut off.
+
+    virtlogd(8): SIGUSR1, systemd's reload. Raises Failed when one has not survived it.
+    """
+    for unit in _OTHERS:
+        exe = _replaced(unit, proc)
+        if exe is None or not Path(exe).exists():
+            continue  # current, or not there, or its package was removed: it runs on as it is
+        processes.run(["systemctl", "reload", unit], within_seconds=_RELOAD_SECONDS)
+
+        def reloaded(unit: str = unit) -> bool:
+            return _main_exe(unit, proc) != "" and _replaced(unit, proc) is None
+
+        wait_until(reloaded, _RELOAD_SECONDS, f"waiting for {unit} to run what is installed")
+
+
+def _replaced(unit: str, proc: Path) -> str | None:
+    """The file that the unit's process was started from, where that is not there any more, or another one."""
+    exe = _main_exe(unit, proc)
+    return exe.removesuffix(_DELETED) if exe.endswith(_DELETED) else None
+
+
+def _main_exe(unit: str, proc: Path) -> str:
+    argv = ["systemctl", "show", "--property=MainPID", "--value", unit]
+    pid = processes.run(argv, within_seconds=_RELOAD_SECONDS).stdout.strip()
+    try:
+        return os.readlink(proc / pid / "exe") if pid not in ("", "0") else ""  # noqa: PTH115 - need not be there
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hostagent import processes
 from hostagent.config import Config, DaemonControl, DaemonSettings
 from hostagent.errors import Failed
 from hostagent.hypervisor import daemon as daemon_module
-from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
+from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon, reload_others
 from hostagent.processes import Completed
 from hostagent.update.journal import SqliteJournal
 from hostagent.wiring import ports_of
@@ -196,3 +197,65 @@ def test_systemd_is_asked_where_it_is_init(
     assert type(found) is kind
     if isinstance(found, CommandDaemon):
         assert found.restart_hint() == "/usr/sbin/virtqemud --daemon"
+
+
+# -- those beside it
+
+
+@dataclass
+class Beside:
+    """virtlogd, with pid 7, and virtlockd, which nobody has started; in a made-up /proc."""
+
+    folder: Path
+    survives: bool = True
+    called: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.folder / "proc/7").mkdir(parents=True)
+        self.program = self.folder / "virtlogd"
+        self.program.touch()
+        self.runs(str(self.program))
+
+    def runs(self, exe: str) -> None:
+        link = self.folder / "proc/7/exe"
+        link.unlink(missing_ok=True)
+        if exe:
+            link.symlink_to(exe)
+
+    def run(self, argv: Sequence[str], *, within_seconds: float, **_: Any) -> Completed:
+        unit = argv[-1]
+        if argv[1] == "show":
+            return Completed(tuple(argv), 0, "7\n" if unit == "virtlogd.service" else "0\n", "")
+        self.called.append(f"{argv[1]} {unit}")
+        self.runs(str(self.program) if self.survives else "")
+        return Completed(tuple(argv), 0, "", "")
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
+    beside = Beside(tmp_path)
+    monkeypatch.setattr(processes, "run", beside.run)
+    monkeypatch.setattr(daemon_module, "_RELOAD_SECONDS", 0.05)
+    return beside
+
+
+def test_those_beside_it_are_reloaded_where_their_files_were_replaced(beside: Beside) -> None:
+    reload_others(beside.folder / "proc")
+    assert beside.called == []
+    beside.runs(f"{beside.program} (deleted)")
+    reload_others(beside.folder / "proc")
+    assert beside.called == ["reload virtlogd.service"]
+
+
+def test_one_whose_package_is_gone_runs_on(beside: Beside) -> None:
+    beside.runs(f"{beside.program} (deleted)")
+    beside.program.unlink()
+    reload_others(beside.folder / "proc")
+    assert beside.called == []
+
+
+def test_one_that_ends_by_it_is_said(beside: Beside) -> None:
+    beside.survives = False
+    beside.runs(f"{beside.program} (deleted)")
+    with pytest.raises(Failed, match=r"waiting for virtlogd\.service to run what is installed"):
+        reload_others(beside.folder / "proc")

@@ -105,10 +105,17 @@ class DaemonSettings(_Table):
 
 
 class LibvirtSettings(_Table):
-    """``[libvirt]``: how libvirt is reached."""
+    """``[libvirt]``: how libvirt is reached, and which one there should be."""
 
     uri: Text = "qemu:///system"
     call_seconds: Seconds = 10.0  # deadline of one call
+    release: Annotated[
+        str,
+        Field(
+            pattern=r"^[0-9][0-9A-Za-z.+~:-]{0,63}$|^$",
+            description="a version of libvirt's packages like '11.3', or its beginning, or ''",
+        ),
+    ] = ""  # that is gone to; what is installed if there is none
     daemon: Annotated[DaemonSettings, Field(description="a table")] = DaemonSettings()
 
 

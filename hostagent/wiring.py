@@ -9,13 +9,15 @@ from pathlib import Path
 
 from hostagent.clock import SystemClock
 from hostagent.components import HostComponent, libvirtd, qemu
+from hostagent.components.apt_dpkg import AptDpkg
 from hostagent.components.commands import CommandComponent
 from hostagent.components.kernel import KernelComponent
 from hostagent.components.kvm import KvmComponent
+from hostagent.components.libvirt_packages import LibvirtPackages
 from hostagent.config import Config
 from hostagent.facts import Component, Host, QemuTree
 from hostagent.hypervisor import Daemon
-from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon
+from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon, reload_others
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.qemu_process import HostQemu
@@ -83,8 +85,20 @@ def _components(config: Config, lock: DriverLock, libvirt: LibvirtApi, daemon: D
         kept=config.paths.state / "held" / "libvirtd",
         ready_seconds=config.libvirt.daemon.ready_seconds,
         looks=looks,
+        packages=_libvirt_packages(config),
+        reload_others=reload_others if config.libvirt.daemon.by_systemd else _nothing,
+        wanted=config.libvirt.release,
     )
     return (own, kvm_of(config), kernel_of(config), *(CommandComponent(settings) for settings in config.component))
+
+
+def _libvirt_packages(config: Config) -> LibvirtPackages:
+    folder = config.paths.state / "kept" / "libvirt"
+    return LibvirtPackages(AptDpkg(folder / "apt"), folder)
+
+
+def _nothing() -> None:
+    """Without systemd nobody knows how they are reloaded."""
 
 
 def journal_of(config: Config) -> SqliteJournal:

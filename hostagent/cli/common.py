@@ -15,7 +15,7 @@ from hostagent.cli.output import Output, log_to_stderr
 from hostagent.cli.progress import Progress
 from hostagent.cli.signals import Signals
 from hostagent.cli.verbs import Asked
-from hostagent.config import Config, KernelSettings
+from hostagent.config import Config, KernelSettings, LibvirtSettings
 from hostagent.errors import HostagentError, UsageError
 from hostagent.facts import Host
 from hostagent.planning.way_back import not_kept
@@ -48,6 +48,28 @@ class Call:
                 "reading --to", expected="a kernel's release, like uname -r", found=repr(release)
             ) from error
         return replace(self, config=self.config.model_copy(update={"kernel": kernel}))
+
+    def going_to_libvirt(self, version: str | None) -> Call:
+        """The same, with that version of libvirt's packages; None leaves it to the settings."""
+        if version is None:
+            return self
+        try:
+            libvirt = LibvirtSettings.model_validate({**dict(self.config.libvirt), "release": version})
+            if not version:
+                raise ValueError
+        except ValueError as error:
+            raise UsageError("reading --to", expected="a version of libvirt like 11.3", found=repr(version)) from error
+        return replace(self, config=self.config.model_copy(update={"libvirt": libvirt}))
+
+    def going_to(self, component: str, version: str | None) -> Call:
+        """The same, with that version of a component of the host."""
+        match component:
+            case "kernel":
+                return self.going_to_kernel(version)
+            case "libvirtd":
+                return self.going_to_libvirt(version)
+            case _:
+                return self
 
     def updates(self) -> tuple[UpdateRecord, ...]:
         """The journal's updates, oldest first; only looks."""

@@ -47,7 +47,7 @@ class Wish:
         """The component, which concerns the whole host; UsageError for options that only QEMU has."""
         assert self.component is not None  # noqa: S101 - require_component() was asked
         given = {
-            "--to": self.to if self.component != "kernel" else None,
+            "--to": self.to if self.component not in ("kernel", "libvirtd") else None,
             "--guest": self.guests,
             "--technique": self.technique,
             "--save": save,
@@ -159,8 +159,7 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
 
 def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
     component = wish.host_component(save=save is not None)
-    if component == "kernel":
-        call = call.going_to_kernel(wish.to)
+    call = call.going_to(component, wish.to)
     components_of(call, component)
     plans = make_plans(call, call.kept_host(), component, policies_of(call, wish.budget))
     call.out.show(plans_json(plans), *plans_parts(plans, component))

@@ -72,8 +72,7 @@ def _update(
 
 def _update_host(call: Call, wish: Wish, *, yes: bool) -> int:
     component = wish.host_component()
-    if component == "kernel":
-        call = call.going_to_kernel(wish.to)
+    call = call.going_to(component, wish.to)
     components_of(call, component)
     with change(call, f"update {component}") as work:
         require_nothing_open(work.session)

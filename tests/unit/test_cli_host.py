@@ -14,6 +14,7 @@ from journals import NEW, OLD
 from hostagent.errors import Failed
 from hostagent.facts import Component, Freshness, Host
 from hostagent.plan import HostPlan, Technique
+from hostagent.update.libvirtd_swap import LibvirtdComponent
 
 COMPONENT = """
 [[component]]
@@ -244,6 +245,39 @@ def test_nothing_of_it_is_to_be_done(hostagent: Caller, firmware: Firmware, othe
     hostagent.host = with_hook(guest("web1"))
     result = hostagent("update", "all", "--yes")
     assert (result.exit_code, result.stdout) == (0, "Nothing to do: everything is what is installed.\n")
+
+
+# -- another version of libvirt
+
+
+@pytest.fixture
+def libvirtd_goes_to_what_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(component: LibvirtdComponent) -> Component:
+        fresh = Freshness.OUTDATED if component.wanted else Freshness.CURRENT
+        return Component("libvirtd", "9.0.0", component.wanted or "9.0.0", fresh)
+
+    monkeypatch.setattr(LibvirtdComponent, "look", look)
+
+
+def test_the_version_that_is_wanted_is_planned(hostagent: Caller, libvirtd_goes_to_what_is_wanted: None) -> None:
+    assert "Nothing to do" in hostagent("plan", "libvirtd").stdout
+    result = hostagent("plan", "libvirtd", "--to", "11.3")
+    assert (result.exit_code, "libvirtd: 9.0.0 runs, then 11.3\n" in result.stdout) == (0, True), result.output
+    assert "That takes about 30 s, with no guest paused." in result.stdout
+    (document,) = hostagent.json("plan", "libvirtd", "--to", "11.3")["plans"]
+    assert document["changes"] == [{"name": "libvirtd", "running": "9.0.0", "installed": "11.3"}]
+
+
+def test_the_settings_may_say_it(hostagent: Caller, libvirtd_goes_to_what_is_wanted: None) -> None:
+    hostagent.settings.write_text(hostagent.settings.read_text() + '[libvirt]\nrelease = "11.3"\n')
+    assert hostagent.json("plan", "libvirtd")["plans"][0]["changes"][0]["installed"] == "11.3"
+    assert hostagent.json("plan", "libvirtd", "--to", "12")["plans"][0]["changes"][0]["installed"] == "12"
+
+
+@pytest.mark.parametrize("version", ["-o", "", "11.3 12", "newest"])
+def test_no_version_of_libvirt(hostagent: Caller, version: str) -> None:
+    result = hostagent("update", "libvirtd", "--to", version, "--yes")
+    assert (result.exit_code, "a version of libvirt like 11.3" in result.stderr) == (2, True), result.output
 
 
 # -- what is asked wrongly ----------------------------------------------------------------------------------------

@@ -13,4 +13,6 @@ ROOTFS = {LIBVIRT: BENCH / "rootfs", "11.3": BENCH / "rootfs-11.3"}
 """A root file system for each version of libvirt."""
 DEBS = BENCH / "debs"
 """The newer QEMU as packages, as somebody would hand them to `hostagent qemu add`."""
+LIBVIRT_DEBS = BENCH / "libvirt-debs"
+"""libvirt as packages: those that the bench has, and those of 11.3 with what they need."""
 KVM_VERDICT = BENCH / "kvm"

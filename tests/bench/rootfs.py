@@ -2,8 +2,8 @@
 
     python -m tests.bench.rootfs [VERSION OF LIBVIRT]
 
-The first holds libvirt and QEMU as Debian 12 installs them (9.0 and 7.2); the packages of QEMU 10.0 come from
-its backports and are only laid beside it. The other has libvirt 11.3 from those backports, and the same QEMU.
+The first holds libvirt and QEMU as Debian 12 installs them (9.0 and 7.2); the packages of QEMU 10.0 and of libvirt 11.3
+come from its backports and are only laid beside it. The other has libvirt 11.3 from those backports, and the same QEMU.
 """
 
 import filecmp
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.bench.debian import ADD_BACKPORTS, APT_GET, PREFER_BACKPORTS, Tree
-from tests.bench.paths import DEBS, LIBVIRT, ROOTFS
+from tests.bench.paths import DEBS, LIBVIRT, LIBVIRT_DEBS, ROOTFS
 from tests.bench.virtqemud import Builder
 
 INSTALLED = (
@@ -44,20 +44,31 @@ NEWER_QEMU = (
 DOWNLOAD = f'cd "$1/var/cache/debs" && {APT_GET} download ' + " ".join(
     f"{package}/bookworm-backports" for package in NEWER_QEMU
 )
+# libvirt's packages as they are here, and all that an upgrade to the newer ones would fetch.
+NAME_LIBVIRT = (
+    r"""chroot "$1" dpkg-query -W -f '${source:Package} ${Package}\n' | sed -n 's/^libvirt //p'"""
+    ' > "$1/var/cache/names"'
+)
+OLD_LIBVIRT = f'cd "$1/var/cache/libvirt-debs" && {APT_GET} download $(cat "$1/var/cache/names")'
+NEW_LIBVIRT = (
+    f'{APT_GET} --yes --download-only -o Dir::Cache::archives="$1/var/cache/libvirt-debs"'
+    """ install $(sed 's,$,/bookworm-backports,' "$1/var/cache/names")"""
+)
 # libvirtd 11.3 often takes 30 s to end because of it (hostagent/hypervisor/daemon.py), and no guest here needs it.
 NO_NODE_DEVICES = 'rm "$1/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_nodedev.so"'
 
 
 @dataclass(frozen=True)
 class WithDebs(Tree):
-    """The newer QEMU's packages go out of it."""
+    """The newer QEMU's packages go out of it, and libvirt's."""
 
     def is_made(self) -> bool:
-        return super().is_made() and DEBS.is_dir()
+        return super().is_made() and DEBS.is_dir() and LIBVIRT_DEBS.is_dir()
 
     def take(self) -> None:
-        shutil.rmtree(DEBS, ignore_errors=True)
-        (self.unfinished / "var/cache/debs").rename(DEBS)
+        for folder in (DEBS, LIBVIRT_DEBS):
+            shutil.rmtree(folder, ignore_errors=True)
+            (self.unfinished / "var/cache" / folder.name).rename(folder)
         super().take()
 
 
@@ -69,7 +80,13 @@ TREES: Mapping[str, Sequence[Tree]] = {
             ROOTFS[LIBVIRT],
             INSTALLED,
             setup=(ADD_BACKPORTS,),
-            customize=('mkdir "$1/var/cache/debs"', DOWNLOAD),
+            customize=(
+                'mkdir "$1/var/cache/debs" "$1/var/cache/libvirt-debs"',
+                DOWNLOAD,
+                NAME_LIBVIRT,
+                OLD_LIBVIRT,
+                NEW_LIBVIRT,
+            ),
         )
     ],
     "11.3": [

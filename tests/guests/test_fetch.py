@@ -1,6 +1,5 @@
 """QEMU through apt, from a sources list of our own, with nothing installed by it."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from hostagent import processes
 from hostagent.errors import Refused, UsageError
 from hostagent.trees import apt_packages, qemu_trees
+from tests.bench.archive import make_archive
 from tests.bench.lab import DEBS
 
 ARCHIVE = Path("/var/lib/archive")
@@ -17,16 +17,9 @@ VERSION = "1:10.0.2+ds-2+deb13u1~bpo12+1"
 @pytest.fixture(scope="module")
 def sources() -> Path:
     """A list that names an archive of the packages that the bench has."""
-    ARCHIVE.mkdir()
-    entries = []
-    for deb in sorted(DEBS.glob("*.deb")):
-        (ARCHIVE / deb.name).write_bytes(deb.read_bytes())
-        control = processes.run(["dpkg-deb", "-f", str(deb)], within_seconds=60).stdout.strip()
-        digest = hashlib.sha256(deb.read_bytes()).hexdigest()
-        entries.append(f"{control}\nFilename: ./{deb.name}\nSize: {deb.stat().st_size}\nSHA256: {digest}\n")
-    (ARCHIVE / "Packages").write_text("\n".join(entries))
+    line = make_archive(ARCHIVE, DEBS.glob("*.deb"))
     found = ARCHIVE / "qemu.list"
-    found.write_text(f"deb [trusted=yes] file:{ARCHIVE} ./\n")
+    found.write_text(line)
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import libvirt
 import psutil
 
+from hostagent.hypervisor.domain_xml import live_differences
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
@@ -87,6 +88,14 @@ class Watched:
             ram=frozenset(_identity(path) for path in self.host.ram_files(domain)),
             console=self.console(),
         )
+
+    def check_that_it_ran_on(self, was: Look, differences: tuple[str, ...] = ()) -> None:
+        """As it was, with the same QEMU, and libvirt knows it so, but for what another libvirt says of all guests."""
+        now = self.look()
+        assert now.felt.stood_still_ns < 100e6
+        assert (now.qemus, now.domain_id, now.state[0]) == (was.qemus, was.domain_id, was.state[0])
+        assert live_differences(was.live_xml, now.live_xml) == differences
+        assert self.proof.check().good
 
     def console(self) -> tuple[int, ...]:
         """The numbers that the guest has counted on its serial console, as they stand in its log."""

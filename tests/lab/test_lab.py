@@ -11,6 +11,22 @@ from tests.lab.nested import NestedHost
 from tests.lab.trip import GUESTS, Trips
 
 LEAP_LIMIT = 600.0  # seconds, from the first guest that stands still
+# The newer libvirt once more, in a version of its own, and with a daemon that ends as soon as it has begun.
+MAKE_BROKEN = r"""
+cd /srv/repository
+for package in libvirt*_11.3.0-2~bpo12+1_*.deb; do
+    tree=$(mktemp -d)/tree
+    dpkg-deb -R $package $tree
+    sed -i 's/11\.3\.0-2~bpo12+1/11.3.1-1/g' $tree/DEBIAN/control
+    if [ -e $tree/usr/sbin/libvirtd ]; then
+        printf '#!/bin/sh\nexit 127\n' > $tree/usr/sbin/libvirtd
+    fi
+    dpkg-deb -Znone --root-owner-group -b $tree .
+    rm -r $tree
+done
+apt-ftparchive packages . > Packages
+apt-get -qq update
+"""
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Options::=--force-confold"
 
 
@@ -66,21 +82,51 @@ def test_the_kernel(host: NestedHost, trips: Trips) -> None:
     assert machine.shell("uname -r").out.strip() == other
 
 
-def test_libvirtd_after_a_real_upgrade(host: NestedHost, trips: Trips) -> None:
-    """Its package is upgraded with the old daemon left running; then the new one takes over, and no guest is paused."""
+def beside_guests(host: NestedHost) -> dict[str, str]:
+    """Processes that an update of libvirt leaves alone, and a service that would end the guests by being stopped."""
+    shell = host.machine.shell
+    return {
+        "guests": shell("pidof qemu-system-x86_64").out,
+        "virtlogd": shell("systemctl show --property=MainPID,ActiveState virtlogd.service").out,
+        "libvirt-guests": shell("systemctl show --property=ActiveState,ActiveEnterTimestamp libvirt-guests").out,
+    }
+
+
+def test_libvirtd_that_does_not_come_up(host: NestedHost, trips: Trips) -> None:
+    """Its packages are put in, its daemon ends at once; the old packages go back, and no guest notices."""
     machine = host.machine
-    machine.shell(
-        "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; "
-        f"apt-get -qq update; {APT} install libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients; "
-        "rm /usr/sbin/policy-rc.d",
-        within_seconds=600,
-    )
-    host.disconnect()
-    running = machine.shell("pidof qemu-system-x86_64").out.split()
-    report = trips.take("libvirtd", lambda: updates(host.update("libvirtd")), paused=False)
+    machine.shell(MAKE_BROKEN, within_seconds=600)
+    ready = "/etc/hostagent/hostagent.toml.d/60-ready.toml"
+    machine.shell(f"mkdir -p $(dirname {ready}); printf '[libvirt.daemon]\\nready_seconds = 60\\n' > {ready}")
+    before = beside_guests(host)
+
+    def update() -> dict[str, Any]:
+        words = "hostagent update libvirtd --to 11.3.1 --yes"
+        said = machine.shell(f"{words} || test $? = 4", within_seconds=900)
+        assert "not swapped, and as before: waiting for libvirt's daemon" in " ".join(said.out.split()), said.out
+        return host.last_closed()
+
+    report = trips.take("libvirtd, back", update, paused=False)
+    assert report["outcome"] == "rolled-back", report
+    assert "Running against daemon: 9.0.0" in machine.shell("virsh version --daemon").out
+    assert machine.shell("virsh list --name").out.split() == [spec.name for spec in GUESTS]
+    assert beside_guests(host) == before
+    assert machine.shell("dpkg --audit; dpkg-divert --list | grep -i virt || true").out == ""
+    machine.shell(f"rm {ready} /srv/repository/*_11.3.1-1_*; cd /srv/repository; apt-ftparchive packages . > Packages")
+
+
+def test_libvirtd_by_a_real_upgrade(host: NestedHost, trips: Trips) -> None:
+    """hostagent upgrades its packages; only libvirtd is restarted, and no guest is paused."""
+    machine = host.machine
+    machine.shell("apt-get -qq update")
+    before = beside_guests(host)
+    report = trips.take("libvirtd", lambda: updates(host.update("libvirtd", "--to", "11.3")), paused=False)
     assert report["outcome"] == "updated", report
-    assert "11.3" in machine.shell("virsh version --daemon").out
-    assert machine.shell("pidof qemu-system-x86_64").out.split() == running
+    assert "Running against daemon: 11.3.0" in machine.shell("virsh version --daemon").out
+    assert machine.shell("virsh list --name").out.split() == [spec.name for spec in GUESTS]
+    assert beside_guests(host) == before
+    daemons = machine.shell("readlink /proc/$(pidof libvirtd)/exe /proc/$(pidof virtlogd)/exe").out.split()
+    assert daemons == ["/usr/sbin/libvirtd", "/usr/sbin/virtlogd"]  # both run what is installed
 
 
 def test_the_plug_is_pulled(host: NestedHost, trips: Trips) -> None:

@@ -5,7 +5,10 @@ In this order: each test finds the host and its guests as the one before left th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from tests.lab.nested import NestedHost
 from tests.lab.trip import GUESTS, Trips
@@ -92,12 +95,21 @@ def beside_guests(host: NestedHost) -> dict[str, str]:
     }
 
 
+@pytest.fixture
+def broken_libvirt(host: NestedHost) -> Iterator[None]:
+    """In the host's repository, and not waited for as long; the tests after this one have neither."""
+    host.machine.shell(MAKE_BROKEN, within_seconds=600)
+    ready = "/etc/hostagent/hostagent.toml.d/60-ready.toml"
+    host.machine.shell(f"mkdir -p $(dirname {ready}); printf '[libvirt.daemon]\\nready_seconds = 60\\n' > {ready}")
+    yield
+    away = f"rm {ready} /srv/repository/*_11.3.1-1_*; cd /srv/repository; apt-ftparchive packages . > Packages"
+    host.machine.shell(away)
+
+
+@pytest.mark.usefixtures("broken_libvirt")
 def test_libvirtd_that_does_not_come_up(host: NestedHost, trips: Trips) -> None:
     """Its packages are put in, its daemon ends at once; the old packages go back, and no guest notices."""
     machine = host.machine
-    machine.shell(MAKE_BROKEN, within_seconds=600)
-    ready = "/etc/hostagent/hostagent.toml.d/60-ready.toml"
-    machine.shell(f"mkdir -p $(dirname {ready}); printf '[libvirt.daemon]\\nready_seconds = 60\\n' > {ready}")
     before = beside_guests(host)
 
     def update() -> dict[str, Any]:
@@ -112,7 +124,6 @@ def test_libvirtd_that_does_not_come_up(host: NestedHost, trips: Trips) -> None:
     assert sorted(machine.shell("virsh list --name").out.split()) == sorted(spec.name for spec in GUESTS)
     assert beside_guests(host) == before
     assert machine.shell("dpkg --audit; dpkg-divert --list | grep -i virt || true").out == ""
-    machine.shell(f"rm {ready} /srv/repository/*_11.3.1-1_*; cd /srv/repository; apt-ftparchive packages . > Packages")
 
 
 def test_libvirtd_by_a_real_upgrade(host: NestedHost, trips: Trips) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import count
 
 import pytest
 
@@ -197,28 +198,34 @@ def test_cut_off_anywhere_before_the_leap() -> None:
     assert sweep(trials) > 50
 
 
-def test_cut_off_anywhere_after_it() -> None:
-    """Whoever is killed on the way: the next one brings all of them to an end, under the new kernel."""
+def killed_after_it(judged: Callable[[Rig], list[str]]) -> Callable[[Share], Found]:
+    """Recovery is killed at each of its moments under the new kernel; what is wrong then is for somebody to say."""
 
     def trials(share: Share) -> Found:
-        number = 0
-        while True:
-            number += 1
+        for number in count(1):
             if not share.has(number):
                 continue
             with rig(LEAP) as host:
                 host.update()
                 host.boot()
-                points = Points(kill_me, at=number)
-                if host.recover_killed(points) == 0:
+                if host.recover_killed(Points(kill_me, at=number)) == 0:
                     return
-                said = host.recover()
-                wrong = [said] if said else [*problems(host)]
-                if both(host) != (UPDATED, UPDATED):
-                    wrong.append(f"ended as {both(host)}: {reason(host, 'web1')}")
-                yield f"moment {number}", wrong
+                yield f"moment {number}", judged(host)
 
-    assert sweep(trials) > 50
+    return trials
+
+
+def test_cut_off_anywhere_after_it() -> None:
+    """Whoever is killed on the way: the next one brings all of them to an end, under the new kernel."""
+
+    def judged(host: Rig) -> list[str]:
+        said = host.recover()
+        wrong = [said] if said else [*problems(host)]
+        if both(host) != (UPDATED, UPDATED):
+            wrong.append(f"ended as {both(host)}: {reason(host, 'web1')}")
+        return wrong
+
+    assert sweep(killed_after_it(judged)) > 50
 
 
 def ends_it(host: Rig) -> None:
@@ -244,22 +251,12 @@ def crashes(host: Rig) -> None:
 def test_what_has_gone_on_is_not_loaded_again(act: Callable[[Rig], None]) -> None:
     """Recovery dies at any moment under the new kernel, and somebody acts before the next one comes."""
 
-    def trials(share: Share) -> Found:
-        number = 0
-        while True:
-            number += 1
-            if not share.has(number):
-                continue
-            with rig(LEAP) as host:
-                host.update()
-                host.boot()
-                if host.recover_killed(Points(kill_me, at=number)) == 0:
-                    return
-                act(host)
-                said = host.recover()
-                wrong = [said] if said else [line for line in host.host.violations() if "discarded" not in line]
-                if outcomes(host)["db1"] is not UPDATED:
-                    wrong.append(f"db1 ended as {outcomes(host)['db1']}: {reason(host, 'db1')}")
-                yield f"moment {number}", wrong
+    def judged(host: Rig) -> list[str]:
+        act(host)
+        said = host.recover()
+        wrong = [said] if said else [line for line in host.host.violations() if "discarded" not in line]
+        if outcomes(host)["db1"] is not UPDATED:
+            wrong.append(f"db1 ended as {outcomes(host)['db1']}: {reason(host, 'db1')}")
+        return wrong
 
-    assert sweep(trials) > 50
+    assert sweep(killed_after_it(judged)) > 50

@@ -59,7 +59,7 @@ def pauses(fold: Fold) -> Lengths:
     found: dict[Labels, list[float]] = {_IN_PLACE: []}
     for update, guest in fold.updated:
         if guest.pause_seconds is not None:
-            labels = (guest.method, guest.technique, update.component)
+            labels = (guest.method, guest.technique or "none", update.component)
             found.setdefault(labels, []).append(guest.pause_seconds)
     return found
 

@@ -15,10 +15,17 @@ class ClockPolicy(StrEnum):
 
 
 class Method(StrEnum):
-    """How a guest is carried through an update."""
+    """How a guest is carried through an update, the least disruptive first."""
 
     IN_PLACE = "in-place"  # the RAM stays where it is
     IN_PLACE_COPY = "in-place-copy"  # copied within the host while the guest runs, once: it is in a file from then on
+    LIVE_MIGRATE = "live-migrate"  # to another host while the guest runs, and perhaps back
+    REBOOT = "reboot"  # shut down in order, and started anew
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the guest stays on its host, with its memory."""
+        return self in (Method.IN_PLACE, Method.IN_PLACE_COPY)
 
 
 class Technique(StrEnum):
@@ -55,6 +62,7 @@ class Reason(StrEnum):
     BINARY = "binary"
     BUDGET = "budget"
     POLICY = "policy"
+    NOT_ASKED = "not-asked"
     HOST = "host"
 
 
@@ -93,6 +101,18 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Way:
+    """A method by which a guest could be updated: a rung of its ladder."""
+
+    method: Method
+    technique: Technique | None  # of a method in place
+    predicted: Prediction | None
+    blockers: tuple[Blocker, ...]  # every reason why it cannot be; () when it can
+    copied_bytes: int = 0  # of RAM; 0 when it is kept
+    peer: str = ""  # where it migrates to
+
+
+@dataclass(frozen=True)
 class GuestPlan:
     """What will be done to one guest."""
 
@@ -107,6 +127,15 @@ class GuestPlan:
     predicted: Prediction | None = None  # of a guest that would be updated
     copied_bytes: int = 0  # of RAM; 0 when it is kept
     clock: ClockPolicy = ClockPolicy.STEP
+    ways: tuple[Way, ...] = ()  # its ladder; the first that nothing is against is the one above
+    peer: str = ""  # where it migrates to
+
+    @property
+    def lower(self) -> tuple[Way, ...]:
+        """What it could be updated by if the planned method fails, the least disruptive first."""
+        methods = [way.method for way in self.ways]
+        at = methods.index(self.method) + 1 if self.method in methods else 0
+        return tuple(way for way in self.ways[at:] if not way.blockers)
 
 
 class _OfGuests:

@@ -15,13 +15,14 @@ from hostagent.cli.plan_view import blockers_json, reasons
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode
 from hostagent.facts import Component, Freshness, Guest, Host, QemuTree
-from hostagent.plan import Blocker, Technique
+from hostagent.plan import Blocker, Technique, Way
 from hostagent.planning.checks import handover_blockers, host_blockers
 from hostagent.planning.copy_checks import ram_to_copy
-from hostagent.planning.planner import chosen_guests, way_of
+from hostagent.planning.ladder import in_place_way
+from hostagent.planning.planner import chosen_guests
 from hostagent.trees.qemu_trees import SYSTEM
 
-Seen = tuple[Guest, Technique, tuple[Blocker, ...]]
+Seen = tuple[Guest, Way]
 
 _COLUMNS = (
     Column("guest"),
@@ -43,9 +44,9 @@ def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
     call = begin(asked)
     host = call.kept_host()
     policies = policies_of(call, None)
-    ways = {guest.uuid: way_of(host, guest, policies) for guest in host.guests}
-    seen = [(guest, *ways[guest.uuid]) for guest in chosen_guests(host, guests or None)]
-    held = any(technique is Technique.HOLD and not found for technique, found in ways.values())
+    ways = {guest.uuid: in_place_way(host, guest, policies.of(guest)) for guest in host.guests}
+    seen = [(guest, ways[guest.uuid]) for guest in chosen_guests(host, guests or None)]
+    held = any(way.technique is Technique.HOLD and not way.blockers for way in ways.values())
     against = host_blockers(host) + (() if held else handover_blockers(host))
     components = wiring.components_of(call.config, host)
     parts = [*_host_parts(host, against), *_component_parts(components), *_guest_parts(seen, against)]
@@ -107,15 +108,13 @@ def _guest_parts(seen: Sequence[Seen], against: tuple[Blocker, ...]) -> list[Par
         return ["No guests on this host.", ""]
     rows = [_row(*one, against) for one in seen]
     parts: list[Part] = [table(_COLUMNS, rows), ""]
-    for guest, _, found in seen:
-        if found and guest.state.active:
-            parts += [sentence(f"{guest.name} cannot be updated in place:", "bad"), *reasons(found), ""]
+    for guest, way in seen:
+        if way.blockers and guest.state.active:
+            parts += [sentence(f"{guest.name} cannot be updated in place:", "bad"), *reasons(way.blockers), ""]
     return parts
 
 
-def _row(
-    guest: Guest, technique: Technique, found: tuple[Blocker, ...], against: tuple[Blocker, ...]
-) -> tuple[str | Cell, ...]:
+def _row(guest: Guest, way: Way, against: tuple[Blocker, ...]) -> tuple[str | Cell, ...]:
     state = f"{guest.state} ({guest.state_reason})" if guest.state_reason else str(guest.state)
     definition = guest.definition
     return (
@@ -124,18 +123,18 @@ def _row(
         _qemu(guest),
         words.size(definition.memory),
         str(definition.ram),
-        _can(guest, technique, found, against),
+        _can(guest, way, against),
     )
 
 
-def _can(guest: Guest, technique: Technique, found: tuple[Blocker, ...], against: tuple[Blocker, ...]) -> Cell:
+def _can(guest: Guest, way: Way, against: tuple[Blocker, ...]) -> Cell:
     if not guest.state.active:
         return Cell("not running", "dim")
-    if found:
-        return Cell(f"no: {words.counted(len(found), 'reason')} below", "bad")
+    if way.blockers:
+        return Cell(f"no: {words.counted(len(way.blockers), 'reason')} below", "bad")
     if against:
         return Cell("no: see the host", "bad")
-    if technique is Technique.HOLD:
+    if way.technique is Technique.HOLD:
         return Cell("yes, held", "good")
     return Cell("yes, RAM copied" if ram_to_copy(guest) else "yes", "good")
 
@@ -174,8 +173,8 @@ def tree_json(tree: QemuTree) -> dict[str, object]:
     }
 
 
-def _guest_json(guest: Guest, technique: Technique, found: tuple[Blocker, ...]) -> dict[str, object]:
-    process = guest.process
+def _guest_json(guest: Guest, way: Way) -> dict[str, object]:
+    process, possible = guest.process, guest.state.active and not way.blockers
     running = process and {
         "pid": process.pid,
         "exe": process.exe,
@@ -194,9 +193,9 @@ def _guest_json(guest: Guest, technique: Technique, found: tuple[Blocker, ...]) 
         "qemu": running,
         "ram": {"bytes": guest.definition.memory, "backing": guest.definition.ram},
         "in_place": {
-            "possible": guest.state.active and not found,
-            "technique": technique if guest.state.active and not found else None,
+            "possible": possible,
+            "technique": way.technique if possible else None,
             "copies_ram": ram_to_copy(guest) > 0,
-            "blockers": blockers_json(found),
+            "blockers": blockers_json(way.blockers),
         },
     }

@@ -18,7 +18,7 @@ from hostagent.cli.verbs import Asked, verb
 from hostagent.config import parse_duration
 from hostagent.errors import ExitCode, Failed, UsageError
 from hostagent.facts import Host
-from hostagent.plan import Plan, Technique
+from hostagent.plan import Method, Plan, Technique
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import choose_tree, plan_qemu
 from hostagent.planning.saved_plan import SavedPlan
@@ -37,6 +37,7 @@ class Wish:
     guests: tuple[str, ...]  # none named: all
     budget: str | None
     technique: str | None = None  # None: not said
+    methods: tuple[Method, ...] = ()  # none named: all that policies allow
 
     @property
     def only_technique(self) -> Technique | None:
@@ -50,6 +51,7 @@ class Wish:
             "--to": self.to if self.component not in ("kernel", "libvirtd") else None,
             "--guest": self.guests,
             "--technique": self.technique,
+            "--method": self.methods,
             "--save": save,
         }
         if wrong := [name for name, value in given.items() if value]:
@@ -80,9 +82,11 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
         guests: tuple[str, ...],
         budget: str | None,
         technique: str | None,
+        methods: tuple[str, ...],
         **more: Any,
     ) -> int:
-        return function(asked, Wish(component, to, guests, budget, technique), **more)
+        only = tuple(Method(method) for method in methods)
+        return function(asked, Wish(component, to, guests, budget, technique, only), **more)
 
     decorated: Callable[..., int] = gather
     for decorate in reversed(
@@ -94,7 +98,14 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
             click.option(
                 "--technique",
                 type=click.Choice(["auto", *(one.value for one in Technique)]),
-                help="How guests are carried over; auto: by a handover, else by a hold.",
+                help="How guests are carried over in place; auto: by a handover, else by a hold.",
+            ),
+            click.option(
+                "--method",
+                "methods",
+                multiple=True,
+                type=click.Choice([method.value for method in Method]),
+                help="By this method only, where a guest's policy allows it; may be repeated.",
             ),
         )
     ):
@@ -112,6 +123,7 @@ def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
         policies=policies,
         past=past_of(call.updates()),
         technique=wish.only_technique,
+        methods=wish.methods or None,
     )
 
 
@@ -151,7 +163,12 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
         if not save.absolute().parent.is_dir():
             raise UsageError(f"saving the plan {save}", expected="a folder that is there", found=f"no {save.parent}")
         policies = policies_of(call, wish.budget)
-        replace(save, SavedPlan.of(host, made.to, wish.guests, policies, wish.only_technique).written())
+        approved = SavedPlan.of(
+            *(host, made.to, wish.guests, policies),
+            technique=wish.only_technique,
+            methods=wish.methods or None,
+        )
+        replace(save, approved.written())
         parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
     call.out.show(plan_view.plan_json(made), *parts)
     return ExitCode.REFUSED if refused else ExitCode.DONE

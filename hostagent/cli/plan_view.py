@@ -8,7 +8,7 @@ from hostagent.cli import words
 from hostagent.cli.output import Cell, Column, Part, indented, sentence, table
 from hostagent.errors import Refused
 from hostagent.facts import QemuTree
-from hostagent.plan import Blocker, GuestPlan, Method, Plan, Prediction, Verdict
+from hostagent.plan import Blocker, GuestPlan, Method, Plan, Prediction, Reason, Verdict
 
 _COLUMNS = (
     *(Column("guest"), Column("QEMU now"), Column("then"), Column("what happens")),
@@ -29,17 +29,30 @@ def plan_parts(plan: Plan, named: Collection[str]) -> list[Part]:
         parts += [sentence("No guest of this host can be updated in place:", "bad"), *reasons(plan.blockers), ""]
     for guest in plan.blocked:
         stays = "" if guest.name in named else ", and is left out"
-        parts += [sentence(f"{guest.name} cannot be updated in place{stays}:", "bad"), *reasons(guest.blockers), ""]
+        parts += [sentence(f"{guest.name} cannot be updated{stays}:", "bad"), *_against_each(guest), ""]
     return parts
 
 
-def reasons(blockers: Iterable[Blocker]) -> list[Part]:
+def _against_each(guest: GuestPlan) -> list[Part]:
+    """What is against each rung of its ladder; against those that its policy forbids anyway, only that."""
+    if not guest.ways:
+        return reasons(guest.blockers)
+    parts: list[Part] = []
+    for way in guest.ways:
+        forbidden = [blocker for blocker in way.blockers if blocker.reason is Reason.POLICY]
+        in_place = way.method.in_place
+        parts.append(indented(way.method, 2))
+        parts += reasons(guest.blockers if in_place else forbidden or way.blockers, indent=4)
+    return parts
+
+
+def reasons(blockers: Iterable[Blocker], *, indent: int = 2) -> list[Part]:
     """Each reason, with what to do about it."""
     parts: list[Part] = []
     for blocker in blockers:
-        parts.append(indented(f"expected {blocker.expected}, found {blocker.found}", 2))
+        parts.append(indented(f"expected {blocker.expected}, found {blocker.found}", indent))
         if blocker.hint:
-            parts.append(indented(f"to do: {blocker.hint}", 4, "dim"))
+            parts.append(indented(f"to do: {blocker.hint}", indent + 2, "dim"))
     return parts
 
 
@@ -47,14 +60,29 @@ def _row(guest: GuestPlan, plan: Plan) -> Sequence[str | Cell]:
     now = str(guest.before.version) if guest.before else words.NONE
     match guest.verdict:
         case Verdict.UPDATE:
-            how = Cell(f"{guest.method} by {guest.technique}, {_ram(guest)}", "good")
+            how = Cell(_how(guest), "good")
             budget = words.duration(guest.budget_seconds)
             return guest.name, now, str(plan.to.version), how, pause(guest.predicted), budget
         case Verdict.BLOCKED:
-            why = f"blocked: {words.counted(len(guest.blockers), 'reason')} below"
-            return guest.name, now, now, Cell(why, "bad"), "", ""
+            return guest.name, now, now, Cell("blocked: see below", "bad"), "", ""
         case verdict:
             return guest.name, now, now, Cell(f"nothing: {verdict}", "dim"), "", ""
+
+
+def _how(guest: GuestPlan) -> str:
+    """How it is updated, and how instead if that fails."""
+    otherwise = "".join(f"; else {_way_words(way.method, way.peer)}{_about(way.predicted)}" for way in guest.lower)
+    if guest.technique is not None:
+        return f"{guest.method} by {guest.technique}, {_ram(guest)}{otherwise}"
+    return f"{_way_words(guest.method, guest.peer)}{otherwise}"
+
+
+def _way_words(method: Method | None, peer: str) -> str:
+    return f"{method} to {peer}" if peer else f"{method}"
+
+
+def _about(predicted: Prediction | None) -> str:
+    return "" if predicted is None else f" (pause about {words.duration(predicted.pause_seconds)})"
 
 
 def _ram(guest: GuestPlan) -> str:
@@ -96,15 +124,31 @@ def guest_json(guest: GuestPlan, to: QemuTree | None) -> dict[str, object]:
         "qemu": {"before": before, "after": str(to.version) if updates and to else before},
         "budget_seconds": guest.budget_seconds,
         "clock": guest.clock,
-        "predicted": guest.predicted
-        and {
-            "pause_seconds": guest.predicted.pause_seconds,
-            "measured": guest.predicted.measured,
-            "of_itself": guest.predicted.of_itself,
-            "copy_seconds": guest.predicted.copy_seconds,
-        },
+        "predicted": _prediction_json(guest.predicted),
         "copied_bytes": guest.copied_bytes,
         "blockers": blockers_json(guest.blockers),
+        "peer": guest.peer or None,
+        "ways": [
+            {
+                "method": way.method,
+                "technique": way.technique,
+                "peer": way.peer or None,
+                "predicted": _prediction_json(way.predicted),
+                "blockers": blockers_json(way.blockers),
+            }
+            for way in guest.ways
+        ],
+    }
+
+
+def _prediction_json(predicted: Prediction | None) -> dict[str, object] | None:
+    if predicted is None:
+        return None
+    return {
+        "pause_seconds": predicted.pause_seconds,
+        "measured": predicted.measured,
+        "of_itself": predicted.of_itself,
+        "copy_seconds": predicted.copy_seconds,
     }
 
 

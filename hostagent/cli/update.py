@@ -96,6 +96,7 @@ def _planned_again(call: Call, approved: SavedPlan, host: Host) -> Plan:
         policies=approved.asking(policies_of(call, None)),
         past=past_of(call.updates()),
         technique=approved.technique,
+        methods=approved.methods,
     )
 
 

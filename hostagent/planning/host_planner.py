@@ -11,7 +11,8 @@ from hostagent.planning.checks import host_blockers, reconnect_hook
 from hostagent.planning.guest_policy import GuestPolicy, Policies, policy_blockers
 from hostagent.planning.hold_checks import hold_blockers
 from hostagent.planning.kernel_checks import KernelSwap, kernel_blockers, ram_outlives
-from hostagent.planning.planner import in_place_blockers, plan_qemu
+from hostagent.planning.ladder import in_place_blockers
+from hostagent.planning.planner import plan_qemu
 from hostagent.planning.prediction import Past, over_budget, predict
 
 

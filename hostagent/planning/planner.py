@@ -1,15 +1,16 @@
 """Facts in, plan out: what an update would do to each guest, and every reason why not more. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from hostagent.errors import UsageError
 from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Method, Plan, Technique, Verdict
-from hostagent.planning.checks import guest_blockers, handover_blockers, host_blockers
-from hostagent.planning.copy_checks import copy_blockers, ram_to_copy
-from hostagent.planning.guest_policy import Policies, policy_blockers
-from hostagent.planning.hold_checks import TAKEN, hold_blockers
-from hostagent.planning.prediction import Past, over_budget, predict
+from hostagent.planning.checks import handover_blockers, host_blockers
+from hostagent.planning.copy_checks import ram_to_copy
+from hostagent.planning.guest_policy import Policies
+from hostagent.planning.ladder import ways_of
+from hostagent.planning.prediction import Past
 
 
 def plan_qemu(
@@ -20,17 +21,35 @@ def plan_qemu(
     policies: Policies,
     past: Past | None = None,
     technique: Technique | None = None,
+    methods: Collection[Method] | None = None,
 ) -> Plan:
     """The plan to bring the named guests, or all, onto a QEMU, in the order of their priority.
 
     UsageError for a name nobody has.
 
     past: what was measured on this host; given, each guest's next pause is predicted, and none begun with that would
-    be over budget. technique: the only one to be used; None: a handover, or else a hold.
+    be over budget. technique: the only one to be used in place; None: a handover, or else a hold. methods: the only
+    ones to be used; None: all that its policy allows.
     """
     wanted = [(guest, to) for guest in policies.in_order(chosen_guests(host, guests))]
-    planned = plan_guests(host, wanted, policies, past, technique=technique)
-    return Plan(component="qemu", to=to, guests=planned, blockers=plan_blockers(host, planned))
+    planned = plan_guests(host, wanted, policies, past, technique=technique, methods=methods)
+    return Plan("qemu", to, *without_blocked_in_place(host, planned))
+
+
+def without_blocked_in_place(
+    host: Host, planned: Sequence[GuestPlan]
+) -> tuple[tuple[GuestPlan, ...], tuple[Blocker, ...]]:
+    """The guests, and what of the host stops them all; where some go in another way that stops only the others."""
+    against = plan_blockers(host, planned)
+    if not against or all(guest.method is None or guest.method.in_place for guest in planned):
+        return tuple(planned), against
+    return tuple(_stays(guest, against) if guest.method and guest.method.in_place else guest for guest in planned), ()
+
+
+def _stays(guest: GuestPlan, against: tuple[Blocker, ...]) -> GuestPlan:
+    return replace(
+        guest, verdict=Verdict.BLOCKED, method=None, technique=None, predicted=None, copied_bytes=0, blockers=against
+    )
 
 
 def plan_blockers(host: Host, planned: Sequence[GuestPlan]) -> tuple[Blocker, ...]:
@@ -45,7 +64,12 @@ def plan_adoption(
     """The plans that put the RAM of guests into shared files, one for each QEMU that they run on, and stay on."""
     chosen = policies.in_order(chosen_guests(host, guests))
     same = [(guest, guest.qemu or host.qemu[0]) for guest in chosen]
-    planned = plan_guests(host, same, policies, past, adopt=True, technique=Technique.HANDOVER)
+    planned = plan_guests(
+        *(host, same, policies, past),
+        adopt=True,
+        technique=Technique.HANDOVER,
+        methods=[method for method in Method if method.in_place],
+    )
     trees = dict.fromkeys(tree for _, tree in same)
     return tuple(
         Plan(
@@ -67,13 +91,21 @@ def plan_guests(
     *,
     adopt: bool = False,
     technique: Technique | None = None,
+    methods: Collection[Method] | None = None,
 ) -> tuple[GuestPlan, ...]:
     """What bringing each onto that QEMU would mean; what one needs room for is no room for the next."""
     planned: list[GuestPlan] = []
     for guest, to in wanted:
         promised = sum(other.copied_bytes for other in planned)
-        made = guest_plan(host, guest, to, policies, past, promised=promised, adopt=adopt, technique=technique)
-        planned.append(made)
+        planned.append(
+            guest_plan(
+                *(host, guest, to, policies, past),
+                promised=promised,
+                adopt=adopt,
+                technique=technique,
+                methods=methods,
+            )
+        )
     return tuple(planned)
 
 
@@ -93,12 +125,6 @@ def chosen_guests(host: Host, names: Sequence[str] | None) -> tuple[Guest, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def in_place_blockers(host: Host, guest: Guest, *, promised: int = 0) -> tuple[Blocker, ...]:
-    """Every reason why the guest cannot be updated in place; `promised`: see guest_plan."""
-    ram = ram_to_copy(guest)
-    return guest_blockers(guest) + (copy_blockers(guest, ram, host, promised) if ram else ())
-
-
 def guest_plan(
     host: Host,
     guest: Guest,
@@ -109,61 +135,38 @@ def guest_plan(
     promised: int = 0,
     adopt: bool = False,
     technique: Technique | None = None,
+    methods: Collection[Method] | None = None,
 ) -> GuestPlan:
     """What bringing a guest onto a QEMU would mean for it.
 
-    promised: bytes that others of the update need for copies of their RAM. adopt: RAM that is in no file goes there,
-    also on the QEMU that the guest is on. technique: the only one to be used; None: a handover, or else a hold.
+    promised, technique, methods: as for its ladder. adopt: RAM that is in no file goes there, also on the QEMU that
+    the guest is on.
     """
-    ram, verdict, own = ram_to_copy(guest), Verdict.UPDATE, policies.of(guest)
-    method = Method.IN_PLACE_COPY if ram else Method.IN_PLACE
-    chosen, blockers = _technique(host, guest, promised, technique)
-    blockers += policy_blockers(guest, own, method)
-    predicted = predict(guest.uuid, past, ram, chosen) if past is not None else None
+    own = policies.of(guest)
+    ways = ways_of(host, guest, own, past, promised=promised, technique=technique, methods=methods)
+    verdict = Verdict.UPDATE
     if not guest.state.active:
-        verdict, blockers = Verdict.NOT_RUNNING, ()
-    elif guest.qemu is not None and guest.qemu.is_build_of(to) and not (adopt and ram):
-        verdict, blockers = Verdict.UP_TO_DATE, ()
-    elif not blockers and predicted and (too_long := over_budget(predicted, own.policy.budget_seconds)):
-        blockers = (too_long,)
-    if blockers:
+        verdict = Verdict.NOT_RUNNING
+    elif guest.qemu is not None and guest.qemu.is_build_of(to) and not (adopt and ram_to_copy(guest)):
+        verdict = Verdict.UP_TO_DATE
+    elif all(way.blockers for way in ways):
         verdict = Verdict.BLOCKED
-    updates = verdict is Verdict.UPDATE
+    chosen = next((way for way in ways if not way.blockers), None) if verdict is Verdict.UPDATE else None
     return GuestPlan(
         name=guest.name,
         uuid=guest.uuid,
         verdict=verdict,
-        method=method if updates else None,
-        technique=chosen if updates else None,
+        method=chosen.method if chosen else None,
+        technique=chosen.technique if chosen else None,
         before=guest.qemu,
-        blockers=blockers,
+        blockers=ways[0].blockers if verdict is Verdict.BLOCKED else (),
         budget_seconds=own.policy.budget_seconds,
-        predicted=predicted if updates else None,
-        copied_bytes=ram if updates else 0,
+        predicted=chosen.predicted if chosen else None,
+        copied_bytes=chosen.copied_bytes if chosen else 0,
         clock=own.policy.clock,
+        ways=ways if verdict in (Verdict.UPDATE, Verdict.BLOCKED) else (),
+        peer=chosen.peer if chosen else "",
     )
-
-
-def way_of(host: Host, guest: Guest, policies: Policies) -> tuple[Technique, tuple[Blocker, ...]]:
-    """How the guest would be updated in place, and every reason why it cannot."""
-    method = Method.IN_PLACE_COPY if ram_to_copy(guest) else Method.IN_PLACE
-    technique, blockers = _technique(host, guest, 0, None)
-    return technique, blockers + policy_blockers(guest, policies.of(guest), method)
-
-
-def _technique(
-    host: Host, guest: Guest, promised: int, wanted: Technique | None
-) -> tuple[Technique, tuple[Blocker, ...]]:
-    """How the guest would go, and every reason why it cannot."""
-    of_guest = in_place_blockers(host, guest, promised=promised)
-    against_handover = (*of_guest, *handover_blockers(host))
-    against_hold = hold_blockers(host, guest, of_guest)
-    if wanted is Technique.HANDOVER or (wanted is None and not against_handover):
-        return Technique.HANDOVER, of_guest
-    if wanted is Technique.HOLD or not against_hold:
-        return Technique.HOLD, against_hold
-    helps = of_guest and all(blocker.reason in TAKEN for blocker in of_guest)
-    return Technique.HANDOVER, tuple(dict.fromkeys((*of_guest, *against_hold))) if helps else of_guest
 
 
 def choose_tree(trees: Sequence[QemuTree], wanted: str) -> QemuTree:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostagent.errors import UsageError
 from hostagent.facts import Guest, Host, QemuTree
-from hostagent.plan import Technique
+from hostagent.plan import Method, Technique
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests
 from hostagent.policy import PolicyPart
@@ -25,17 +25,25 @@ class SavedPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     component: Literal["qemu"] = "qemu"
     to: str  # the tree's name
     guests: tuple[str, ...]  # none named: all
     budget_seconds: float | None = None  # that was asked for; None: what each guest's policy says
-    technique: Technique | None = None  # the only one to be used
+    technique: Technique | None = None  # the only one to be used in place
+    methods: tuple[Method, ...] | None = None  # the only ones to be used
     facts: dict[str, object]
 
     @classmethod
     def of(
-        cls, host: Host, to: QemuTree, guests: Sequence[str], policies: Policies, technique: Technique | None = None
+        cls,
+        host: Host,
+        to: QemuTree,
+        guests: Sequence[str],
+        policies: Policies,
+        *,
+        technique: Technique | None = None,
+        methods: Sequence[Method] | None = None,
     ) -> SavedPlan:
         """What was planned on this host."""
         return cls(
@@ -43,6 +51,7 @@ class SavedPlan(BaseModel):
             guests=tuple(guests),
             budget_seconds=policies.asked.budget_seconds,
             technique=technique,
+            methods=None if methods is None else tuple(methods),
             facts=facts_of(host, guests or None, policies),
         )
 

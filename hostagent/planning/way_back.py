@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from hostagent.facts import Host, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Plan, Reason, Verdict
 from hostagent.planning.guest_policy import Policies
-from hostagent.planning.planner import guest_plan, plan_blockers
+from hostagent.planning.planner import guest_plan, without_blocked_in_place
 from hostagent.planning.prediction import Past
 
 
@@ -47,9 +47,7 @@ def plan_way_back(
         planned = guest_plan(host, guest, there or before, policies, past, promised=promised)
         planned = _unless_elsewhere(planned, went_to) if there else _no_way(planned, before)
         plans.setdefault(there or before, []).append(planned)
-    return tuple(
-        Plan("qemu", to, tuple(planned), plan_blockers(host, planned), undoes) for to, planned in plans.items()
-    )
+    return tuple(Plan("qemu", to, *without_blocked_in_place(host, planned), undoes) for to, planned in plans.items())
 
 
 def same_build(wanted: QemuTree, trees: Sequence[QemuTree]) -> QemuTree | None:

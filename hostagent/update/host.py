@@ -89,12 +89,14 @@ def _carry_out(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder)
 
 
 def _ordered(guest: GuestPlan) -> OrderedGuest:
+    method = guest.method or Method.IN_PLACE
     return OrderedGuest(
         uuid=guest.uuid,
         name=guest.name,
         before=guest.before,
-        method=guest.method or Method.IN_PLACE,
-        technique=guest.technique or Technique.HANDOVER,
+        method=method,
+        technique=(guest.technique or Technique.HANDOVER) if method.in_place else None,
+        peer=guest.peer,
         budget_seconds=guest.budget_seconds,
         clock=guest.clock,
     )

@@ -30,7 +30,8 @@ class OrderedGuest(BaseModel):
     name: str
     before: QemuTree | None
     method: Method = Method.IN_PLACE
-    technique: Technique = Technique.HANDOVER
+    technique: Technique | None = Technique.HANDOVER  # None: it is not updated in place
+    peer: str = ""  # where it migrates to
     budget_seconds: float  # for which it may stand still
     clock: ClockPolicy = ClockPolicy.STEP
 

@@ -131,8 +131,10 @@ def _shapes(ports: Ports, host: Host, plan: Plan | HostPlan) -> Mapping[str, _Sh
     """What would be proven -> the shape that needs it."""
     found = {}
     for guest in plan.to_update:
-        xml = ports.libvirt.live_xml(guest.uuid)
         method, technique = guest.method or Method.IN_PLACE, guest.technique or Technique.HANDOVER
+        if not method.in_place:
+            continue
+        xml = ports.libvirt.live_xml(guest.uuid)
         found[_digest(host, plan, guest, xml)] = _Shape(xml, guest.before, method, technique)
     return found
 

@@ -37,7 +37,7 @@ class GuestReport:
     name: str
     uuid: str
     method: str
-    technique: str
+    technique: str | None  # of a method in place
     outcome: Outcome | None  # None: open
     reason: str
     reason_kind: str

@@ -47,7 +47,7 @@ def test_a_plan_shows_every_guest_and_changes_nothing(hostagent: Caller) -> None
     assert result.exit_code == 0
     assert "in-place by handover, RAM kept" in result.stdout
     assert "500.0 ms" in result.stdout or "500 ms" in result.stdout
-    assert "cache cannot be updated in place, and is left out:" in result.stdout
+    assert "cache cannot be updated, and is left out:" in result.stdout
     assert "expected RAM in a shared file, found private file RAM" in result.stdout
     assert "nothing: not running" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100

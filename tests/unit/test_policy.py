@@ -18,7 +18,8 @@ from hostagent.hypervisor.fake_metadata import in_namespace, with_policy
 from hostagent.plan import ClockPolicy, Method, Reason, Technique, Verdict
 from hostagent.planning.guest_policy import Policies, policy_blockers
 from hostagent.planning.host_planner import Swap, plan_host
-from hostagent.planning.planner import plan_adoption, plan_qemu, way_of
+from hostagent.planning.ladder import in_place_way
+from hostagent.planning.planner import plan_adoption, plan_qemu
 from hostagent.planning.prediction import Past
 from hostagent.planning.way_back import plan_way_back
 from hostagent.policy import Allowed, Layer, PolicyPart, Setting, is_guest_name, merged
@@ -222,8 +223,8 @@ def test_a_copy_is_allowed_for_itself() -> None:
     assert [blocker.expected for blocker in planned.blockers] == ["a policy that allows in-place-copy"]
     (adopted,) = plan_adoption(seen, ["web1"], policies=only_kept)
     assert adopted.blocked
-    assert [blocker.reason for blocker in way_of(seen, plain, only_kept)[1]] == [Reason.POLICY]
-    assert way_of(seen, plain, Policies())[1] == ()
+    assert [blocker.reason for blocker in in_place_way(seen, plain, only_kept.of(plain)).blockers] == [Reason.POLICY]
+    assert in_place_way(seen, plain, Policies().of(plain)).blockers == ()
 
 
 def test_all_that_is_against_it_is_said() -> None:
@@ -237,7 +238,7 @@ def test_one_whose_policy_cannot_be_read_is_blocked_and_not_given_defaults() -> 
     (blocker,) = planned.blockers
     assert (planned.verdict, blocker.reason, blocker.found) == (Verdict.BLOCKED, Reason.POLICY, "'quux'")
     assert "hostagent guest set web1 --unset all" in blocker.hint
-    assert way_of(sampled.host(), unreadable, Policies())[1] == (blocker,)
+    assert in_place_way(sampled.host(), unreadable, Policies().of(unreadable)).blockers == (blocker,)
     held = plan_host(
         sampled.host(guests=(unreadable,), hold_hook=True), "kvm", [SWAP], policies=Policies(), past=Past()
     )

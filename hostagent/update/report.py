@@ -173,20 +173,34 @@ def past_of(updates: Sequence[UpdateRecord]) -> Past:
     for update in updates:
         if update.order.get("kind") not in (OrderKind.UPDATE, OrderKind.ADOPTION):
             continue
-        held = _held(update)
-        if update.outcome is Outcome.UPDATED and (swapped := update.order.get("swaps")):
-            took = _phases(update).get("", {})
-            for name in swapped if isinstance(swapped, list) else ():
-                if step_name(name) in took:
-                    swaps.setdefault(name, []).append(took[step_name(name)])
+        held, swapped = _held(update), _swapped(update)
+        if update.outcome is Outcome.UPDATED:
+            for name, took in swapped.items():
+                swaps.setdefault(name, []).append(took)
         for record in update.guests.values():
-            pause = _number(record.measured, "pause_seconds")
-            if record.outcome is Outcome.UPDATED and pause is not None:
-                (holds if record.uuid in held else pauses).setdefault(record.uuid, []).append(pause)
+            own = _own_pause(update, record, len(held), swapped)
+            if record.outcome is Outcome.UPDATED and own is not None:
+                (holds if record.uuid in held else pauses).setdefault(record.uuid, []).append(own)
             copied, seconds = (_number(record.measured, name) for name in ("copied_bytes", "copy_seconds"))
             if copied and seconds:
                 speeds.append(copied / seconds)
     return Past(pauses, holds, speeds, swaps)
+
+
+def _swapped(update: UpdateRecord) -> Mapping[str, float]:
+    """How long each component took that was swapped while its guests were held, seconds."""
+    names, took = update.order.get("swaps"), _phases(update).get("", {})
+    return {
+        name: took[step_name(name)] for name in (names if isinstance(names, list) else ()) if step_name(name) in took
+    }
+
+
+def _own_pause(update: UpdateRecord, record: GuestRecord, held: int, swapped: Mapping[str, float]) -> float | None:
+    """How long a guest stood still for itself: one held with all others waits for them, and for the swap."""
+    pause = _number(record.measured, "pause_seconds")
+    if pause is None or not update.order.get("swaps"):
+        return pause
+    return max(0.0, pause - sum(swapped.values())) / held if swapped and held else None
 
 
 def _held(update: UpdateRecord) -> frozenset[str]:

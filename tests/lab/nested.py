@@ -12,7 +12,7 @@ import libvirt
 from tests.bench.guest_spec import GUEST_FILES, GuestSpec, domain_xml
 from tests.bench.host import DISK_SIZE
 from tests.bench.proof import Proof
-from tests.lab.machine import Machine, Said
+from tests.lab.machine import LabError, Machine, Said
 
 CLOSED_LIMIT = 300.0  # seconds
 SITE = "/opt/hostagent/lib/python3.11/site-packages"
@@ -39,7 +39,10 @@ class NestedHost:
 
     def update(self, *words: str) -> dict[str, Any]:
         """`hostagent update ... --yes --json`: the document that it prints; fails unless it says that all went well."""
-        said = self.machine.shell(f"hostagent update {' '.join(words)} --yes --json 2>/tmp/said || cat /tmp/said >&2")
+        said = self.machine.shell(f"hostagent update {' '.join(words)} --yes --json 2>/tmp/said", check=False)
+        if said.status != 0:
+            told = self.machine.shell("cat /tmp/said").out
+            raise LabError(f"hostagent update {' '.join(words)}: exit status {said.status}\n{said.out}\n{told}")
         found: dict[str, Any] = json.loads(said.out)
         return found
 

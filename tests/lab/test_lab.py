@@ -146,8 +146,9 @@ def test_the_plug_is_pulled(host: NestedHost, trips: Trips) -> None:
     before = {spec.name: host.proof(spec).report().boot_id for spec in GUESTS}
     host.disconnect()
     machine.shell("echo 'options kvm_amd nested=1' > /etc/modprobe.d/kvm.conf; sync")
-    machine.shell("nohup hostagent update kvm --yes > /tmp/said 2>&1 < /dev/null &")
-    machine.shell("until grep -q 'kvm: swapping it' /tmp/said; do sleep 0.2; done", within_seconds=300)
+    updater = machine.shell("nohup hostagent update kvm --yes > /tmp/said 2>&1 < /dev/null & echo $!").out.strip()
+    waits = f"until grep -q 'kvm: swapping it' /tmp/said; do kill -0 {updater}; sleep 0.2; done"
+    assert machine.shell(waits, within_seconds=300, check=False).status == 0, machine.shell("cat /tmp/said").out
     machine.pull_the_plug()
     said = host.last_closed()
     assert said["outcome"] == "lost", said

@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from journals import BEGIN, HANDOVER, Writer
 
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree, Version
-from hostagent.update.journal import Entry, Kind, Outcome, SqliteJournal, UpdateRecord
+from hostagent.plan import Technique
+from hostagent.update.journal import Entry, GuestRecord, Kind, Outcome, SqliteJournal, UpdateRecord
 from hostagent.update.journal_reader import read_updates
-from hostagent.update.order import OrderKind
-from hostagent.update.report import UpdateReport, _phases, report_of, timestamp
+from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
+from hostagent.update.report import UpdateReport, _phases, past_of, report_of, timestamp
 
 
 def only(writer: Writer) -> UpdateReport:
@@ -194,6 +196,26 @@ def test_a_journal_of_a_newer_hostagent_or_a_broken_one_is_said(tmp_path: Path) 
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(NeedsOperator, match="journal"):
         read_updates(path)
+
+
+def test_what_a_guest_waited_for_others_and_for_the_swap_is_no_pause_of_its_own() -> None:
+    """Else the next swap would be predicted to take as often as long as there are guests."""
+    times = (("a", "pause", 10.0), ("b", "pause", 10.0), ("", "swap kernel", 14.0), ("a", "restore", 134.0))
+    guests = [
+        OrderedGuest(uuid=uuid, name=uuid, before=None, technique=Technique.HOLD, budget_seconds=300.0) for uuid in "ab"
+    ]
+    order = UpdateOrder(kind=OrderKind.UPDATE, component="kernel", swaps=("kernel",), guests=tuple(guests), pid=1)
+    records = {
+        uuid: GuestRecord(uuid, uuid, measured={"pause_seconds": pause}, outcome=Outcome.UPDATED)
+        for uuid, pause in (("a", 128.0), ("b", 130.0))
+    }
+    update = UpdateRecord(
+        "u1", 9.0, "boot", order.body(), guests=records, outcome=Outcome.UPDATED, ended_at=140.0, step_times=times
+    )
+    past = past_of([update])
+    assert past.swaps == {"kernel": [120.0]}
+    assert past.holds == {"a": [4.0], "b": [5.0]}
+    assert past_of([replace(update, step_times=())]).holds == {}  # the swap's share is not known
 
 
 def test_steps_of_guests_that_are_held_together_last_until_their_own_next_one() -> None:

@@ -164,7 +164,7 @@ def _clock(setting: Setting, element: Element) -> ClockPolicy:
 
 
 def _budget(setting: Setting, element: Element) -> float:
-    return float(_matched(r"[0-9]{1,4}(\.[0-9]{1,17})?|[0-9](\.[0-9]{1,17})?e-[0-9]{2}", setting, element))
+    return float(_matched(r"[0-9]{1,4}(\.[0-9]{1,20})?|[0-9](\.[0-9]{1,17})?e-[0-9]{2,3}", setting, element))
 
 
 def _priority(setting: Setting, element: Element) -> int:

@@ -7,9 +7,7 @@ go forward, or all go back: what was swapped is the same for all of them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
@@ -19,8 +17,9 @@ from hostagent.update.hold import AFTER, HOLD, HOLD_STEPS, PREPARE, RESTORE, RES
 from hostagent.update.holding import ENDED_FOR_GOOD, has_state, is_told, told_of, unprepare
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
-from hostagent.update.member import MemberOf, says_yes, write_ends
+from hostagent.update.member import MemberOf, have_libvirt, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
+from hostagent.update.side_by_side import side_by_side
 
 _CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
 
@@ -95,21 +94,7 @@ class HoldBatch:
 
     def _side_by_side(self, table: Sequence[Step[GuestHold]]) -> Iterator[tuple[HeldMember, HostagentError | None]]:
         """Each, and what it failed by; as many at the same time as there are cores."""
-        members = self._active()
-        workers = min(self.host.ports.config.update.side_by_side or os.cpu_count() or 1, len(members))
-        if workers <= 1:
-            yield from ((member, self._try(member, table)) for member in members)
-            return
-
-        def work(member: HeldMember) -> HostagentError | None:
-            try:
-                return self._try(member, table)
-            finally:
-                self.host.ports.libvirt.disconnect()  # this thread's own
-
-        with ThreadPoolExecutor(workers, thread_name_prefix="hold") as pool:
-            failures = list(pool.map(work, members))
-        yield from zip(members, failures, strict=True)
+        yield from side_by_side(self.host.ports, self._active(), lambda member: self._try(member, table), "hold")
 
     def _left(self, member: HeldMember, error: HostagentError) -> bool:
         """Whether it is gone; then it is let go of."""
@@ -242,18 +227,7 @@ class HoldBatch:
 
     def _have_libvirt(self) -> None:
         """Nothing can be done for a held guest without its daemon."""
-        daemon, seconds = self.host.ports.daemon, self.host.ports.config.libvirt.daemon.ready_seconds
-        if daemon.is_up():
-            return
-        try:
-            daemon.start(seconds)
-        except HostagentError as error:
-            raise NeedsOperator(
-                "starting libvirt's daemon, for guests that are held",
-                expected="it to answer",
-                found=str(error),
-                hint=f"{daemon.restart_hint()}; then: hostagent recover",
-            ) from error
+        have_libvirt(self.host.ports, "guests that are held")
 
     # -- one guest -------------------------------------------------------------------------------------------
 

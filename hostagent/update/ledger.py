@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hostagent.components import HostComponent
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.facts import QemuTree
 from hostagent.plan import Method, Technique
+from hostagent.update.alone_batch import AloneBatch, AloneMember
 from hostagent.update.batch import Batch, Member
 from hostagent.update.guest_hold import Barrier, GuestHold
 from hostagent.update.hold_batch import HeldMember, HoldBatch
@@ -23,7 +24,8 @@ from hostagent.update.swap import GuestSwap, HostSwap
 # The worst that happened to a guest is what happened to the update.
 _WORST_FIRST = (Outcome.NEEDS_OPERATOR, Outcome.LOST, Outcome.ROLLED_BACK, Outcome.GONE, Outcome.UPDATED)
 
-Batches = tuple[Batch | HoldBatch, ...]
+AnyBatch = Batch | HoldBatch | AloneBatch
+Batches = tuple[AnyBatch, ...]
 
 
 def begin(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder) -> Batches:
@@ -34,8 +36,8 @@ def begin(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder) -> B
 
 
 def batches_of(ports: Ports, engine: Engine, update: UpdateRecord, order: UpdateOrder) -> Batches:
-    """What carries the update, from where the journal says that it is; a technique that no guest needs is left out."""
-    found: list[Batch | HoldBatch] = []
+    """What carries the update, from where the journal says that it is; what no guest goes by is left out."""
+    found: list[AnyBatch] = []
     if handed := _guests(order, update, Technique.HANDOVER):
         swaps = tuple(_swap(ports, update.id, order, guest) for guest in handed)
         members = [Member(swap) for swap in swaps]
@@ -48,6 +50,12 @@ def batches_of(ports: Ports, engine: Engine, update: UpdateRecord, order: Update
         _take_up(holding, update)
         components = tuple(_component(ports, name) for name in order.swaps)
         found.append(HoldBatch(engine, HostHold(ports, update.id, components), holding, update.host))
+    for method, make in _ALONE.items():
+        going = [guest for guest in order.guests if guest.method is method and guest.uuid in update.guests]
+        if going:
+            alone = [make(ports, update.id, order, guest) for guest in going]
+            _take_up(alone, update)
+            found.append(AloneBatch(engine, ports, update.id, alone))
     return tuple(found)
 
 
@@ -106,6 +114,10 @@ def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest,
         clock=guest.clock,
         rehearsal=order.kind is OrderKind.REHEARSAL,
     )
+
+
+# Methods that take each guest for itself.
+_ALONE: Mapping[Method, Callable[[Ports, str, UpdateOrder, OrderedGuest], AloneMember]] = {}
 
 
 def members_of(batches: Batches) -> list[MemberOf[Any]]:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.update.journal import Entry, GuestRecord, Journal, Kind, Outcome, Progress
-from hostagent.update.subject import AnyGuest
+from hostagent.update.subject import AnyGuest, Ports
 
 S = TypeVar("S", bound=AnyGuest)
 
@@ -78,3 +78,19 @@ def says_yes(question: Callable[[], bool]) -> bool:
         return question()
     except HostagentError:
         return False
+
+
+def have_libvirt(ports: Ports, for_whom: str) -> None:
+    """Have its daemon up, without which nothing can be done for them; raises NeedsOperator with the command."""
+    daemon, seconds = ports.daemon, ports.config.libvirt.daemon.ready_seconds
+    if daemon.is_up():
+        return
+    try:
+        daemon.start(seconds)
+    except HostagentError as error:
+        raise NeedsOperator(
+            f"starting libvirt's daemon, for {for_whom}",
+            expected="it to answer",
+            found=str(error),
+            hint=f"{daemon.restart_hint()}; then: hostagent recover",
+        ) from error

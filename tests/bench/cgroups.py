@@ -1,11 +1,15 @@
 """A control group of the bench's own in every hierarchy of the machine, v1 and v2."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "hostagent-bench-"
 """How the group of every bench begins."""
+INIT = "init"
+"""The group of a bench's first processes where its own may have none, on v2."""
 REMOVAL_LIMIT = 10.0
 """Seconds to wait for the kernel to end what is still inside."""
 
@@ -57,8 +61,9 @@ def _mounted() -> dict[frozenset[str], Path]:
 
 
 def create(name: str) -> list[Path]:
-    """Makes the group below our own in every hierarchy."""
-    groups = [hierarchy.group / name for hierarchy in hierarchies()]
+    """Makes the group below our own in every hierarchy; in a bench of v2, beside the one of its processes."""
+    found = [hierarchy.group for hierarchy in hierarchies()]
+    groups = [(group.parent if group.name == INIT else group) / name for group in found]
     for group in groups:
         group.mkdir()
         # v1 takes no process into a group where these are empty
@@ -72,6 +77,17 @@ def create(name: str) -> list[Path]:
 def join(groups: list[Path]) -> None:
     for group in groups:
         (group / "cgroup.procs").write_text("0")
+
+
+@contextmanager
+def joined(groups: list[Path]) -> Iterator[None]:
+    """What is started meanwhile is in them; we are back afterwards."""
+    before = [hierarchy.group for hierarchy in hierarchies()]
+    join(groups)
+    try:
+        yield
+    finally:
+        join(before)
 
 
 def remove(groups: list[Path]) -> None:

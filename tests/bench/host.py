@@ -10,7 +10,7 @@ import select
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -50,12 +50,17 @@ class Host:
     """`with Host() as host:` gives a running libvirt with a bridge and room for guests' memory.
 
     ram: size of the tmpfs for guests' memory, as mount(8) takes it.
+    address, mac: of the host on the guests' bridge.
     """
 
-    def __init__(self, *, ram: str = "8g") -> None:
+    start_command: Sequence[str] = LIBVIRTD_START
+    qemu_conf: str = QEMU_CONF
+
+    def __init__(self, *, ram: str = "8g", address: str = HOST_ADDRESS, mac: str = BRIDGE_MAC) -> None:
         if os.environ.get("HOSTAGENT_BENCH") != "1":
             raise RuntimeError("expected to run inside the bench (hint: python -m tests.bench.enter -- ...)")
         self._ram = ram
+        self._address, self._mac = address, mac
         self._connection: libvirt.virConnect | None = None
         self._kvm = Path("/dev/kvm").exists()
         self._vhost = Path("/dev/vhost-net").exists()
@@ -63,10 +68,10 @@ class Host:
     def __enter__(self) -> Self:
         libvirt.registerErrorHandler(_say_nothing, None)
         self._mount_ram()
-        Path("/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+        Path("/etc/libvirt/qemu.conf").write_text(self.qemu_conf)
         for name in ("vmlinuz", "initramfs"):  # copies: libvirt gives what a guest uses to the QEMU user
             shutil.copy(GUEST / name, GUEST_FILES / name)
-        make_bridge()
+        make_bridge(self._address, self._mac)
         _run(*VIRTLOGD_START)
         self.start_libvirtd()
         return self
@@ -87,7 +92,7 @@ class Host:
         _run("umount", "--lazy", str(RAM))
 
     def start_libvirtd(self) -> None:
-        _run(*LIBVIRTD_START)
+        _run(*self.start_command)
 
     def stop_libvirtd(self) -> None:
         """Ends the daemon; guests run on."""
@@ -157,11 +162,13 @@ class Host:
         return [path for path in found if ((seen := path.stat()).st_dev, seen.st_ino) in mapped]
 
     def qemu_processes(self) -> list[psutil.Process]:
-        """Every living QEMU in the bench, libvirt's own and others."""
+        """Every living QEMU of this host, libvirt's own and others."""
         return [
             process
             for process in psutil.process_iter(["name", "status"])
-            if process.info["name"].startswith("qemu-system") and process.info["status"] != psutil.STATUS_ZOMBIE
+            if process.info["name"].startswith("qemu-system")
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+            and _is_of_this_host(process.pid)
         ]
 
     def _xml(self, spec: GuestSpec) -> str:
@@ -180,11 +187,19 @@ class Host:
         mount("tmpfs", RAM, "tmpfs", options=options)
 
 
-def make_bridge() -> None:
+def _is_of_this_host(pid: int) -> bool:
+    """A second host in the bench (two_hosts.py) has a PID namespace of its own below ours."""
+    try:
+        return Path(f"/proc/{pid}/ns/pid").readlink() == Path("/proc/self/ns/pid").readlink()
+    except FileNotFoundError:
+        return False
+
+
+def make_bridge(host_address: str = HOST_ADDRESS, mac: str = BRIDGE_MAC) -> None:
     """The guests' network, with the host's address in it."""
     # Without a card of the host's in it a bridge has the address of some guest's tap, until that goes.
-    _run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
-    _run("ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE)
+    _run("ip", "link", "add", BRIDGE, "address", mac, "type", "bridge")
+    _run("ip", "addr", "add", f"{host_address}/24", "dev", BRIDGE)
     _run("ip", "link", "set", BRIDGE, "up")
 
 

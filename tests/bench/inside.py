@@ -1,7 +1,8 @@
 """First process of the bench: builds its root file system, goes there, becomes tini.
 
-Run by enter.py in fresh namespaces. The project and the Python it runs on are at the same paths as outside,
-read-only but for build/; everything else is an overlay that ends with the bench.
+Run by launch.py in fresh namespaces, and by two_hosts.py in further ones for a second host in the same bench. The
+project and the Python it runs on are at the same paths as outside, read-only but for build/; everything else is an
+overlay that ends with the bench.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import cgroups
@@ -30,7 +32,7 @@ def make_root(rootfs: Path, keep: Path | None) -> Path:
     layers = keep or base
     upper, work, root = layers / "upper", layers / "work", base / "merged"
     for folder in (upper, work, root):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     mount("overlay", root, "overlay", options=f"lowerdir={rootfs},upperdir={upper},workdir={work}")
     return root
 
@@ -43,6 +45,14 @@ def bring_in(root: Path) -> None:
         target = root / source.relative_to("/")
         target.mkdir(parents=True, exist_ok=True)
         bind(source, target, flags)
+
+
+def share(root: Path, folders: Sequence[Path]) -> None:
+    """Folders of the bench that a second host in it has as well, under the same names."""
+    for folder in folders:
+        target = root / folder.relative_to("/")
+        target.mkdir(parents=True, exist_ok=True)
+        bind(folder, target)
 
 
 def make_devices(root: Path, *, kvm: bool) -> None:
@@ -81,8 +91,8 @@ def mount_cgroups(root: Path) -> None:
     if all(not hierarchy.controllers for hierarchy in found):
         mount("cgroup2", top, "cgroup2")
         # v2 gives controllers only to the children of a group that has no process of its own.
-        (top / "init").mkdir()
-        (top / "init/cgroup.procs").write_text("0")
+        (top / cgroups.INIT).mkdir()
+        (top / cgroups.INIT / "cgroup.procs").write_text("0")
         return
     mount("tmpfs", top, "tmpfs", options="mode=755")
     for hierarchy in found:
@@ -117,6 +127,8 @@ def main() -> None:
     parser.add_argument("--kvm", type=int, default=0)
     parser.add_argument("--libvirt", required=True)
     parser.add_argument("--daemon", required=True)
+    parser.add_argument("--hostname", default=HOSTNAME)
+    parser.add_argument("--share", type=Path, action="append", default=[])
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args()
 
@@ -125,8 +137,9 @@ def main() -> None:
     make_devices(root, kvm=bool(asked.kvm))
     mount_cgroups(root)
     bring_in(root)
+    share(root, asked.share)
     pivot_root(root)
-    socket.sethostname(HOSTNAME)
+    socket.sethostname(asked.hostname)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     os.chdir(PROJECT)
     os.execve("/usr/bin/tini", ["tini", "-s", "--", *asked.command], environment(asked.libvirt, asked.daemon))

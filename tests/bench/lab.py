@@ -57,9 +57,9 @@ class Lab:
     config: Config
 
     @classmethod
-    def set_up(cls, *, rehearse: bool = False) -> Lab:
+    def set_up(cls, *, rehearse: bool = False, start: Sequence[str] = LIBVIRTD_START) -> Lab:
         """Write the configuration and add the second QEMU; nothing is known of earlier updates."""
-        cls.write_configuration(rehearse=rehearse)
+        cls.write_configuration(rehearse=rehearse, start=start)
         lab = cls.load()
         shutil.rmtree(lab.config.paths.state, ignore_errors=True)
         qemu_trees.add(sorted(DEBS.glob("*.deb")), state=lab.config.paths.state)
@@ -70,11 +70,11 @@ class Lab:
         Hook(HOOK, hook_text(self.config.paths.held), self.config.paths.held, 0, 0, HostFiles()).apply()
 
     @staticmethod
-    def write_configuration(*, rehearse: bool) -> None:
+    def write_configuration(*, rehearse: bool, start: Sequence[str] = LIBVIRTD_START) -> None:
         """What a host without systemd needs."""
         CONFIG.parent.mkdir(exist_ok=True)
-        start = "[" + ", ".join(f'"{word}"' for word in LIBVIRTD_START) + "]"
-        CONFIG.write_text(TOML.format(start=start, rehearse=str(rehearse).lower()))
+        command = "[" + ", ".join(f'"{word}"' for word in start) + "]"
+        CONFIG.write_text(TOML.format(start=command, rehearse=str(rehearse).lower()))
 
     @classmethod
     def load(cls) -> Lab:

@@ -26,6 +26,7 @@ INSTALLED = (
     "libvirt-daemon-driver-qemu",
     "libvirt-daemon-system",
     "openssh-client",
+    "openssl",  # for the certificates of two hosts
     "procps",
     "python3",
     "qemu-system-x86",

@@ -1,0 +1,51 @@
+"""Two hosts for all tests of guests that migrate; on the first a peer, which guests on either are connected to."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench.guest_spec import HOST_ADDRESS
+from tests.bench.lab import Lab
+from tests.bench.link import A, B
+from tests.bench.peer import Peer
+from tests.bench.two_hosts import URIS, TwoHosts, two_hosts
+
+
+@pytest.fixture(scope="package")
+def both() -> Iterator[TwoHosts]:
+    if "HOSTAGENT_BENCH" not in os.environ:
+        pytest.skip("runs inside the bench")
+    with two_hosts() as both:
+        yield both
+
+
+@pytest.fixture
+def hosts(both: TwoHosts) -> Iterator[TwoHosts]:
+    """Both run and are joined before each test and after it, whatever it did to them."""
+    both.mend()
+    yield both
+    both.mend()
+
+
+@pytest.fixture(scope="package")
+def peer(both: TwoHosts) -> Iterator[Peer]:
+    with Peer(HOST_ADDRESS) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="package")
+def lab(both: TwoHosts) -> Lab:
+    """hostagent on the first host; the second has its own, set up in the same way."""
+    return Lab.set_up(start=both.a.start_command)
+
+
+@pytest.fixture
+def uri_of_b() -> str:
+    """libvirt on the second host, as the first one calls it."""
+    return URIS[B]
+
+
+@pytest.fixture
+def uri_of_a() -> str:
+    return URIS[A]

@@ -1,0 +1,75 @@
+"""The bench's two hosts: a guest goes from one to the other and back by libvirt alone, and what disturbs them does."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from tests.bench.guest_spec import GuestSpec
+from tests.bench.link import A, B, Side
+from tests.bench.peer import Peer
+from tests.bench.two_hosts import PLAIN_URIS, URIS, TwoHosts
+from tests.hosts.guests import LIVE, guest
+
+SPEC = GuestSpec("traveller", 1, 256, fill_mib=64, seed=51)
+
+
+@pytest.mark.parametrize("flags", [LIVE | libvirt.VIR_MIGRATE_TLS, LIVE], ids=["tls", "plain"])
+def test_a_guest_goes_there_and_back(hosts: TwoHosts, peer: Peer, flags: int) -> None:
+    connected = peer.connections(SPEC.address)
+    with guest(hosts, SPEC) as travelling:
+        with travelling.proof(A) as proof:
+            was = proof.report()
+        for source, target in ((A, B), (B, A)):
+            peer.reset(SPEC.address)
+            travelling.migrate(source, target, flags)
+            time.sleep(1.5)
+            assert travelling.runs_on() == [target]
+            assert not travelling.is_known_on(source)
+            with travelling.proof(target) as proof:
+                now = proof.check()
+            assert now.good
+            assert (now.boot_id, now.ram.pages) == (was.boot_id, SPEC.fill_mib * 256)
+            assert now.disk.last > was.disk.last
+            assert peer.connections(SPEC.address) == connected + 1
+            felt = peer.felt(SPEC.address)
+            print(f"{source.name} to {target.name}: stood still {felt.stood_still_ns / 1e6:.0f} ms, lost {felt.lost}")
+            was = now
+
+
+@pytest.mark.parametrize("uris", [URIS, PLAIN_URIS], ids=["tls", "plain"])
+def test_each_reaches_the_other(hosts: TwoHosts, uris: dict[Side, str]) -> None:
+    names = {A: "hostagent-bench", B: B.name}
+    for side in (A, B):
+        ask = ["virsh", "--connect", uris[side], "hostname"]
+        asked = hosts.b.run(ask) if side is A else subprocess.run(ask, check=False, capture_output=True, text=True)
+        assert asked.stdout.strip() == names[side], asked.stderr
+
+
+def test_what_is_cut_is_dropped_and_nobody_is_told(hosts: TwoHosts) -> None:
+    """A connection that was open before it goes on after it, as if nothing had been."""
+    call = subprocess.Popen(
+        ["virsh", "--keepalive-interval", "0", "--connect", URIS[B], "event", "--all", "--timeout", "1"],
+        stdout=subprocess.PIPE,
+    )
+    hosts.link.cut()
+    with pytest.raises(subprocess.TimeoutExpired):
+        call.wait(3)
+    hosts.link.mend()
+    call.communicate()
+    assert call.returncode == 0
+
+
+def test_a_power_cut_ends_all_that_runs_there(hosts: TwoHosts) -> None:
+    """What was written on its disk is there once it is on again; its guests are not."""
+    with guest(hosts, SPEC) as travelling:
+        travelling.migrate(A, B)
+        ended = hosts.b.pids()
+        assert len(ended) > 3
+        hosts.b.kill()
+        assert not [pid for pid in ended if Path(f"/proc/{pid}").exists()]
+        hosts.b.power_on()
+        assert travelling.is_known_on(B)
+        assert travelling.runs_on() == []

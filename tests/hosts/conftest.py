@@ -21,8 +21,8 @@ def both() -> Iterator[TwoHosts]:
 
 
 @pytest.fixture
-def hosts(both: TwoHosts) -> Iterator[TwoHosts]:
-    """Both run and are joined before each test and after it, whatever it did to them."""
+def hosts(both: TwoHosts, peer: Peer) -> Iterator[TwoHosts]:
+    """Both run and are joined before each test and after it, whatever it did to them; the peer is there for guests."""
     both.mend()
     yield both
     both.mend()

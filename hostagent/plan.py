@@ -155,6 +155,15 @@ class _OfGuests:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Which part of a roll an update is: of guests that go in groups, one group after the other."""
+
+    roll: str  # an id, which all updates of the roll share
+    group: int  # from 1
+    groups: int
+
+
+@dataclass(frozen=True)
 class Plan(_OfGuests):
     """What will be done on the host; made from facts alone."""
 
@@ -164,6 +173,8 @@ class Plan(_OfGuests):
     blockers: tuple[Blocker, ...]  # of the host: they stop every guest
     undoes: str = ""  # the update that it brings guests back from
     adopts: bool = False  # guests stay on their QEMU; only their RAM goes into files
+    groups: tuple[tuple[str, ...], ...] = ()  # names of guests, in the order in which they go; (): all at once
+    place: Place | None = None  # of a plan that is for one group of another's
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ before it is done with. What goes by it is an update that rolls over a host, or 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _Domain = tuple[str, str]  # an update domain's name, and that of the guest that is one by itself
@@ -29,29 +29,36 @@ class Placed:
         return (self.update_domain, "") if self.update_domain else ("", self.name)
 
 
-def in_groups(guests: Sequence[Placed], limit: int) -> tuple[tuple[str, ...], ...]:
+def in_groups(guests: Sequence[Placed], limit: int, first: str = "") -> tuple[tuple[str, ...], ...]:
     """The names of all guests, each in one group of at most `limit`.
 
     Update domains go in the order of their names, numbers by their value, and guests without one after them; within
     that those of higher priority go first, then by name. ValueError for a name that is there twice, or no limit.
+
+    first: a guest that goes alone before all others; its update domain is then the first one of its set.
     """
     if limit < 1:
         raise ValueError("expected a limit of at least 1")
     if len({guest.name for guest in guests}) < len(guests):
         raise ValueError("expected each guest once")
     left = sorted(guests, key=lambda guest: (-guest.priority, guest.name))
-    groups: list[tuple[str, ...]] = []
+    ahead = [guest for guest in left if guest.name == first]
+    if first and not ahead:
+        raise ValueError("expected the first one among the guests")
+    begun = {guest.availability_set: guest.domain for guest in ahead if guest.availability_set}
+    groups: list[tuple[str, ...]] = [(guest.name,) for guest in ahead]
+    left = [guest for guest in left if guest not in ahead]
     while left:
-        group = list(_next_group(left, limit))
+        group = list(_next_group(left, limit, begun))
         groups.append(tuple(guest.name for guest in group))
         left = [guest for guest in left if guest not in group]
     return tuple(groups)
 
 
-def _next_group(left: Sequence[Placed], limit: int) -> Iterator[Placed]:
+def _next_group(left: Sequence[Placed], limit: int, begun: Mapping[str, _Domain]) -> Iterator[Placed]:
     """Never empty: whoever is first of the first update domain of its set may go."""
     group: list[Placed] = []
-    turn = _whose_turn(left)
+    turn = _whose_turn(left, begun)
     for guest in left:
         waits = guest.availability_set and guest.domain != turn[guest.availability_set]
         if not waits and not any(_apart(guest, other) for other in group):
@@ -61,11 +68,17 @@ def _next_group(left: Sequence[Placed], limit: int) -> Iterator[Placed]:
             return
 
 
-def _whose_turn(left: Sequence[Placed]) -> dict[str, _Domain]:
-    """Of each availability set the update domain that goes now: its first of which a guest is left."""
+def _whose_turn(left: Sequence[Placed], begun: Mapping[str, _Domain]) -> dict[str, _Domain]:
+    """Of each availability set the update domain that goes now: its first of which a guest is left.
+
+    begun: those that come before all others of their sets, as one of them has gone already.
+    """
     turn: dict[str, _Domain] = {}
     for guest in sorted(left, key=_turns_come, reverse=True):
         turn[guest.availability_set] = guest.domain
+    for guest in left:
+        if begun.get(guest.availability_set) == guest.domain:
+            turn[guest.availability_set] = guest.domain
     return turn
 
 

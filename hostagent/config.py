@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from hostagent import config_files
@@ -27,6 +27,7 @@ from hostagent.policy import (
     is_guest_name,
 )
 
+DAY_SECONDS = 86400.0
 OWN_COMPONENTS = ("qemu", "libvirtd", "kvm", "kernel", "all")
 DEFAULT_PATH = Path("/etc/hostagent/hostagent.toml")
 
@@ -264,6 +265,77 @@ class ComponentSettings(_Table):
         return name
 
 
+class RollSettings(_Table):
+    """``[roll]``: how an update goes over groups of guests, one after the other; see docs/update-domains.md."""
+
+    max_unavailable: Annotated[
+        int, Field(ge=0, le=1000, description="a whole number from 0, which means no limit, to 1000")
+    ] = 0  # guests that are disturbed at the same time
+    wait_seconds: Annotated[
+        float, Field(ge=0, le=DAY_SECONDS, description=f"a number of seconds from 0 to {DAY_SECONDS:g}")
+    ] = 0.0  # between a group that is well and the next one
+    settle_seconds: Seconds = 30.0  # within which guests must be as they were, once they are updated
+
+
+class HealthSettings(_Table):
+    """``[[health]]``: what has to answer after guests were updated, before others are."""
+
+    availability_set: Annotated[
+        str | None, Field(pattern=f"^{NAME}$", description=EXPECTED[Setting.AVAILABILITY_SET])
+    ] = None
+    guest: Annotated[_GuestName | None, Field(description="a guest's name, or a pattern of names like 'web*'")] = None
+    tcp: Annotated[
+        str | None,
+        Field(
+            max_length=300, description="a host and a port like '10.0.0.5:5432', 'db.example:5432' or '[fd00::5]:5432'"
+        ),
+    ] = None
+    command: Annotated[
+        tuple[Text, ...] | None,
+        Field(strict=False, min_length=1, description="a list of texts: an absolute path and its arguments"),
+    ] = None
+    within_seconds: Seconds = 30.0
+
+    @field_validator("tcp")
+    @classmethod
+    def _is_an_address(cls, text: str | None) -> str | None:
+        if text is not None:
+            _address(text)
+        return text
+
+    @field_validator("command")
+    @classmethod
+    def _starts_a_path(cls, words: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if words:
+            _absolute(Path(words[0]))
+        return words
+
+    @model_validator(mode="after")
+    def _is_one_of_each(self) -> Self:
+        of_whom = (self.availability_set, self.guest)
+        what = (self.tcp, self.command)
+        if any(sum(one is not None for one in pair) != 1 for pair in (of_whom, what)):
+            raise ValueError("not one of each")
+        return self
+
+    @property
+    def of(self) -> str:
+        """Whose it is, in words."""
+        return f"guest {self.guest}" if self.guest is not None else f"availability set {self.availability_set}"
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of ``tcp``."""
+        return None if self.tcp is None else _address(self.tcp)
+
+
+def _address(text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", text, re.ASCII)
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise ValueError("no host and port")
+    return found[1] or found[2], int(found[3])
+
+
 class Config(_Table):
     """All settings; every one has a default."""
 
@@ -276,6 +348,14 @@ class Config(_Table):
     policy: Annotated[PolicyTable, Field(description="a table")] = PolicyTable()
     component: Annotated[
         tuple[ComponentSettings, ...], Field(strict=False, description="tables, each of them a [[component]]")
+    ] = ()
+    roll: Annotated[RollSettings, Field(description="a table")] = RollSettings()
+    health: Annotated[
+        tuple[HealthSettings, ...],
+        Field(
+            strict=False,
+            description="tables, each of them a [[health]] with availability_set or guest, and with tcp or command",
+        ),
     ] = ()
 
     @field_validator("component")
@@ -312,7 +392,7 @@ def parse_duration(text: str) -> float:
 
 def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: ValidationError) -> UsageError:
     """The first error of the files, in words: where it is and what is allowed there."""
-    places = [(config_files.blame(files, _written(fault)), fault) for fault in error.errors()]
+    places = [(config_files.blame(files, _written(fault), _earlier(fault)), fault) for fault in error.errors()]
     (number, line), fault = min(places, key=lambda place: place[0])
     keys = _keys(fault["loc"])
     table, allowed = _walk(model, keys)
@@ -334,6 +414,12 @@ def _written(fault: ErrorDetails) -> list[str]:
     """The key that is at fault; the table that lacks it if it is missing."""
     keys = _keys(fault["loc"])
     return keys[:-1] if fault["type"] == "missing" else keys
+
+
+def _earlier(fault: ErrorDetails) -> int:
+    """How many tables come before the one that is wrong as a whole."""
+    last = fault["loc"][-1]
+    return last if isinstance(last, int) and fault["type"] == "value_error" else 0
 
 
 def _hint(keys: list[str], near: list[str]) -> str | None:

@@ -48,10 +48,13 @@ def merge(files: Sequence[SettingsFile]) -> dict[str, Any]:
     return merged
 
 
-def blame(files: Sequence[SettingsFile], keys: Sequence[str]) -> tuple[int, int]:
-    """Who set a key that the merged files have: the last file that does, by its number from 0, and its line from 1."""
+def blame(files: Sequence[SettingsFile], keys: Sequence[str], earlier: int = 0) -> tuple[int, int]:
+    """Who set a key that the merged files have: the last file that does, by its number from 0, and its line from 1.
+
+    earlier: of a list of tables, how many of them come before the one that is meant.
+    """
     number = max(number for number, file in enumerate(files) if _has(file.document, keys))
-    return number, _line_of(files[number].text, keys)
+    return number, _line_of(files[number].text, keys, earlier)
 
 
 def _main(source: Path) -> Iterator[SettingsFile]:
@@ -106,8 +109,8 @@ def _parsed(path: Path, raw: bytes) -> SettingsFile:
         raise UsageError(doing, expected=expected, found="values nested too deeply") from error
 
 
-def _line_of(text: str, keys: Sequence[str]) -> int:
-    """The line, from 1, on which a key is written.
+def _line_of(text: str, keys: Sequence[str], earlier: int) -> int:
+    """The line, from 1, on which a key is written; of tables with that header, the one after so many others.
 
     tomllib keeps no positions, but it tells: the key is in the first statement that has it when read below the header
     of its table. A statement ends with the first line up to which it parses; some have several.
@@ -115,6 +118,7 @@ def _line_of(text: str, keys: Sequence[str]) -> int:
     lines = text.split("\n")  # splitlines() would also split at characters that TOML has inside texts
     header = ""
     begin = 0  # of the statement that is being read
+    headers: list[int] = []
     for end in range(1, len(lines) + 1):
         statement = "\n".join(lines[begin:end]) + "\n"
         is_header = statement.lstrip().startswith("[")
@@ -123,11 +127,15 @@ def _line_of(text: str, keys: Sequence[str]) -> int:
         except tomllib.TOMLDecodeError:
             continue
         if _has(document, keys):
-            return begin + 1
+            headers += [begin + 1] if is_header else []
+            if not is_header and not headers:
+                return begin + 1  # an ordinary key, or tables that are written in one statement
+            if len(headers) > earlier:
+                return headers[earlier]
         if is_header:
             header = statement
         begin = end
-    return 1
+    return headers[0] if headers else 1
 
 
 def _has(document: Any, keys: Sequence[str]) -> bool:

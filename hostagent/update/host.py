@@ -22,7 +22,8 @@ def update_qemu(
 ) -> UpdateRecord:
     """Rehearse what was never rehearsed, then carry every planned guest over. The host's lock is held by the caller.
 
-    Raises Failed when the rehearsal failed: no guest was touched. What happened to each guest is in the record.
+    All of them at once: what goes in groups is carried out by a roll. Raises Failed when the rehearsal failed: no guest
+    was touched. What happened to each guest is in the record.
     """
     if not plan.to_update:
         raise Refused("updating", expected="a guest that can be updated", found="none in the plan", hint="plan again")
@@ -33,6 +34,9 @@ def update_qemu(
         component=plan.component,
         to=plan.to,
         undoes=plan.undoes,
+        roll=plan.place.roll if plan.place else "",
+        group=plan.place.group if plan.place else 0,
+        groups=plan.place.groups if plan.place else 0,
         adopt_definition=ports.config.update.adopt_definition,
         guests=tuple(_ordered(guest) for guest in plan.to_update),
         pid=os.getpid(),

@@ -49,6 +49,9 @@ class UpdateOrder(BaseModel):
     pid: int
     adopt_definition: bool = True  # of guests whose RAM is copied into a file
     undoes: str = ""  # the update that this one brings guests back from
+    roll: str = ""  # an id that it shares with the other updates of a roll
+    group: int = 0  # its place in that, from 1
+    groups: int = 0
     rehearsed: tuple[str, ...] = ()  # of a rehearsal: what it proves, see rehearsal.py
     workdir: str = ""  # of a rehearsal: its guests' files
 

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree
-from hostagent.plan import Method, Technique
+from hostagent.plan import Method, Place, Technique
 from hostagent.planning.prediction import Past
 from hostagent.update.host_hold import step_name
 from hostagent.update.journal import GuestRecord, Json, Outcome, UpdateRecord
 from hostagent.update.landing import booted_after
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 
+ROLL_STOPPED = "roll_stopped"  # a note of the host's: why a roll went no further after that update
 OPEN = "open"  # the outcome, in words, of what has none yet
 
 
@@ -111,6 +112,8 @@ class UpdateReport:
     guests: tuple[GuestReport, ...]
     undoes: str = ""  # the update that this one brought guests back from
     boot_seconds: float | None = None  # of the pauses, what a new kernel's boot took until hostagent ran again
+    place: Place | None = None  # in a roll
+    roll_stopped: str = ""  # why the roll went no further after it
 
     @property
     def is_open(self) -> bool:
@@ -138,6 +141,13 @@ class UpdateReport:
             "ended": None if self.ended is None else timestamp(self.ended),
             "to": None if to is None else {"name": to.name, "version": str(to.version), "package": to.package},
             "boot_seconds": self.boot_seconds,
+            "roll": self.place
+            and {
+                "id": self.place.roll,
+                "group": self.place.group,
+                "groups": self.place.groups,
+                "stopped": self.roll_stopped or None,
+            },
             "guests": [guest.to_json() for guest in self.guests],
         }
 
@@ -161,6 +171,8 @@ def report_of(update: UpdateRecord) -> UpdateReport:
         guests=tuple(_guest(record, order, phases.get(uuid, {})) for uuid, record in update.guests.items()),
         undoes=order.undoes if order else "",
         boot_seconds=booted_after(update),
+        place=Place(order.roll, order.group, order.groups) if order and order.roll else None,
+        roll_stopped=_text(update.host_notes, ROLL_STOPPED) or "",
     )
 
 

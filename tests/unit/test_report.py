@@ -37,6 +37,7 @@ def test_the_json_of_an_updated_guest_is_exactly_this() -> None:
         "ended": timestamp(writer.now),
         "to": {"name": "10.0.2+ds-2", "version": "10.0.2", "package": "1:10.0.2+ds-2"},
         "boot_seconds": None,
+        "roll": None,
         "guests": [
             {
                 "name": "web1",

@@ -1,4 +1,4 @@
-"""From plans to what became of them: shown, refused or asked about, carried out. For every verb that updates."""
+"""Plans shown, refused or asked about, and carried out at once. For every verb that updates; see also roll.py."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from hostagent.cli import plan_view, words
 from hostagent.cli.common import Call, Change, new_update_id
 from hostagent.cli.output import sentence
 from hostagent.cli.progress import Progress
-from hostagent.cli.report_view import report_parts
 from hostagent.errors import ExitCode, Failed, Refused, UsageError
 from hostagent.facts import Host
 from hostagent.plan import HostPlan, Plan
-from hostagent.update.host import update_qemu
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind
-from hostagent.update.report import UpdateReport, report_of
+from hostagent.update.report import UpdateReport
 from hostagent.update.saga import Teller
 from hostagent.update.subject import Ports
 
 P = TypeVar("P", Plan, HostPlan)
 P_contra = TypeVar("P_contra", Plan, HostPlan, contravariant=True)
-Done = list[tuple[UpdateReport, Plan]]
 
 
 def approve(call: Call, work: Change, plans: Sequence[Plan], named: Collection[str], *, yes: bool) -> int | None:
@@ -46,7 +43,9 @@ def approve(call: Call, work: Change, plans: Sequence[Plan], named: Collection[s
         what = "Adopt the RAM of" if any(plan.adopts for plan in plans) else "Update"
         each, longest = "" if len(updated) == 1 else "each ", max(guest.budget_seconds for guest in updated)
         guests = words.counted(len(updated), "guest")
-        confirm(call, work, f"{what} {guests}, {each}paused for at most {words.duration(longest)}?")
+        groups = max(len(plan.groups) for plan in plans)
+        turns = f", in {groups} groups one after the other" if groups > 1 else ""
+        confirm(call, work, f"{what} {guests}{turns}, {each}paused for at most {words.duration(longest)}?")
     work.signals.check()
     return None
 
@@ -60,12 +59,6 @@ def confirm(call: Call, work: Change, question: str) -> None:
     with work.signals.ordinary():
         if not call.out.ask(question):
             raise Refused("updating", found="the answer was no; nothing was touched")
-
-
-def carry_out(call: Call, work: Change, host: Host, plan: Plan) -> UpdateReport | int:
-    """One update; an exit code when a signal ended its rehearsal."""
-    record = in_session(call, work, host, plan, update_qemu)
-    return record if isinstance(record, int) else report_of(record)
 
 
 class _Updates(Protocol[P_contra]):
@@ -98,27 +91,8 @@ def in_session(call: Call, work: Change, host: Host, plan: P, update: _Updates[P
         return ExitCode.SIGNAL + work.signals.first
 
 
-def carry_out_all(call: Call, work: Change, host: Host, plans: Sequence[Plan]) -> Done | int:
-    """One update for each plan that has something to do; an exit code when a signal ended a rehearsal."""
-    done: Done = []
-    for plan in plans:
-        if plan.to_update and not work.signals.cancelled():
-            report = carry_out(call, work, host, plan)
-            if isinstance(report, int):
-                return report
-            done.append((report, plan))
-    return done
-
-
-def show_all(call: Call, work: Change, done: Done) -> int:
-    """Tell what became of each; the exit code."""
-    parts = [part for report, plan in done for part in (*report_parts(report), sentence(verdict(report, plan)))]
-    call.out.show({"updates": [result(report, plan) for report, plan in done]}, *parts)
-    return exit_code([report for report, _ in done], work.signals.first)
-
-
 def exit_code(reports: Sequence[UpdateReport], signal: int | None) -> int:
-    """What it ends with: the worst that happened to a guest; a signal counts only if it stopped something."""
+    """What updates of the host end with: the worst that happened; a signal counts only if it stopped something."""
     outcomes = {guest.outcome for report in reports for guest in report.guests}
     outcomes |= {report.outcome for report in reports if not report.guests}
     if outcomes & {Outcome.NEEDS_OPERATOR, Outcome.LOST, None}:

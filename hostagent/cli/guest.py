@@ -7,17 +7,22 @@ from collections.abc import Sequence
 import click
 
 from hostagent import wiring
-from hostagent.cli.carry import Done, approve, carry_out_all, show_all
+from hostagent.cli.carry import approve
 from hostagent.cli.common import Call, Change, begin, change
 from hostagent.cli.output import Part, sentence
 from hostagent.cli.plan import policies_of
+from hostagent.cli.roll import Course, carry_out_all
+from hostagent.cli.roll_view import show_all
 from hostagent.cli.verbs import Asked, Verbs, verb
 from hostagent.errors import ExitCode, UsageError
-from hostagent.facts import Guest
+from hostagent.facts import Guest, Host
+from hostagent.plan import Plan
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests, plan_adoption
+from hostagent.planning.rolling import Rolling, rolled
 from hostagent.session import require_nothing_open
 from hostagent.update.report import past_of
+from hostagent.update.rolled import Rolled
 
 _PLACES = {
     "adopt": ("hostagent.cli.guest:adopt", "Put its RAM into a shared file while it runs."),
@@ -55,14 +60,19 @@ def adopt(
     with change(call, "guest adopt") as work:
         require_nothing_open(work.session)
         done = _adopt(call, work, names, policies_of(call, budget), yes=yes)
-    return done if isinstance(done, int) else show_all(call, work, done)
+    return done if isinstance(done, int) else show_all(call, done, work.signals.first)
 
 
-def _adopt(call: Call, work: Change, names: Sequence[str], policies: Policies, *, yes: bool) -> Done | int:
+def _adopt(call: Call, work: Change, names: Sequence[str], policies: Policies, *, yes: bool) -> list[Rolled] | int:
     host = call.kept_host()
-    plans = plan_adoption(host, names, policies=policies, past=past_of(call.updates()))
+    past, rolling = past_of(call.updates()), Rolling(call.config.roll.max_unavailable)
+
+    def adopting(now: Host, some: Sequence[str] | None) -> tuple[Plan, ...]:
+        return plan_adoption(now, names if some is None else some, policies=policies, past=past)
+
+    plans = [rolled(plan, host, policies, rolling) for plan in adopting(host, None)]
     code = approve(call, work, plans, names, yes=yes)
-    return code if code is not None else carry_out_all(call, work, host, plans)
+    return code if code is not None else carry_out_all(call, work, host, plans, Course(policies, adopting))
 
 
 def _at_next_boot(call: Call, names: Sequence[str]) -> int:

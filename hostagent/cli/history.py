@@ -9,7 +9,7 @@ import click
 from hostagent.cli import words
 from hostagent.cli.common import begin, of_id
 from hostagent.cli.output import Cell, Column, Part, table
-from hostagent.cli.report_view import OUTCOME_LOOKS, plainly, report_parts
+from hostagent.cli.report_view import OUTCOME_LOOKS, plainly, report_parts, roll_place
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode, UsageError
 from hostagent.update.handover import GUEST_STEPS
@@ -40,7 +40,9 @@ def history(asked: Asked, update: str | None) -> int:
     reports = [report for report in map(report_of, call.updates()) if report.kind is not OrderKind.REHEARSAL]
     if update is None:
         shown: list[UpdateReport] = reports
-        parts: list[Part] = [table(_COLUMNS, [_row(report) for report in reports])]
+        rolls = any(report.place for report in reports)
+        columns = (*_COLUMNS, Column("group")) if rolls else _COLUMNS
+        parts: list[Part] = [table(columns, [_row(report, rolls=rolls) for report in reports])]
         parts = parts if reports else ["No update was made on this host yet."]
     else:
         shown = [_chosen(reports, update)]
@@ -49,7 +51,7 @@ def history(asked: Asked, update: str | None) -> int:
     return ExitCode.DONE
 
 
-def _row(report: UpdateReport) -> Sequence[str | Cell]:
+def _row(report: UpdateReport, *, rolls: bool) -> Sequence[str | Cell]:
     updated = sum(guest.outcome is Outcome.UPDATED for guest in report.guests)
     pauses = [guest.pause_seconds for guest in report.guests if guest.pause_seconds is not None]
     return (
@@ -59,6 +61,7 @@ def _row(report: UpdateReport) -> Sequence[str | Cell]:
         f"{updated} of {len(report.guests)}",
         words.duration(max(pauses, default=None)),
         Cell(plainly(report.standing), OUTCOME_LOOKS[report.outcome] if report.outcome else "wait"),
+        *([roll_place(report) + (", stopped" if report.roll_stopped else "")] if rolls else []),
     )
 
 

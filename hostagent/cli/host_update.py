@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hostagent import wiring
-from hostagent.cli import words
-from hostagent.cli.carry import confirm, in_session, verdict
+from hostagent.cli import roll_view, words
+from hostagent.cli.carry import confirm, exit_code, in_session
 from hostagent.cli.common import Call, Change
 from hostagent.cli.host_view import host_plan_json, host_plan_parts, host_refusal
 from hostagent.cli.output import Part, sentence
 from hostagent.cli.plan_view import plan_json, plan_parts, refusal
 from hostagent.cli.report_view import report_parts
+from hostagent.cli.roll import Course, carry_out
 from hostagent.components import HostComponent
 from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
 from hostagent.facts import Freshness, Host
 from hostagent.plan import HostPlan, Plan
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.host_planner import Swap, plan_everything, plan_host
-from hostagent.update.host import update_host, update_qemu
+from hostagent.planning.planner import plan_qemu
+from hostagent.planning.rolling import Rolling, rolled
+from hostagent.update.host import update_host
 from hostagent.update.journal import Outcome
 from hostagent.update.report import UpdateReport, past_of, report_of
+from hostagent.update.rolled import Rolled
 
 ALL = "all"
-Carried = list[tuple[UpdateReport, Plan | HostPlan]]
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """What became of an update of the host."""
+
+    report: UpdateReport
+    plan: HostPlan
+
+
+Carried = list[Rolled | Swapped]
 
 
 def make_plans(call: Call, host: Host, component: str, policies: Policies) -> tuple[Plan | HostPlan, ...]:
@@ -31,7 +46,9 @@ def make_plans(call: Call, host: Host, component: str, policies: Policies) -> tu
     past, known = past_of(call.updates()), components_of(call, component)
     if component == ALL:
         swaps = _all_outdated(call, known)
-        return plan_everything(host, swaps, policies=policies, past=past)
+        rolling = Rolling(call.config.roll.max_unavailable)
+        made = plan_everything(host, swaps, policies=policies, past=past)
+        return tuple(rolled(plan, host, policies, rolling) if isinstance(plan, Plan) else plan for plan in made)
     (found,) = known
     swap = _outdated(call, found)
     if swap is None:
@@ -129,29 +146,61 @@ def _named(plan: Plan | HostPlan) -> str:
     return plan.component if isinstance(plan, Plan) else " and ".join(plan.swaps)
 
 
-def carry_out_plans(call: Call, work: Change, plans: Sequence[Plan | HostPlan]) -> Carried | int:
-    """One update for each, in order, up to the first that does not get through; an exit code as in_session()."""
+def carry_out_plans(call: Call, work: Change, plans: Sequence[Plan | HostPlan], policies: Policies) -> Carried | int:
+    """Each in order, up to the first that does not get through; an exit code as in_session()."""
     done: Carried = []
     for plan in plans:
         host = call.host()  # each stands on the one before
-        if isinstance(plan, Plan):
-            record = in_session(call, work, host, plan, update_qemu)
-        else:
-            record = in_session(call, work, host, plan, update_host)
-        if isinstance(record, int):
-            return record
-        done.append((report_of(record), plan))
-        if record.outcome is not Outcome.UPDATED or work.signals.cancelled():
+        went = _roll(call, work, host, plan, policies) if isinstance(plan, Plan) else _swap(call, work, host, plan)
+        if isinstance(went, int):
+            return went
+        done.append(went)
+        if not _got_through(went) or work.signals.cancelled():
             break
     return done
 
 
-def carried_parts(done: Carried, plans: Sequence[Plan | HostPlan]) -> list[Part]:
-    """What became of each, and what was not begun."""
+def _roll(call: Call, work: Change, host: Host, plan: Plan, policies: Policies) -> Rolled | int:
+    def replan(now: Host, names: Sequence[str]) -> list[Plan]:
+        return [plan_qemu(now, plan.to, names, policies=policies, past=past_of(call.updates()))]
+
+    return carry_out(call, work, host, plan, Course(policies, replan))
+
+
+def _swap(call: Call, work: Change, host: Host, plan: HostPlan) -> Swapped | int:
+    record = in_session(call, work, host, plan, update_host)
+    return record if isinstance(record, int) else Swapped(report_of(record), plan)
+
+
+def _got_through(went: Rolled | Swapped) -> bool:
+    return went.stop is None if isinstance(went, Rolled) else went.report.outcome is Outcome.UPDATED
+
+
+def show_carried(call: Call, done: Carried, plans: Sequence[Plan | HostPlan], signal: int | None) -> int:
+    """Tell what became of each, and what was not begun; the exit code."""
+    reports = [report for one in done for report in _reports(one)]
+    document: dict[str, object] = {"updates": [report.to_json() for report in reports]}
+    if rolls := [one for one in done if isinstance(one, Rolled) and not one.is_plain]:
+        document["rolls"] = [roll_view.roll_json(one) for one in rolls]
+    call.out.show(document, *_carried_parts(done, plans))
+    codes = [
+        roll_view.exit_code([one], signal) if isinstance(one, Rolled) else exit_code([one.report], signal)
+        for one in done
+    ]
+    return max(codes, key=lambda code: (code == ExitCode.NEEDS_OPERATOR, code), default=ExitCode.DONE)
+
+
+def _reports(one: Rolled | Swapped) -> list[UpdateReport]:
+    return [report for report, _ in roll_view.reports_of(one)] if isinstance(one, Rolled) else [one.report]
+
+
+def _carried_parts(done: Carried, plans: Sequence[Plan | HostPlan]) -> list[Part]:
     parts: list[Part] = []
-    for report, plan in done:
-        said = verdict(report, plan) if isinstance(plan, Plan) else host_verdict(report, plan.swaps)
-        parts += [*report_parts(report), sentence(said)]
+    for one in done:
+        if isinstance(one, Rolled):
+            parts += roll_view.rolled_parts(one)
+        else:
+            parts += [*report_parts(one.report), sentence(host_verdict(one.report, one.plan.swaps))]
     left = [_named(plan) for plan in plans[len(done) :]]
     return [*parts, *([sentence(f"Not begun: {' and '.join(left)}.", "wait")] if left else [])]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -15,12 +15,13 @@ from hostagent.cli.common import Call, begin
 from hostagent.cli.host_update import components_of, make_plans, plans_json, plans_parts, refused_of
 from hostagent.cli.output import sentence
 from hostagent.cli.verbs import Asked, verb
-from hostagent.config import parse_duration
+from hostagent.config import RollSettings, parse_duration
 from hostagent.errors import ExitCode, Failed, UsageError
 from hostagent.facts import Host
 from hostagent.plan import Method, Plan, Technique
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import choose_tree, plan_qemu
+from hostagent.planning.rolling import Rolling, rolled
 from hostagent.planning.saved_plan import SavedPlan
 from hostagent.policy import BUDGET_LIMIT_SECONDS, PolicyPart
 from hostagent.trees.qemu_trees import SYSTEM
@@ -38,21 +39,30 @@ class Wish:
     budget: str | None
     technique: str | None = None  # None: not said
     methods: tuple[Method, ...] = ()  # none named: all that policies allow
+    max_unavailable: int | None = None  # guests that may be disturbed at once; 0: any number; None: not said
+    canary: str | None = None
 
     @property
     def only_technique(self) -> Technique | None:
         """The one that was asked for; None leaves it to the plan."""
         return None if self.technique in (None, "auto") else Technique(self.technique)
 
-    def host_component(self, *, save: bool = False) -> str:
-        """The component, which concerns the whole host; UsageError for options that only QEMU has."""
+    def rolling(self, settings: RollSettings) -> Rolling:
+        """How careful to be, where nothing was said as the settings have it."""
+        limit = settings.max_unavailable if self.max_unavailable is None else self.max_unavailable
+        return Rolling(limit, self.canary or "")
+
+    def host_component(self, **more: object) -> str:
+        """The component, which concerns the whole host; UsageError for options that only QEMU has, as `more` are."""
         assert self.component is not None  # noqa: S101 - require_component() was asked
-        given = {
+        given: dict[str, object] = {
             "--to": self.to if self.component not in ("kernel", "libvirtd") else None,
             "--guest": self.guests,
             "--technique": self.technique,
             "--method": self.methods,
-            "--save": save,
+            "--max-unavailable": self.max_unavailable is not None,
+            "--canary": self.canary is not None,
+            **more,
         }
         if wrong := [name for name, value in given.items() if value]:
             raise UsageError(
@@ -83,10 +93,15 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
         budget: str | None,
         technique: str | None,
         methods: tuple[str, ...],
+        max_unavailable: int | None,
+        canary: str | None,
         **more: Any,
     ) -> int:
         only = tuple(Method(method) for method in methods)
-        return function(asked, Wish(component, to, guests, budget, technique, only), **more)
+        if canary == "":
+            raise UsageError("reading --canary", expected="a guest's name, or how many go first", found="''")
+        wish = Wish(component, to, guests, budget, technique, only, max_unavailable, canary)
+        return function(asked, wish, **more)
 
     decorated: Callable[..., int] = gather
     for decorate in reversed(
@@ -107,6 +122,13 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
                 type=click.Choice([method.value for method in Method]),
                 help="By this method only, where a guest's policy allows it; may be repeated.",
             ),
+            click.option(
+                "--max-unavailable",
+                type=click.IntRange(0, 1000),
+                metavar="N",
+                help="At most so many guests at the same time; 0 is any number.",
+            ),
+            click.option("--canary", metavar="NAME|N", help="This guest first, alone; or so many of them."),
         )
     ):
         decorated = decorate(decorated)
@@ -114,13 +136,19 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def make_plan(call: Call, host: Host, wish: Wish) -> Plan:
-    """The plan for what was asked."""
+    """The plan for what was asked, with the groups in which guests go."""
     policies = policies_of(call, wish.budget)
+    plan = plan_for(call, host, wish, wish.guests or None)
+    return rolled(plan, host, policies, wish.rolling(call.config.roll))
+
+
+def plan_for(call: Call, host: Host, wish: Wish, guests: Sequence[str] | None) -> Plan:
+    """The same for some of its guests, all of them at once."""
     return plan_qemu(
         host,
         choose_tree(host.qemu, SYSTEM if wish.to is None else wish.to),
-        wish.guests or None,
-        policies=policies,
+        guests,
+        policies=policies_of(call, wish.budget),
         past=past_of(call.updates()),
         technique=wish.only_technique,
         methods=wish.methods or None,
@@ -167,6 +195,7 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
             *(host, made.to, wish.guests, policies),
             technique=wish.only_technique,
             methods=wish.methods or None,
+            rolling=wish.rolling(call.config.roll),
         )
         replace(save, approved.written())
         parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
@@ -175,7 +204,7 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
 
 
 def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
-    component = wish.host_component(save=save is not None)
+    component = wish.host_component(**{"--save": save is not None})
     call = call.going_to(component, wish.to)
     components_of(call, component)
     plans = make_plans(call, call.kept_host(), component, policies_of(call, wish.budget))

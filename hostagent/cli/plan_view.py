@@ -25,12 +25,25 @@ def plan_parts(plan: Plan, named: Collection[str]) -> list[Part]:
         parts += [table(_COLUMNS, [_row(guest, plan) for guest in plan.guests]), ""]
     else:
         parts += ["No guests on this host.", ""]
+    parts += _groups(plan)
     if plan.blockers:
         parts += [sentence("No guest of this host can be updated in place:", "bad"), *reasons(plan.blockers), ""]
     for guest in plan.blocked:
         stays = "" if guest.name in named else ", and is left out"
         parts += [sentence(f"{guest.name} cannot be updated{stays}:", "bad"), *_against_each(guest), ""]
     return parts
+
+
+def _groups(plan: Plan) -> list[Part]:
+    """In which groups guests go, where there is more than one."""
+    if len(plan.groups) < 2:
+        return []
+    lines = [f"{number} of {len(plan.groups)}: {', '.join(names)}" for number, names in enumerate(plan.groups, start=1)]
+    return [
+        sentence("One group after the other, each once the one before it is well:"),
+        *(indented(line, 2) for line in lines),
+        "",
+    ]
 
 
 def _against_each(guest: GuestPlan) -> list[Part]:
@@ -108,6 +121,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "to": {"name": plan.to.name, "version": str(plan.to.version), "package": plan.to.package},
         "blockers": blockers_json(plan.blockers),
         "guests": [guest_json(guest, plan.to) for guest in plan.guests],
+        **({"groups": [list(names) for names in plan.groups]} if len(plan.groups) > 1 else {}),
     }
 
 

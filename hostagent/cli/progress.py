@@ -55,6 +55,7 @@ _WORDS = {
 _HOST = "libvirt"
 _COMPONENTS = {"stage": "getting it ready", "swap": "swapping it"}  # steps that are a component's: "swap kernel"
 _REHEARSAL = "rehearsal"
+_ROLL = "roll"  # who goes on from group to group, and its only step
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Progress:
 
     def _who(self, key: str, step: str) -> str:
         if not key:
+            if step == _ROLL:
+                return _ROLL
             kind, _, component = step.partition(" ")
             return component if kind in _COMPONENTS else _HOST
         if key in self._names:
@@ -134,6 +137,8 @@ class Progress:
 
 
 def _in_words(step: str, doing: str) -> str:
+    if step == _ROLL:
+        return doing
     words = _WORDS.get(step) or _COMPONENTS.get(step.partition(" ")[0], step)
     match doing:
         case "begun":
@@ -175,7 +180,7 @@ class _LiveTable:
             if event.step == "look":
                 self._rows.pop(_HOST, None)
             if event.who in self._guests:  # the rehearsal is over
-                self._rows = {who: row for who, row in self._rows.items() if who in self._guests}
+                self._rows = {who: row for who, row in self._rows.items() if who in self._guests or who == _ROLL}
         now = time.monotonic()
         rows = [(who, event.words, f"{now - event.at:.1f} s") for who, event in self._rows.items()]
         columns = (Column("guest"), Column("what happens now"), Column("for", figures=True))

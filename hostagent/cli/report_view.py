@@ -46,14 +46,22 @@ def report_parts(update: UpdateReport) -> list[Part]:
     parts += [indented(f"{name}: {text}", 2, look) for name, text, look in remarks]
     if update.reason and not update.guests:
         parts.append(indented(update.reason, 2))
+    if update.roll_stopped:
+        parts += ["", sentence(f"The roll went no further: {update.roll_stopped}.", "wait")]
     return [*parts, ""]
+
+
+def roll_place(update: UpdateReport) -> str:
+    """Which group of its roll the update was for; "" of one that is in none."""
+    return f"{update.place.group} of {update.place.groups}" if update.place else ""
 
 
 def _headline(update: UpdateReport) -> str:
     what = update.kind or "update"
     to = f" to {update.to.version}" if update.to and update.kind is not OrderKind.ADOPTION else ""
     back = f" back from {update.undoes}" if update.undoes else ""
-    begun = f"{what} {update.id}: {update.component}{to}{back}, begun {words.moment(update.begun)}"
+    place = f", group {roll_place(update)} of roll {update.place.roll}" if update.place else ""
+    begun = f"{what} {update.id}: {update.component}{to}{back}{place}, begun {words.moment(update.begun)}"
     if update.ended is None:
         return f"{begun}, {plainly(update.standing)}"
     after = f"{begun}, {plainly(update.standing)} after {words.duration(update.ended - update.begun)}"

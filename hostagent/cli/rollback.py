@@ -6,18 +6,24 @@ from collections.abc import Sequence
 
 import click
 
-from hostagent.cli.carry import Done, approve, carry_out_all, show_all
+from hostagent.cli.carry import approve
 from hostagent.cli.common import Call, Change, begin, change, of_id
 from hostagent.cli.plan import policies_of
+from hostagent.cli.roll import Course, carry_out_all
+from hostagent.cli.roll_view import show_all
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import UsageError
+from hostagent.facts import Host
+from hostagent.plan import Plan
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests
+from hostagent.planning.rolling import Rolling, rolled
 from hostagent.planning.way_back import plan_way_back
 from hostagent.session import require_nothing_open
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind, UpdateOrder
 from hostagent.update.report import past_of
+from hostagent.update.rolled import Rolled
 
 
 @verb("rollback", example="hostagent rollback --guest web1")
@@ -35,12 +41,12 @@ def rollback(asked: Asked, update: str | None, guests: tuple[str, ...], budget: 
     with change(call, "rollback") as work:
         require_nothing_open(work.session)
         done = _roll_back(call, work, update, guests, policies_of(call, budget), yes=yes)
-    return done if isinstance(done, int) else show_all(call, work, done)
+    return done if isinstance(done, int) else show_all(call, done, work.signals.first)
 
 
 def _roll_back(
     call: Call, work: Change, update: str | None, guests: Sequence[str], policies: Policies, *, yes: bool
-) -> Done | int:
+) -> list[Rolled] | int:
     updates = call.updates()
     record = chosen_update(updates, update)
     host = call.kept_host()
@@ -53,9 +59,17 @@ def _roll_back(
     }
     past = past_of(updates)
     assert order.to is not None  # noqa: S101 - such are not chosen
-    plans = plan_way_back(host, came_from, order.to, policies=policies, undoes=record.id, past=past)
+    went_to = order.to
+    rolling = Rolling(call.config.roll.max_unavailable)
+
+    def back(now: Host, names: Sequence[str] | None) -> tuple[Plan, ...]:
+        some = {guest.uuid for guest in now.guests if names is None or guest.name in names}
+        came = {uuid: before for uuid, before in came_from.items() if uuid in some}
+        return plan_way_back(now, came, went_to, policies=policies, undoes=record.id, past=past)
+
+    plans = [rolled(plan, host, policies, rolling) for plan in back(host, None)]
     code = approve(call, work, plans, guests, yes=yes)
-    return code if code is not None else carry_out_all(call, work, host, plans)
+    return code if code is not None else carry_out_all(call, work, host, plans, Course(policies, back))
 
 
 def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> UpdateRecord:

@@ -18,7 +18,7 @@ from hostagent.update.report import UpdateReport, report_of
 @verb("status", example="hostagent status --all")
 @click.option("--all", "everything", is_flag=True, help="Every update and rehearsal in the journal, oldest first.")
 def status(asked: Asked, everything: bool) -> int:
-    """See the last update, and whether one is open; works without libvirt.
+    """See the last update, or the last roll, and whether one is open; works without libvirt.
 
     Ends with exit code 5 when something is open that nobody works on.
     """
@@ -34,8 +34,11 @@ def status(asked: Asked, everything: bool) -> int:
 
 
 def _worth_showing(reports: list[UpdateReport]) -> list[UpdateReport]:
-    """What is open, and the last update."""
+    """What is open, and the last update, or all of the last roll."""
     last = [report for report in reports if report.kind is not OrderKind.REHEARSAL][-1:]
+    if last and last[0].place:
+        roll = last[0].place.roll
+        last = [report for report in reports if report.place and report.place.roll == roll]
     return [report for report in reports if report.is_open or report in last]
 
 

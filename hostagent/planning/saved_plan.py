@@ -15,6 +15,7 @@ from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Method, Technique
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests
+from hostagent.planning.rolling import Rolling
 from hostagent.policy import PolicyPart
 
 _NAMED = 8  # of what has changed; more say no more
@@ -32,6 +33,8 @@ class SavedPlan(BaseModel):
     budget_seconds: float | None = None  # that was asked for; None: what each guest's policy says
     technique: Technique | None = None  # the only one to be used in place
     methods: tuple[Method, ...] | None = None  # the only ones to be used
+    max_unavailable: int = 0  # guests at the same time; 0: any number
+    canary: str = ""  # who goes first, or how many
     facts: dict[str, object]
 
     @classmethod
@@ -44,6 +47,7 @@ class SavedPlan(BaseModel):
         *,
         technique: Technique | None = None,
         methods: Sequence[Method] | None = None,
+        rolling: Rolling = Rolling(),  # noqa: B008 - frozen
     ) -> SavedPlan:
         """What was planned on this host."""
         return cls(
@@ -52,6 +56,8 @@ class SavedPlan(BaseModel):
             budget_seconds=policies.asked.budget_seconds,
             technique=technique,
             methods=None if methods is None else tuple(methods),
+            max_unavailable=rolling.max_unavailable,
+            canary=rolling.canary,
             facts=facts_of(host, guests or None, policies),
         )
 
@@ -71,6 +77,11 @@ class SavedPlan(BaseModel):
     def written(self) -> bytes:
         """As a file holds it."""
         return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
+
+    @property
+    def rolling(self) -> Rolling:
+        """How careful somebody wanted it to be."""
+        return Rolling(self.max_unavailable, self.canary)
 
     def asking(self, policies: Policies) -> Policies:
         """What holds for guests, with what was asked for as it was saved."""

@@ -104,7 +104,7 @@ class Caller:
             fill(writer, update_id)
             return writer.records()[-1]
 
-        self.monkeypatch.setattr("hostagent.cli.carry.update_qemu", update)
+        self.monkeypatch.setattr("hostagent.cli.roll.update_qemu", update)
 
     def held_by_somebody(self, doing: str) -> HostLock:
         self.state.mkdir(exist_ok=True)

@@ -222,6 +222,7 @@ U, R, G, L, N = (
 def test_the_worst_decides_the_exit_code(
     hostagent: Caller, outcomes: tuple[Outcome, ...], code: int, signalled: int
 ) -> None:
+    hostagent.host = sampled.host(qemu=(OLD, NEW), guests=tuple(guest(f"g{n}") for n in range(len(outcomes))))
     fill = ended(*outcomes)
     hostagent.updates_by(fill)
     result = hostagent(*UPDATE, "--yes")
@@ -253,7 +254,7 @@ def test_the_guard_stays_when_an_error_breaks_out_of_an_open_update(
         ports.journal.append("u1", Entry(Kind.UPDATE_BEGUN))
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr("hostagent.cli.carry.update_qemu", update)
+    monkeypatch.setattr("hostagent.cli.roll.update_qemu", update)
     assert hostagent(*UPDATE, "--yes").exit_code == 70
     assert hostagent.dismissed == []
     assert HostLock.at(wiring.host_lock_path(hostagent.config())).held_by()  # until the guard has taken over
@@ -266,7 +267,7 @@ def test_the_guard_leaves_when_nothing_is_open(
     def update(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("hostagent.cli.carry.update_qemu", update)
+    monkeypatch.setattr("hostagent.cli.roll.update_qemu", update)
     assert hostagent(*UPDATE, "--yes").exit_code != 0
     assert hostagent.dismissed == ["dismissed"]
     assert not HostLock.at(wiring.host_lock_path(hostagent.config())).held_by()

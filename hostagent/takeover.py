@@ -10,14 +10,14 @@ from hostagent import wiring
 from hostagent.config import Config
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import boot_id
-from hostagent.update.host_lock import HostLock
+from hostagent.update.host_lock import GUARDING, HostLock
 from hostagent.update.recovery import recover
 
 
 def take_over(config: Config, lock: DriverLock, host_lock_fd: int) -> None:
     """Finish or undo what the updater left; what stays open waits for `hostagent recover`."""
     host_lock = HostLock.at(wiring.host_lock_path(config), host_lock_fd)
-    host_lock.take("recovering after an updater that died", wiring.now())
+    host_lock.take(GUARDING, wiring.now())
     journal = wiring.journal_of(config)
     ports = wiring.ports_of(config, journal, lock=lock)
     for update in recover(ports, boot_id=boot_id(), tell=_tell):

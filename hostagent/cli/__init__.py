@@ -25,6 +25,7 @@ _VERBS = {
     ),
     "plan": ("hostagent.cli.plan:plan", "See what an update would do to each guest; touches none."),
     "update": ("hostagent.cli.update:update", "Bring guests onto another version while they run, their RAM kept."),
+    "cancel": ("hostagent.cli.cancel:cancel", "Have the update that is at work stop where that is safe."),
     "rollback": ("hostagent.cli.rollback:rollback", "Bring the guests of an update back to where they were."),
     "status": ("hostagent.cli.status:status", "See what became of updates, and whether one is open."),
     "history": ("hostagent.cli.history:history", "See every update of this host, or one step by step."),

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from hostagent.clock import Outcome as ClockOutcome
-from hostagent.clock import Reason as ClockReason
 from hostagent.config import HealthSettings
 from hostagent.facts import GuestState
 from hostagent.planning.update_domains import Placed
 
-# Clocks that nobody was to set, or could have set before: no update is to blame for those.
-_EXCUSED = frozenset(
-    (ClockReason.POLICY, ClockReason.HOST_UNSYNCED, ClockReason.AHEAD, ClockReason.COMMAND_DISABLED, "paused")
-)
+# As clock.py, which is not pure, reports clocks. No update is to blame for those that nobody was to set, or could have
+# set before.
+_UNCORRECTED = "uncorrected"
+_EXCUSED = frozenset(("policy", "host-unsynced", "ahead", "command-disabled", "paused"))
 
 
 class Sign(StrEnum):
@@ -129,7 +127,7 @@ def complaints_of(before: Before, now: Now) -> Iterator[Complaint]:
         return
     if before.answered and now.silent is not None and now.state is GuestState.RUNNING:
         yield Complaint(before.name, Sign.AGENT, "its guest agent to answer, as before", now.silent)
-    if now.clock_was_read and now.clock_outcome == ClockOutcome.UNCORRECTED and now.clock_reason not in _EXCUSED:
+    if now.clock_was_read and now.clock_outcome == _UNCORRECTED and now.clock_reason not in _EXCUSED:
         reason = now.clock_reason or "no reason given"
         yield Complaint(before.name, Sign.CLOCK, "its clock to be right", f"it left as it is ({reason})")
 

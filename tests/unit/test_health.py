@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 from journals import Writer
 
-from hostagent.clock import AgentError, AgentFault
+from hostagent.clock import AgentError, AgentFault, Reason
+from hostagent.clock import Outcome as ClockOutcome
 from hostagent.config import Config, HealthSettings
 from hostagent.errors import Failed, HostagentError
 from hostagent.facts import GuestState
@@ -52,9 +53,11 @@ def test_as_well_as_before(before: Before, now: Now) -> None:
     assert said(before, now) == []
 
 
-@pytest.mark.parametrize("reason", ["policy", "host-unsynced", "ahead", "command-disabled", "paused"])
+@pytest.mark.parametrize(
+    "reason", [Reason.POLICY, Reason.HOST_UNSYNCED, Reason.AHEAD, Reason.COMMAND_DISABLED, "paused"]
+)
 def test_a_clock_that_could_not_have_been_set_before_is_excused(reason: str) -> None:
-    now = replace(RUNS, clock_was_read=True, clock_outcome="uncorrected", clock_reason=reason)
+    now = replace(RUNS, clock_was_read=True, clock_outcome=ClockOutcome.UNCORRECTED, clock_reason=reason)
     assert said(RAN, now) == []
 
 

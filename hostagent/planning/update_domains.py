@@ -61,7 +61,7 @@ def _next_group(left: Sequence[Placed], limit: int, begun: Mapping[str, _Domain]
     turn = _whose_turn(left, begun)
     for guest in left:
         waits = guest.availability_set and guest.domain != turn[guest.availability_set]
-        if not waits and not any(_apart(guest, other) for other in group):
+        if not waits and not any(are_apart(guest, other) for other in group):
             group.append(guest)
             yield guest
         if len(group) == limit:
@@ -89,5 +89,6 @@ def _turns_come(guest: Placed) -> tuple[bool, tuple[tuple[int, str], ...], str, 
     return not guest.update_domain, numbered, guest.update_domain, -guest.priority, guest.name
 
 
-def _apart(one: Placed, other: Placed) -> bool:
+def are_apart(one: Placed, other: Placed) -> bool:
+    """Whether one of them says that both are never disturbed together."""
     return other.name in one.never_together or one.name in other.never_together

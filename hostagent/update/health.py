@@ -26,7 +26,6 @@ from hostagent.update.subject import Ports
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-SIDE_BY_SIDE = 16  # each mostly waits for its guest
 POLL_SECONDS = 0.5
 _HEED_SECONDS = 0.1  # within which a wish to stop is heeded while something outside is asked
 _LATE_SECONDS = 2.0  # that whoever asks the outside may be late
@@ -45,6 +44,7 @@ class Gate:
     cancelled: Callable[[], bool]
     pause: Callable[[float], None]  # sleeps for so many seconds
     probe: Probe = ask
+    side_by_side: int = 16  # guests that are looked at; each look mostly waits
 
     def has_checks_for(self, names: Iterable[str]) -> bool:
         """Whether the settings ask for something that concerns one of these."""
@@ -121,7 +121,7 @@ class Gate:
             finally:
                 self.ports.libvirt.disconnect()  # each thread has a connection of its own
 
-        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="health") as pool:
+        with ThreadPoolExecutor(self.side_by_side, thread_name_prefix="health") as pool:
             yield from pool.map(look_and_leave, guests)
 
     # -- what stands behind them -------------------------------------------------------------------------------

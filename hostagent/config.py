@@ -25,6 +25,7 @@ from hostagent.policy import (
     PolicyPart,
     Setting,
     is_guest_name,
+    tcp_address,
 )
 
 DAY_SECONDS = 86400.0
@@ -162,6 +163,14 @@ class UpdateSettings(_Table):
     apparmor: YesOrNo = True  # take guests that AppArmor confines
 
 
+class RebootSettings(_Table):
+    """``[reboot]``: how guests are updated that are shut down for it, and started anew."""
+
+    shutdown_seconds: Seconds = 300.0  # for a guest to shut itself down
+    boot_seconds: Seconds = 300.0  # and to show that it has booted
+    force: YesOrNo = False  # end one that does not shut itself down: what it has not written to its disks is lost
+
+
 class PolicySettings(_Table):
     """What may be said of guests, in ``[policy]`` of all and in a ``[[policy.guest]]`` of some; see docs/policy.md."""
 
@@ -180,6 +189,7 @@ class PolicySettings(_Table):
     update_domain: Annotated[str | None, Field(pattern=f"^({NAME})?$", description=EXPECTED[Setting.UPDATE_DOMAIN])] = (
         None
     )
+    boot_tcp: Annotated[str | None, Field(description=EXPECTED[Setting.BOOT_TCP])] = None
     never_together: Annotated[
         tuple[_GuestName, ...] | None,
         Field(strict=False, max_length=NAMES_LIMIT, description=EXPECTED[Setting.NEVER_TOGETHER]),
@@ -195,8 +205,16 @@ class PolicySettings(_Table):
             priority=self.priority,
             availability_set=self.availability_set,
             update_domain=self.update_domain,
+            boot_tcp=self.boot_tcp,
             never_together=None if together is None else frozenset(together),
         )
+
+    @field_validator("boot_tcp")
+    @classmethod
+    def _is_a_place(cls, place: str | None) -> str | None:
+        if place and tcp_address(place) is None:
+            raise ValueError("no place")
+        return place
 
 
 class GuestPolicySettings(PolicySettings):
@@ -345,6 +363,7 @@ class Config(_Table):
     update: Annotated[UpdateSettings, Field(description="a table")] = UpdateSettings()
     clock: Annotated[ClockSettings, Field(description="a table")] = ClockSettings()
     kernel: Annotated[KernelSettings, Field(description="a table")] = KernelSettings()
+    reboot: Annotated[RebootSettings, Field(description="a table")] = RebootSettings()
     policy: Annotated[PolicyTable, Field(description="a table")] = PolicyTable()
     component: Annotated[
         tuple[ComponentSettings, ...], Field(strict=False, description="tables, each of them a [[component]]")

@@ -16,10 +16,11 @@ PRIORITY_LIMIT = 1000
 NAMES_LIMIT = 64  # guests that one is never disturbed together with
 NAME = r"[A-Za-z0-9._-]{1,64}"
 _GUEST_NAME_LIMIT = 128
+_LAST_PORT = 65535
 
 
 class Allowed(StrEnum):
-    """What a policy can allow. The last two are for later versions, which have such methods."""
+    """What a policy can allow."""
 
     IN_PLACE = "in-place"
     IN_PLACE_COPY = "in-place-copy"
@@ -37,6 +38,7 @@ class Setting(StrEnum):
     AVAILABILITY_SET = "availability-set"
     UPDATE_DOMAIN = "update-domain"
     NEVER_TOGETHER = "never-together"
+    BOOT_TCP = "boot-tcp"
 
     @property
     def field(self) -> str:
@@ -53,6 +55,7 @@ EXPECTED: Mapping[Setting, str] = {
     Setting.AVAILABILITY_SET: "a name of at most 64 letters, digits, '.', '_' and '-'",
     Setting.UPDATE_DOMAIN: "a name of at most 64 letters, digits, '.', '_' and '-'",
     Setting.NEVER_TOGETHER: f"at most {NAMES_LIMIT} names of guests, each of at most {_GUEST_NAME_LIMIT} characters",
+    Setting.BOOT_TCP: "a host and a TCP port, like 10.0.0.5:22 or [fd00::5]:22",
 }
 
 
@@ -67,6 +70,7 @@ class PolicyPart:
     availability_set: str | None = None  # "": none
     update_domain: str | None = None  # "": none
     never_together: frozenset[str] | None = None  # names of guests
+    boot_tcp: str | None = None  # "": none
 
     def says(self, setting: Setting) -> object:
         """What it says of that; None: nothing."""
@@ -98,6 +102,7 @@ class Policy:
     availability_set: str  # "" none
     update_domain: str
     never_together: frozenset[str]
+    boot_tcp: str  # "HOST:PORT" that can be connected to once it has booted, or ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ BUILT_IN = Layer(
         availability_set="",
         update_domain="",
         never_together=frozenset(),
+        boot_tcp="",
     ),
 )
 
@@ -139,16 +145,25 @@ def is_guest_name(name: str) -> bool:
     return plain and 0 < len(name) <= _GUEST_NAME_LIMIT
 
 
+def tcp_address(text: str) -> tuple[str, int] | None:
+    """Host and port of "HOST:PORT", where an IPv6 address stands in brackets; None for anything else."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]{2,64})\]|([A-Za-z0-9._-]{1,253})):([1-9][0-9]{0,4})", text, re.ASCII)
+    if found is None or int(found[3]) > _LAST_PORT:
+        return None
+    return found[1] or found[2], int(found[3])
+
+
 def _is_right(setting: Setting, value: object) -> bool:
     match setting, value:
-        case _, None:
+        case _, None | "":  # nothing is said, or that there is none
             return True
         case Setting.BUDGET, float():
             return math.isfinite(value) and 0 < value <= BUDGET_LIMIT_SECONDS
         case Setting.PRIORITY, int():
             return abs(value) <= PRIORITY_LIMIT
-        case ((Setting.AVAILABILITY_SET | Setting.UPDATE_DOMAIN), str()):
-            return not value or re.fullmatch(NAME, value, re.ASCII) is not None
+        case ((Setting.AVAILABILITY_SET | Setting.UPDATE_DOMAIN | Setting.BOOT_TCP), str()):
+            tcp = setting is Setting.BOOT_TCP
+            return (tcp_address(value) if tcp else re.fullmatch(NAME, value, re.ASCII)) is not None
         case Setting.NEVER_TOGETHER, frozenset():
             return len(value) <= NAMES_LIMIT and all(is_guest_name(name) for name in value)
     return True

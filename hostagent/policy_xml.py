@@ -13,6 +13,7 @@ definition can write anything there: what is not understood is an error, and nev
       <hostagent:availability-set>db</hostagent:availability-set>
       <hostagent:update-domain>1</hostagent:update-domain>
       <hostagent:never-together><hostagent:guest>db2</hostagent:guest></hostagent:never-together>
+      <hostagent:boot-tcp>10.0.0.5:22</hostagent:boot-tcp>
     </hostagent:policy>
 """
 
@@ -203,4 +204,5 @@ _READERS: Mapping[Setting, Callable[[Setting, Element], object]] = {
     Setting.AVAILABILITY_SET: _name,
     Setting.UPDATE_DOMAIN: _name,
     Setting.NEVER_TOGETHER: _never_together,
+    Setting.BOOT_TCP: _name,
 }

@@ -40,7 +40,8 @@ def show(asked: Asked, name: str) -> int:
     "set",
     example="hostagent guest set db1 --allow in-place --budget 2s --clock report\n"
     "hostagent guest set db1 --availability-set db --update-domain 1\n"
-    "hostagent guest set db1 --never-together db2 --unset clock",
+    "hostagent guest set db1 --never-together db2 --unset clock\n"
+    "hostagent guest set old1 --allow reboot --boot-tcp 10.0.0.5:22",
 )
 @click.argument("name", metavar="NAME")
 @click.option("--allow", metavar="METHODS", help="Methods by which it may be updated, with commas between; or none.")
@@ -54,6 +55,7 @@ def show(asked: Asked, name: str) -> int:
 @click.option(
     "--never-together", multiple=True, metavar="OTHER", help="No other guest at the same time; may be repeated."
 )
+@click.option("--boot-tcp", metavar="HOST:PORT", help="What answers once it has booted, if it has no agent.")
 @click.option(
     "--unset",
     multiple=True,
@@ -71,6 +73,7 @@ def set_policy(
     availability_set: str | None,
     update_domain: str | None,
     never_together: tuple[str, ...],
+    boot_tcp: str | None,
     unset: tuple[str, ...],
 ) -> int:
     """Say how a guest may be updated, in its libvirt metadata: live, and from its next boot on.
@@ -85,6 +88,7 @@ def set_policy(
         availability_set=_a_name(Setting.AVAILABILITY_SET, availability_set),
         update_domain=_a_name(Setting.UPDATE_DOMAIN, update_domain),
         never_together=frozenset(never_together) or None,
+        boot_tcp=_a_name(Setting.BOOT_TCP, boot_tcp),
     )
     named = [Setting(one) for one in unset if one != EVERYTHING]
     _require_sense(name, wanted, named, unset)

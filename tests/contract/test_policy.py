@@ -20,6 +20,7 @@ EVERYTHING = PolicyPart(
     priority=-7,
     availability_set="db",
     update_domain="2.a",
+    boot_tcp="[fd00::5]:22",
     never_together=frozenset(("web2", "with <odd> & 'other' \"letters\"", "ünïcode")),
 )
 NOTHING = PolicyPart()

@@ -79,6 +79,7 @@ def test_each_setting_is_shown_with_where_it_is_from(hostagent: Caller, metadata
             "availability-set": {"value": "db", "from": "its metadata"},
             "update-domain": {"value": None, "from": "built in"},
             "never-together": {"value": ["web1"], "from": "[[policy.guest]] db*"},
+            "boot-tcp": {"value": None, "from": "built in"},
         },
     }
     result = hostagent("guest", "show", "db9")
@@ -113,6 +114,7 @@ def test_a_policy_that_cannot_be_read_is_refused_with_what_to_do(hostagent: Call
 def test_all_of_it_at_once(hostagent: Caller, metadata: Metadata) -> None:
     words = ("--allow", "in-place, in-place-copy", "--budget", "1500ms", "--clock", "off", "--priority", "-10")
     words += ("--availability-set", "db", "--update-domain", "1", "--never-together", "web1", "--never-together", "a,b")
+    words += ("--boot-tcp", "[fd00::5]:22")
     result = hostagent("guest", "set", "db9", *words)
     assert result.exit_code == 0, result.output
     found = shown(hostagent, "db9")
@@ -125,6 +127,7 @@ def test_all_of_it_at_once(hostagent: Caller, metadata: Metadata) -> None:
         "availability-set": "db",
         "update-domain": "1",
         "never-together": ["a,b", "web1"],
+        "boot-tcp": "[fd00::5]:22",
     }
 
 
@@ -154,6 +157,8 @@ def test_what_is_not_said_stays(hostagent: Caller, metadata: Metadata) -> None:
         (("--availability-set", "a b"), "expected a name of at most 64 letters, digits, '.', '_' and '-', found 'a b'"),
         (("--availability-set", ""), "hint: --unset availability-set"),
         (("--update-domain", "x" * 65), "reading --update-domain"),
+        (("--boot-tcp", "10.0.0.5"), "reading --boot-tcp: expected a host and a TCP port, like 10.0.0.5:22"),
+        (("--boot-tcp", ""), "hint: --unset boot-tcp"),
         (("--never-together", "db9"), "reading --never-together: expected another guest, found 'db9'"),
         (("--never-together", "a/b"), "reading --never-together: expected at most 64 names of guests"),
         (("--never-together", ""), "reading --never-together"),

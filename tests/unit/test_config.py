@@ -99,8 +99,8 @@ def test_an_unknown_key_names_line_and_the_keys_there_are(tmp_path: Path) -> Non
 
 def test_an_unknown_table(tmp_path: Path) -> None:
     assert refusal(tmp_path, "[update]\n[quux]\nx = 1\n") == (
-        "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, policy, "
-        "component, roll, health in the file's top level, found unknown key 'quux'"
+        "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, reboot, "
+        "policy, component, roll, health in the file's top level, found unknown key 'quux'"
     )
 
 
@@ -119,6 +119,7 @@ def test_what_is_said_of_guests(tmp_path: Path) -> None:
         availability_set = "db"
         update_domain = ""
         never_together = ["web & more"]
+        boot_tcp = "10.0.0.5:22"
         """,
     )
     assert settings.policy.layers() == (
@@ -132,6 +133,7 @@ def test_what_is_said_of_guests(tmp_path: Path) -> None:
                 availability_set="db",
                 update_domain="",
                 never_together=frozenset(("web & more",)),
+                boot_tcp="10.0.0.5:22",
             ),
             "db*",
         ),
@@ -182,6 +184,8 @@ def test_an_unknown_key_in_a_nested_table(tmp_path: Path) -> None:
         ("[policy]\npriority = 1001\n", 2, "policy.priority = a whole number from -1000 to 1000", "1001"),
         ("[policy]\npriority = true\n", 2, "policy.priority = a whole number", "true"),
         ('[policy]\nupdate_domain = "a b"\n', 2, "policy.update_domain = a name of at most 64 letters", '"a b"'),
+        ('[policy]\nboot_tcp = "web1"\n', 2, "policy.boot_tcp = a host and a TCP port, like 10.0.0.5:22", '"web1"'),
+        ("[reboot]\nshutdown_seconds = 0\n", 2, "reboot.shutdown_seconds = a number of seconds above 0", "0"),
         ('[policy]\nnever_together = ["a/b"]\n', 2, "policy.never_together = at most 64 names of guests", '"a/b"'),
         ("[policy]\n[[policy.guest]]\nbudget_seconds = 1\n", 2, "policy.guest.name = a guest's name", "nothing"),
         (

@@ -22,7 +22,7 @@ from hostagent.planning.ladder import in_place_way
 from hostagent.planning.planner import plan_adoption, plan_qemu
 from hostagent.planning.prediction import Past
 from hostagent.planning.way_back import plan_way_back
-from hostagent.policy import Allowed, Layer, PolicyPart, Setting, is_guest_name, merged
+from hostagent.policy import Allowed, Layer, PolicyPart, Setting, is_guest_name, merged, tcp_address
 from hostagent.policy_xml import NAMESPACE, SIZE_LIMIT, read_policy, written_policy
 
 NEW = replace(sampled.TREE, name="new", package="1:10.0", emulator="/new/qemu")
@@ -36,6 +36,7 @@ PART = st.builds(
     availability_set=st.none() | NAME,
     update_domain=st.none() | NAME,
     never_together=st.none() | st.frozensets(st.text(min_size=1, max_size=128).filter(is_guest_name), max_size=64),
+    boot_tcp=st.none() | st.builds("{}:{}".format, NAME | st.just("[fd00::5]"), st.integers(1, 65535)),
 )
 
 
@@ -66,6 +67,7 @@ def test_what_is_written_is_read(part: PolicyPart) -> None:
 def test_the_largest_is_read() -> None:
     names = frozenset(f"{number}".rjust(128, "&") for number in range(64))
     part = PolicyPart(frozenset(Allowed), 1.2345678901234567e-11, ClockPolicy.REPORT, -1000, *["x" * 64] * 2, names)
+    part = replace(part, boot_tcp=f"{'x' * 253}:65535")
     assert part.wrong() is None
     assert read_policy("web1", in_namespace(written_policy(part))) == part
 
@@ -99,6 +101,11 @@ def test_whatever_is_there_is_read_or_refused(text: str) -> None:
         (policy("<h:availability-set>a b</h:availability-set>"), "in <availability-set> a name of at most 64"),
         (policy("<h:availability-set/>"), "in <availability-set> a name of at most 64"),
         (policy(f"<h:update-domain>{'x' * 65}</h:update-domain>"), "in <update-domain> a name of at most 64"),
+        (policy("<h:boot-tcp>10.0.0.5</h:boot-tcp>"), "in <boot-tcp> a host and a TCP port, like 10.0.0.5:22"),
+        (policy("<h:boot-tcp>10.0.0.5:65536</h:boot-tcp>"), "in <boot-tcp> a host and a TCP port"),
+        (policy("<h:boot-tcp>fd00::5:22</h:boot-tcp>"), "in <boot-tcp> a host and a TCP port"),
+        (policy("<h:boot-tcp>a b:22</h:boot-tcp>"), "in <boot-tcp> a host and a TCP port"),
+        (policy("<h:boot-tcp/>"), "in <boot-tcp> a host and a TCP port"),
         (policy("<h:allow>in-place</h:allow>"), "only elements in <allow>, found 'in-place'"),
         (policy("<h:allow><h:method>magic</h:method></h:allow>"), "in <allow> some of in-place, .*found 'magic'"),
         (policy("<h:allow><h:guest>web1</h:guest></h:allow>"), "<method> in <allow>, found 'guest'"),
@@ -150,6 +157,19 @@ def test_nothing_said_is_no_element() -> None:
     assert ElementTree.fromstring(written_policy(PolicyPart(allow=frozenset()))).find("allow") is not None
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        *(("10.0.0.5:22", ("10.0.0.5", 22)), ("web1.example:443", ("web1.example", 443))),
+        *(("[fd00::5]:1", ("fd00::5", 1)), ("[fe80::1%br0]:22", None), ("[fe80::1]:65535", ("fe80::1", 65535))),
+        *(("web1", None), ("web1:", None), (":22", None), ("web1:0", None), ("web1:022", None), ("web1:22\n", None)),
+        *(("http://web1:80", None), ("web1:٢٢", None), ("[]:22", None)),
+    ],
+)
+def test_a_place_that_can_be_connected_to(text: str, found: tuple[str, int] | None) -> None:
+    assert tcp_address(text) == found
+
+
 # -- several places
 
 
@@ -173,6 +193,7 @@ def test_the_strongest_that_says_it_counts() -> None:
         Setting.AVAILABILITY_SET: "its metadata",
         Setting.UPDATE_DOMAIN: "[[policy.guest]] db?",
         Setting.NEVER_TOGETHER: "built in",
+        Setting.BOOT_TCP: "built in",
     }
     assert policies.of(saying("web1")).policy.budget_seconds == 20.0
     asked = policies.keeping(PolicyPart(budget_seconds=1.0)).of(saying("db1", budget_seconds=3.0))
@@ -204,12 +225,12 @@ def plan_of(*guests: Guest, policies: Policies | None = None, past: Past | None 
 
 
 def test_what_is_not_allowed_is_blocked_and_nothing_else() -> None:
-    (planned,) = plan_of(saying(allow=frozenset((Allowed.IN_PLACE_COPY, Allowed.REBOOT))))
+    (planned,) = plan_of(saying(allow=frozenset((Allowed.IN_PLACE_COPY,))))
     (blocker,) = planned.blockers
     assert (planned.verdict, blocker.reason) == (Verdict.BLOCKED, Reason.POLICY)
     assert str(blocker) == (
-        "expected a policy that allows in-place, found one that allows in-place-copy, reboot (its metadata) "
-        "(hint: if its owner agrees: hostagent guest set web1 --allow in-place,in-place-copy,reboot)"
+        "expected a policy that allows in-place, found one that allows in-place-copy (its metadata) "
+        "(hint: if its owner agrees: hostagent guest set web1 --allow in-place,in-place-copy)"
     )
     (planned,) = plan_of(saying(allow=frozenset((Allowed.IN_PLACE,))))
     assert (planned.verdict, planned.method) == (Verdict.UPDATE, Method.IN_PLACE)

@@ -132,6 +132,7 @@ class Definition:
     devices: tuple[Device, ...]
     features: frozenset[str]  # elements nobody knows how to carry: "numatune", "cputune/cachetune"
     on_reboot: str = "restart"
+    on_poweroff: str = "destroy"
     generation_id: bool = False  # <genid>: another one tells the guest that it is a copy
     policy: str = ""  # its own policy, unread: see policy_xml.py
 
@@ -168,6 +169,7 @@ class Guest:
     argv: tuple[str, ...] = ()  # its arguments, had it booted as it is now; () if nothing changed since
     plugged_taps: tuple[tuple[int, str], ...] = ()  # numbers in them that its QEMU has under others: taps, by name
     memory_room: int | None = None  # bytes that its cgroups let it use beyond what it does; None: no limit
+    managed_save: bool = False  # libvirt keeps a state of it, which its next start would load
 
     @property
     def arguments(self) -> tuple[str, ...]:

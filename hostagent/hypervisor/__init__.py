@@ -33,6 +33,13 @@ class RunState(StrEnum):
     OTHER = "other"
 
 
+class ShutDownBy(StrEnum):
+    """How a guest is asked to shut itself down."""
+
+    AGENT = "its agent"
+    ACPI = "ACPI"  # as if somebody pressed its power button
+
+
 class MoveStatus(StrEnum):
     """How far the crossing of device state is (QAPI MigrationStatus, folded)."""
 
@@ -394,6 +401,36 @@ class Libvirt(Protocol):
 
     def unmark(self, uuid: str) -> None:
         """Take hostagent's mark out of the live definition; done when there is none."""
+        ...
+
+    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> None:
+        """Ask the guest to shut itself down; whether it does is another matter.
+
+        OutcomeUnknown when there is no answer in time: libvirt waits for a while until an agent has obeyed.
+        """
+        ...
+
+    def terminate(self, uuid: str, within_seconds: float) -> None:
+        """End the guest's QEMU by SIGTERM, without asking the guest: what it has not written to its disks is lost.
+
+        Done when it does not run. OutcomeUnknown as for `save`.
+        """
+        ...
+
+    def start(self, uuid: str, emulator: str | None, within_seconds: float) -> None:
+        """Boot a guest that is shut off, from its persistent definition, which stays as it is.
+
+        emulator: that it is to run on; None: the definition's own. Raises Failed where libvirt keeps a saved state
+        of the guest, which would be past then. OutcomeUnknown as for `save`.
+        """
+        ...
+
+    def wait_started(self, uuid: str, within_seconds: float) -> None:
+        """Wait while libvirt is still starting the guest, or that long."""
+        ...
+
+    def wait_agent(self, uuid: str, within_seconds: float) -> bool:
+        """Wait until the guest's agent answers; whether it does. One that does not run is not waited for."""
         ...
 
     def usable(self) -> bool:

@@ -22,13 +22,12 @@ from xml.etree import ElementTree
 from hostagent.facts import QemuTree
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor import fake_physics as physics
-from hostagent.hypervisor.domain_xml import read_definition
+from hostagent.hypervisor.fake_boots import boots_anew
 from hostagent.hypervisor.fake_daemon import FakeDaemon, comes_back, leaves
 from hostagent.hypervisor.fake_libvirt import FakeLibvirt
-from hostagent.hypervisor.fake_metadata import with_policy
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS
 from hostagent.hypervisor.fake_qemu import FakeQemu
-from hostagent.hypervisor.fake_saves import PIDS, TAP, filled, process_of, starts
+from hostagent.hypervisor.fake_saves import PIDS, TAP, filled, process_of
 from hostagent.hypervisor.fake_world import (
     Fault,
     FaultKind,
@@ -167,6 +166,8 @@ class FakeHost:
         """What went wrong until now has been mended."""
         with self.world.change() as state:
             state.faults.clear()
+            for guest in state.guests.values():
+                guest.silent = False
 
     def kill(self, pid: int, *, slowly: bool = False) -> None:
         """Somebody, or the kernel, ends a QEMU; slowly: it is seen until somebody waits for its end."""
@@ -207,17 +208,20 @@ class FakeHost:
     def start(self, uuid: str) -> None:
         """Somebody boots a guest that is shut off: from its disks, with fresh RAM, if the hook lets him."""
         with self.world.change() as state:
+            boots_anew(self.world, state, state.guests[uuid], None)
+
+    def shut_down(self, uuid: str) -> None:
+        """The owner shuts the guest down, from inside."""
+        with self.world.change() as state:
+            for process in state.living(uuid):
+                process.ends_at_ns = state.now_ns
+
+    def managed_save(self, uuid: str) -> None:
+        """The owner has libvirt keep the guest's state, from which its next start goes on."""
+        with self.world.change() as state:
             guest = state.guests[uuid]
-            xml = with_policy(self.world.text(guest.xml), guest.policy)
-            guest.xml = self.world.keep_text(xml)
-            process = starts(self.world, state, guest, xml, read_definition(xml).emulator)
-            files = zip(guest.ram, process.ram, strict=True)
-            guest.ram = [(path, device, inode, size) for (path, _, _, size), (device, inode) in files]
-            guest.life += 1
-            process.holds = guest.life
-            physics.begins_to_run(state, process)
-            view = state.daemon.views[uuid]
-            view.state, view.reason = "running", "booted"
+            physics.dies(self.world, state, state.processes[state.daemon.views[uuid].monitor_pid], tidily=True)
+            guest.managed_save, guest.ended, guest.off = True, "saved", "saved"
 
     def take_link_down(self, uuid: str) -> None:
         """The owner cuts the guest off its network: `virsh domif-setlink`."""

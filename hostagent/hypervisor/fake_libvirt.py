@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from pathlib import Path
 from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.errors import Failed, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, RamRoom, Version
-from hostagent.hypervisor import ProcessId, RunState, Sender, Standing
+from hostagent.hypervisor import ProcessId, RunState, Sender, ShutDownBy, Standing
 from hostagent.hypervisor.domain_xml import read_definition
+from hostagent.hypervisor.fake_boots import boot_id, boots_anew, is_asked_to_shut_down
 from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
 from hostagent.hypervisor.fake_metadata import in_namespace, with_policy
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS, FakeMonitor
@@ -74,6 +76,7 @@ class FakeLibvirt:
                 process=process,
                 qemu=self._tree(process),
                 job="a domain job" if view and view.saving else "",
+                managed_save=guest.managed_save,
                 ram_files=tuple(
                     RamFile(f"ram{n}", path, device, inode, size)
                     for n, (path, device, inode, size) in enumerate(guest.ram)
@@ -186,6 +189,11 @@ class FakeLibvirt:
             return tuple(state.guests[uuid].name for uuid in state.daemon.views)
 
     def wait_ended(self, uuid: str, within_seconds: float) -> bool:
+        with self._asked("waiting for a guest's end") as state:
+            if uuid not in state.daemon.views:
+                return True
+            ends = [one.ends_at_ns for one in state.living(uuid) if one.ends_at_ns]
+            state.now_ns = max(state.now_ns, min([state.now_ns + round(within_seconds * 1e9), *ends]))
         return (now := self.standing(uuid)) is None or not now.state.active
 
     def suspend(self, uuid: str) -> None:
@@ -250,6 +258,51 @@ class FakeLibvirt:
         with self._active("taking a mark off", uuid) as (_, _, view):
             view.marked = False
 
+    # -- shutting down and starting ------------------------------------------------------------------------------
+
+    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> None:
+        doing = f"asking a guest by {by} to shut down"
+        with self._active(doing, uuid) as (state, guest, _):
+            silent = guest.silent or state.take(FaultKind.NO_AGENT, uuid)
+            if by is ShutDownBy.AGENT and silent:
+                raise Failed(f"{guest.name}: {doing}", found="Guest agent is not responding")
+            if state.take(FaultKind.SHUTDOWN_REFUSED, uuid):
+                raise Failed(f"{guest.name}: {doing}", found="cannot acquire state change lock")
+            is_asked_to_shut_down(state, guest)
+            if state.take(FaultKind.SHUTDOWN_UNHEARD, uuid):
+                raise _unheard(state, doing)
+
+    def terminate(self, uuid: str, within_seconds: float) -> None:
+        self.destroy(uuid)
+
+    def start(self, uuid: str, emulator: str | None, within_seconds: float) -> None:
+        doing = "starting a guest"
+        with self._asked(doing) as state:
+            guest = state.guests.get(uuid)
+            if guest is None:
+                raise Failed(doing, expected=f"guest {uuid}", found="none")
+            if guest.managed_save:
+                raise Failed(f"{guest.name}: {doing}", expected="no saved state of it", found="one")
+            if state.take(FaultKind.START_HANGS, uuid):
+                raise _unheard(state, doing)
+            boots_anew(self.world, state, guest, emulator)
+            if state.take(FaultKind.START_UNHEARD, uuid):
+                raise _unheard(state, doing)
+
+    def wait_started(self, uuid: str, within_seconds: float) -> None:
+        with self._asked("waiting until a guest is started"):
+            pass  # here a start is over at once
+
+    def wait_agent(self, uuid: str, within_seconds: float) -> bool:
+        with self._asked("waiting for a guest's agent") as state:
+            guest = state.guests.get(uuid)
+            if guest is None or uuid not in state.daemon.views:
+                return False
+            if not guest.silent and not state.take(FaultKind.NO_AGENT, uuid) and _runs(state, guest):
+                return True
+            state.now_ns += round(within_seconds * 1e9)
+            return False
+
     @contextmanager
     def _active(self, doing: str, uuid: str) -> Iterator[tuple[State, GuestLife, View]]:
         with self._asked(doing) as state:
@@ -310,8 +363,14 @@ class FakeAgent:
     def ask(self, command: str, arguments: dict[str, object] | None, within_seconds: float) -> object:
         with self.world.change() as state:
             guest = state.guests[self.uuid]
-            if not state.daemon.up or state.take(FaultKind.NO_AGENT, self.uuid) or not _runs(state, guest):
+            silent = guest.silent or state.take(FaultKind.NO_AGENT, self.uuid)
+            if not state.daemon.up or silent or not _runs(state, guest):
                 raise AgentError(AgentFault.NO_AGENT, "it does not answer")
+            if command in ("guest-file-open", "guest-file-close"):
+                return 1000 if command == "guest-file-open" else {}
+            if command == "guest-file-read":
+                text = base64.b64encode(f"{boot_id(guest)}\n".encode()).decode()
+                return {"count": 37, "buf-b64": text, "eof": True}
             now = round(WALL_SECONDS * 1e9) + state.now_ns
             if command == "guest-get-time":
                 return now - guest.lag_ns

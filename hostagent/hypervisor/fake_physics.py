@@ -23,6 +23,7 @@ DEFAULT_TAP = "10 0"  # what a starting QEMU leaves a tap with, until it loads s
 RIGHT_TAP = "12 25"
 THROTTLES, POLLING = {"virtio-disk0": 100}, {"balloon0": 5}  # as the owner of every guest has set them
 MINUTE_NS = 60_000_000_000
+SHUTDOWN_NS = 2_000_000_000  # what a guest takes to shut itself down
 _SAME_ON_BOTH = "x-ignore-shared"
 _BALLAST = "hostagent-ballast"
 
@@ -37,6 +38,9 @@ def time_passes(world: World, state: State) -> None:
         if process.state is RunState.RUNNING:
             executed = state.guests[process.guest].executed
             executed[str(process.pid)] = executed.get(str(process.pid), 0) + 1
+        if process.ends_at_ns and process.state is RunState.RUNNING and state.now_ns >= process.ends_at_ns:
+            dies(world, state, process, tidily=True)
+            state.guests[process.guest].ended = state.guests[process.guest].off = "shut down"
     for process in state.living():
         peer = state.processes.get(process.peer)
         if process.move is MoveStatus.UNDER_WAY and peer is not None:

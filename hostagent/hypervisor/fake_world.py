@@ -70,6 +70,15 @@ class FaultKind(StrEnum):
     RESTORE_HANGS = "a restore that never begins is never answered"
     RESTORE_UNHEARD = "a restore works, its answer is lost"
     RESTORE_EXITS = "the restored QEMU exits once it has loaded the state"
+    SHUTDOWN_REFUSED = "libvirt does not ask a guest to shut down"
+    SHUTDOWN_IGNORED = "a guest does not shut itself down"
+    SHUTDOWN_LATE = "a guest takes two minutes to shut itself down"
+    SHUTDOWN_UNHEARD = "a guest is asked to shut down, the answer is lost"
+    START_FAILS = "a guest that is shut off does not start"
+    START_HANGS = "a start that never begins is never answered"
+    START_UNHEARD = "a start works, its answer is lost"
+    BOOT_SILENT = "nothing answers in a guest that has booted"
+    BOOT_EXITS = "the QEMU exits as the guest boots"
 
 
 @dataclass
@@ -123,6 +132,7 @@ class Process:
     resumed_ns: int = 0
     links_down: list[str] = field(default_factory=list)  # its network cards that hear nothing
     reboot: str = "reset"  # what it does when the guest reboots
+    ends_at_ns: int = 0  # when the guest will have shut itself down; 0: it does not
 
 
 @dataclass
@@ -144,6 +154,9 @@ class GuestLife:
     off: str = ""  # why, as libvirt words it
     shape: str = ""  # file below texts/: what it is made of
     policy: str = ""  # an element of its persistent definition's metadata
+    boots: int = 1  # how often it has booted
+    silent: bool = False  # since it has booted nothing in it answers
+    managed_save: bool = False  # libvirt keeps a state of it
 
 
 @dataclass

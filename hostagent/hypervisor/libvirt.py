@@ -21,7 +21,7 @@ from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
-from hostagent.hypervisor import ProcessId, Sender, Standing, apparmor, qemu_conf, surroundings
+from hostagent.hypervisor import ProcessId, Sender, ShutDownBy, Standing, apparmor, qemu_conf, surroundings
 from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vhosts
@@ -30,6 +30,7 @@ from hostagent.hypervisor.ram_room import memory_room, ram_room
 from hostagent.hypervisor.reconciled import reconciled
 from hostagent.libvirt_files import held_definition
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
+from hostagent.libvirt_files.emulator import with_emulator
 from hostagent.libvirt_files.hook import HOOK, hook_text, is_ours
 from hostagent.libvirt_files.memory_backing import with_shared_ram
 from hostagent.libvirt_files.xml_spans import PlainXmlError
@@ -40,6 +41,8 @@ T = TypeVar("T")
 
 _REPLY_LIMIT = 1 << 16  # an agent's answer is hostile input
 _POLL_SECONDS = 0.02
+_PING_SECONDS = 2.0
+_PING_AGAIN_SECONDS = 0.25
 _HOOKS = Path("/etc/libvirt/hooks")
 
 _STATES = {
@@ -203,7 +206,7 @@ class LibvirtApi:
                     raise Failed(f"{domain.name()}: {doing}", expected=f"{own} in its metadata", found=f"{found}")
 
     def _guest(self, domain: libvirt.virDomain, trees: tuple[QemuTree, ...]) -> Guest:
-        def look() -> tuple[str, int, list[int], bool, bool, str]:
+        def look() -> tuple[str, int, list[int], bool, bool, str, bool]:
             return (
                 domain.UUIDString(),
                 domain.ID(),
@@ -211,10 +214,11 @@ class LibvirtApi:
                 bool(domain.isPersistent()),
                 bool(domain.isPersistent() and domain.autostart()),
                 domain.XMLDesc(0),
+                bool(domain.isPersistent() and domain.hasManagedSaveImage()),
             )
 
         name = domain.name()
-        uuid, domain_id, (number, why, *_), persistent, autostart, xml = self._on(domain, "looking at it", look)
+        uuid, domain_id, (number, why, *_), persistent, autostart, xml, saved = self._on(domain, "looking at it", look)
         state, reason = _state_of(number, why)
         definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
@@ -242,6 +246,7 @@ class LibvirtApi:
             argv=line.argv if line and process and line.argv != process.argv else (),
             plugged_taps=tuple(now.plugged_taps.items()) if now else (),
             memory_room=memory_room(process.pid) if process else None,
+            managed_save=saved,
         )
 
     def _job(self, domain: libvirt.virDomain, xml: str) -> str:
@@ -321,7 +326,7 @@ class LibvirtApi:
         return self._ask("listing guests", lambda c: tuple(domain.name() for domain in c.listAllDomains(flags)))
 
     def wait_ended(self, uuid: str, within_seconds: float) -> bool:
-        return self._wait_until(within_seconds, lambda: (now := self.standing(uuid)) is None or not now.state.active)
+        return self._wait_until(within_seconds, lambda: not self._state(uuid)[0].active)
 
     def suspend(self, uuid: str) -> None:
         with _known("pausing a guest", uuid):
@@ -368,6 +373,78 @@ class LibvirtApi:
         with _known("taking a mark off", uuid):
             domain = self._domain(uuid)
             self._on(domain, "taking our mark out of its definition", work)
+
+    # -- shutting down and starting ----------------------------------------------------------------------------
+
+    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> None:
+        flags = {
+            ShutDownBy.AGENT: libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
+            ShutDownBy.ACPI: libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
+        }[by]
+        with _known("asking a guest to shut down", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, f"asking it by {by} to shut down", lambda: domain.shutdownFlags(flags), within_seconds)
+
+    def terminate(self, uuid: str, within_seconds: float) -> None:
+        def work() -> None:
+            if domain.isActive():
+                domain.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
+
+        with _known("ending a guest", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, "ending its QEMU", work, within_seconds)
+
+    def start(self, uuid: str, emulator: str | None, within_seconds: float) -> None:
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        doing = "starting a guest"
+
+        def work() -> bool:
+            if domain.hasManagedSaveImage():
+                return False
+            defined = str(domain.XMLDesc(flags))
+            if emulator is None or read_definition(defined).emulator == emulator:
+                domain.create()
+            else:  # on a domain that is defined this makes only the live definition (virDomainObjListAdd)
+                domain.connect().createXML(with_emulator(defined, emulator))
+            return True
+
+        try:
+            with _known(doing, uuid):
+                domain = self._domain(uuid)
+                started = self._on(domain, "starting it", work, within_seconds)
+        except PlainXmlError as error:
+            raise Failed(doing, expected="the XML that libvirt writes", found=str(error)) from error
+        if not started:
+            raise Failed(
+                f"{domain.name()}: starting it",
+                expected="no saved state of it",
+                found="one, which would be past then",
+                hint=f"virsh start {uuid} goes on from it, virsh managedsave-remove {uuid} gives it up",
+            )
+
+    def wait_started(self, uuid: str, within_seconds: float) -> None:
+        starting = GuestState.PAUSED_OTHERWISE, _PAUSES[libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
+        self._wait_until(within_seconds, lambda: self._state(uuid) != starting)
+
+    def wait_agent(self, uuid: str, within_seconds: float) -> bool:
+        ends = time.monotonic() + within_seconds
+        with self.agent(uuid) as agent:
+            while True:
+                with contextlib.suppress(AgentError):
+                    agent.ask("guest-ping", None, _PING_SECONDS)
+                    return True
+                if time.monotonic() > ends or not self._state(uuid)[0].active:
+                    return False
+                time.sleep(_PING_AGAIN_SECONDS)
+
+    def _state(self, uuid: str) -> tuple[GuestState, str]:
+        """Its state and the reason alone, which libvirt says whatever it does with the guest; shut off if unknown."""
+        try:
+            domain = self._domain(uuid)
+            number, why, *_ = self._on(domain, "looking at it", domain.state)
+        except _Gone:
+            return GuestState.SHUT_OFF, ""
+        return _state_of(number, why)
 
     @contextmanager
     def agent(self, uuid: str) -> Iterator[GuestAgent]:

@@ -75,6 +75,7 @@ def read_definition(live_xml: str) -> Definition:
         devices=tuple(_device(element) for element in devices(root)),
         features=frozenset(_features(root)),
         on_reboot=root.findtext("on_reboot", "restart"),
+        on_poweroff=root.findtext("on_poweroff", "destroy"),
         generation_id=root.find("genid") is not None,
         policy=policy_text(root),
     )

@@ -6,7 +6,8 @@ goes once the guest is back.
 
 from xml.etree import ElementTree
 
-from hostagent.libvirt_files.xml_spans import Element, PlainXmlError, Span, escaped, parse_xml, spliced
+from hostagent.libvirt_files.emulator import emulator_edit
+from hostagent.libvirt_files.xml_spans import Element, Span, parse_xml, spliced
 
 NAMESPACE = "urn:hostagent:hold:1"
 _PREFIX = "hostagent"
@@ -19,11 +20,7 @@ def held_definition(xml: str, *, token: str, emulator: str) -> str:
     data = xml.encode()
     domain = parse_xml(data)
     mark = ElementTree.tostring(ElementTree.Element(f"{{{NAMESPACE}}}held", token=token))
-    emulators = [item for devices in domain.named("devices") for item in devices.named("emulator")]
-    if domain.name != "domain" or len(emulators) != 1:
-        raise PlainXmlError(f"expected a <domain> with one <emulator>, found {len(emulators)} in <{domain.name}>")
-    edits = [_marked(domain, mark), (emulators[0].inner, escaped(emulator))]
-    return spliced(data, edits).decode()
+    return spliced(data, [_marked(domain, mark), emulator_edit(domain, emulator)]).decode()
 
 
 def _marked(domain: Element, mark: bytes) -> tuple[Span, bytes]:

@@ -60,6 +60,8 @@ class Reason(StrEnum):
     SECURITY_LABEL = "security-label"
     PROCESS = "process"
     BINARY = "binary"
+    LIFECYCLE = "lifecycle"
+    BOOT_PROOF = "boot-proof"
     BUDGET = "budget"
     POLICY = "policy"
     NOT_ASKED = "not-asked"
@@ -129,6 +131,7 @@ class GuestPlan:
     clock: ClockPolicy = ClockPolicy.STEP
     ways: tuple[Way, ...] = ()  # its ladder; the first that nothing is against is the one above
     peer: str = ""  # where it migrates to
+    boot_tcp: str = ""  # what answers once it has booted, if it has no agent: "HOST:PORT"
 
     @property
     def lower(self) -> tuple[Way, ...]:

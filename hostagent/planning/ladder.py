@@ -15,6 +15,7 @@ from hostagent.planning.copy_checks import copy_blockers, ram_to_copy
 from hostagent.planning.guest_policy import GuestPolicy, policy_blockers
 from hostagent.planning.hold_checks import TAKEN, hold_blockers
 from hostagent.planning.prediction import Past, over_budget, predict
+from hostagent.planning.reboot_way import reboot_way
 
 
 def ways_of(
@@ -32,7 +33,10 @@ def ways_of(
     promised: bytes that others of the update need for copies of their RAM. technique: the only one to be used in
     place; None: a handover, or else a hold. methods: the only ones to be used; None: any.
     """
-    ways = (in_place_way(host, guest, own, past, promised=promised, technique=technique),)
+    ways = (
+        in_place_way(host, guest, own, past, promised=promised, technique=technique),
+        reboot_way(guest, own),
+    )
     return tuple(_unless_asked_for_others(way, methods) for way in ways)
 
 

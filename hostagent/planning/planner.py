@@ -166,6 +166,7 @@ def guest_plan(
         clock=own.policy.clock,
         ways=ways if verdict in (Verdict.UPDATE, Verdict.BLOCKED) else (),
         peer=chosen.peer if chosen else "",
+        boot_tcp=own.policy.boot_tcp,
     )
 
 

@@ -110,13 +110,20 @@ class AloneBatch:
                 self._end(member, swap.fell_late(error))
             elif (gone := swap.ended_by_others(member.progress.open)) is not None:
                 self._end(member, gone)
-            elif swap.saved is not None and not member.tried_again and swap.went_forward():
-                member.tried_again = True
-                self._carry(member)
+            elif swap.saved is not None and swap.went_forward():
+                self._forward_again(member, error)
             else:
                 self._back(member, error)
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, stuck)
+
+    def _forward_again(self, member: AloneMember, error: HostagentError) -> None:
+        """It is where it is to be, whatever failed: that is no reason to bring it back."""
+        if member.tried_again:
+            member.end(Outcome.NEEDS_OPERATOR, error)
+            return
+        member.tried_again = True
+        self._carry(member)
 
     def _back(self, member: AloneMember, error: HostagentError) -> None:
         swap = member.swap

@@ -101,6 +101,7 @@ def _ordered(guest: GuestPlan) -> OrderedGuest:
         method=method,
         technique=(guest.technique or Technique.HANDOVER) if method.in_place else None,
         peer=guest.peer,
+        boot_tcp=guest.boot_tcp,
         budget_seconds=guest.budget_seconds,
         clock=guest.clock,
     )

@@ -12,11 +12,13 @@ from hostagent.plan import Method, Technique
 from hostagent.update.alone_batch import AloneBatch, AloneMember
 from hostagent.update.batch import Batch, Member
 from hostagent.update.guest_hold import Barrier, GuestHold
+from hostagent.update.guest_reboot import GuestReboot
 from hostagent.update.hold_batch import HeldMember, HoldBatch
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.member import MemberOf, write_end
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
+from hostagent.update.reboot import REBOOT
 from hostagent.update.saga import Engine
 from hostagent.update.subject import Ports
 from hostagent.update.swap import GuestSwap, HostSwap
@@ -116,8 +118,24 @@ def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest,
     )
 
 
+def _reboot(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> AloneMember:
+    return AloneMember(
+        GuestReboot(
+            ports,
+            update_id,
+            guest.uuid,
+            guest.name,
+            _tree(order, guest),
+            guest.budget_seconds,
+            clock=guest.clock,
+            boot_tcp=guest.boot_tcp,
+        ),
+        tables=REBOOT,
+    )
+
+
 # Methods that take each guest for itself.
-_ALONE: Mapping[Method, Callable[[Ports, str, UpdateOrder, OrderedGuest], AloneMember]] = {}
+_ALONE: Mapping[Method, Callable[[Ports, str, UpdateOrder, OrderedGuest], AloneMember]] = {Method.REBOOT: _reboot}
 
 
 def members_of(batches: Batches) -> list[MemberOf[Any]]:

@@ -32,6 +32,7 @@ class OrderedGuest(BaseModel):
     method: Method = Method.IN_PLACE
     technique: Technique | None = Technique.HANDOVER  # None: it is not updated in place
     peer: str = ""  # where it migrates to
+    boot_tcp: str = ""  # what answers once it has booted
     budget_seconds: float  # for which it may stand still
     clock: ClockPolicy = ClockPolicy.STEP
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from hostagent.errors import HostagentError
-from hostagent.plan import Technique
+from hostagent.plan import Method, Technique
 from hostagent.update.beside import discard_held
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.holding import discard
@@ -92,8 +92,17 @@ def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord, *, lande
 def _close_after_restart(ports: Ports, update: UpdateRecord) -> None:
     """The host was started anew: RAM files and processes are gone, and old state must never be loaded again."""
     reason = "the host was restarted while the update was open; guests start with fresh RAM"
+    rebooting = _rebooting(update)
     ended = [
-        Entry(Kind.GUEST_ENDED, uuid, body={"outcome": Outcome.LOST, "reason": reason, "kind": "host-restarted"})
+        Entry(
+            Kind.GUEST_ENDED,
+            uuid,
+            body={
+                "outcome": Outcome.LOST,
+                "reason": f"{reason}{_UNLESS_IT_STARTS.format(uuid) if uuid in rebooting else ''}",
+                "kind": "host-restarted",
+            },
+        )
         for uuid, record in update.guests.items()
         if record.outcome is None or record.outcome is Outcome.NEEDS_OPERATOR
     ]
@@ -103,14 +112,27 @@ def _close_after_restart(ports: Ports, update: UpdateRecord) -> None:
     ports.journal.append(update.id, *ended, Entry(Kind.UPDATE_ENDED, body=body))
 
 
+_UNLESS_IT_STARTS = "; it was being rebooted: where libvirt does not start it by itself, virsh start {}"
+
+
+def _rebooting(update: UpdateRecord) -> frozenset[str]:
+    """The guests that it took by a reboot, by uuid."""
+    try:
+        guests = UpdateOrder.of(update).guests
+    except HostagentError:  # which keeps nothing open
+        return frozenset()
+    return frozenset(guest.uuid for guest in guests if guest.method is Method.REBOOT)
+
+
 def _sweep_after_restart(ports: Ports, update: UpdateRecord) -> None:
     order = UpdateOrder.of(update)
-    held = {guest.uuid for guest in order.guests if guest.technique is Technique.HOLD}
+    techniques = {guest.uuid: guest.technique for guest in order.guests}
     for uuid, record in update.guests.items():
-        if uuid in held:
+        technique = techniques.get(uuid)
+        if technique is Technique.HOLD:
             if (kept := GuestHold.read_notes(record.notes)) is not None:
                 discard(record.name, kept, ports.config.paths.held)
-        elif (notes := GuestSwap.read_notes(record.notes)) is not None:
+        elif technique is Technique.HANDOVER and (notes := GuestSwap.read_notes(record.notes)) is not None:
             discard_held(notes)
     if order.kind is OrderKind.REHEARSAL:
         sweep_up(ports, order)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from hostagent import boot
 from hostagent.clock import HostClock
 from hostagent.components import HostComponent
 from hostagent.config import Config
@@ -71,6 +72,7 @@ class Ports:
     token: Callable[[], str]  # a few characters, new at every call
     components: Mapping[str, HostComponent]  # that are swapped for the whole host at once
     secret: Callable[[], str]  # 128 bits that nobody can guess, in hexadecimal
+    answers: Callable[[str, int, float], bool] = boot.answers  # whether a TCP port does, within so many seconds
 
     def monotonic(self) -> float:
         """Seconds of the monotonic clock."""
@@ -100,9 +102,6 @@ class GuestNotes(Protocol):
     def was_running(self) -> bool:
         """Whether it ran then; its owner may have paused it."""
         ...
-
-    @property
-    def live_xml(self) -> str: ...
 
 
 N = TypeVar("N", bound=GuestNotes)

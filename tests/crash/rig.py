@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError
 from hostagent.facts import Guest, Host
+from hostagent.hypervisor import RunState
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.fake import FakeHost
 from hostagent.hypervisor.fake_component import FakeComponent, FakeKernel, HostEnded
@@ -32,6 +33,7 @@ from tests.crash import shapes
 
 SHARED_MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 UPDATE_ID = "u1"
+TCP_PORT = 22
 JOURNAL, FILE, WORLD = "journal", "file", "world"
 _FILE_EVENTS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "open"}
 _NOT_KEPT = {"driver.pid", "world.lock", "journal.sqlite-shm"}
@@ -47,6 +49,8 @@ class Scenario:
     kvm: bool = False  # then their QEMU knows what they write
     rehearse: bool = False
     held: tuple[str, ...] = ()  # by which technique they go
+    rebooted: tuple[str, ...] = ()  # that are shut down and started anew
+    force: bool = False  # those that do not shut themselves down are ended
     swaps: bool = False  # a component of the host, with all guests held; they stay on their QEMU
     component: str = "modules"  # which
 
@@ -54,6 +58,7 @@ class Scenario:
         words = [f"{len(self.guests)} guests", *(f"{name} paused" for name in self.paused)]
         words += [f"{name} copied{' under KVM' if self.kvm else ''}" for name in self.copied]
         words += [f"{name} held" for name in self.held]
+        words += [f"{name} rebooted{' by force' if self.force else ''}" for name in self.rebooted]
         words += ["a swap for the host"] if self.swaps else []
         return ", ".join([*words, "rehearsed"] if self.rehearse else words)
 
@@ -172,8 +177,9 @@ class Rig:
     def _bring_over(self, ports: Ports, host: Host) -> None:
         guests = tuple(
             GuestPlan(
-                *(guest.name, guest.uuid, Verdict.UPDATE, _method(guest), self._technique(guest)),
+                *(guest.name, guest.uuid, Verdict.UPDATE, self._method(guest), self._technique(guest)),
                 *(guest.qemu, (), 30.0),
+                boot_tcp=f"{guest.name}:{TCP_PORT}",
             )
             for guest in host.guests
             if guest.name in self.uuids
@@ -198,7 +204,14 @@ class Rig:
         plan = HostPlan(name, (ports.components[name].look(),), None, guests, (), (name,), 0.0)
         update_host(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
 
-    def _technique(self, guest: Guest) -> Technique:
+    def _method(self, guest: Guest) -> Method:
+        if guest.name in self.scenario.rebooted:
+            return Method.REBOOT
+        return Method.IN_PLACE_COPY if ram_to_copy(guest) else Method.IN_PLACE
+
+    def _technique(self, guest: Guest) -> Technique | None:
+        if guest.name in self.scenario.rebooted:
+            return None
         return Technique.HOLD if guest.name in self.scenario.held else Technique.HANDOVER
 
     def _run(self, work: Callable[[Ports], object], points: Points) -> str:
@@ -247,6 +260,7 @@ class Rig:
                 token=lambda: f"t{next(self.tokens)}",
                 components={"modules": self.component, "kernel": FakeKernel(self.host.world)},
                 secret=lambda: f"{next(self.tokens):032x}",
+                answers=self._answers,
             )
         finally:
             self.watched.pop()
@@ -254,6 +268,15 @@ class Rig:
             if lock.fd is not None:
                 os.close(lock.fd)
             journal.close()
+
+    def _answers(self, host: str, port: int, within_seconds: float) -> bool:
+        """The port of a guest of that name."""
+        uuid = self.uuids[host]
+        with self.host.world.change() as state:
+            runs = any(one.state is RunState.RUNNING for one in state.living(uuid))
+            shown = port == TCP_PORT and runs and not state.guests[uuid].silent
+            state.now_ns += 0 if shown else round(within_seconds * 1e9)
+            return shown
 
     def _config(self) -> Config:
         return Config.model_validate(
@@ -267,6 +290,7 @@ class Rig:
                 },
                 "update": {"rehearse": self.scenario.rehearse, "copy_seconds": 20.0, "side_by_side": 1},
                 "clock": {"samples": 1},
+                "reboot": {"shutdown_seconds": 60.0, "boot_seconds": 60.0, "force": self.scenario.force},
             }
         )
 
@@ -369,10 +393,6 @@ def rig(scenario: Scenario) -> Iterator[Rig]:
         host.world.close()
     finally:
         shutil.rmtree(folder)
-
-
-def _method(guest: Guest) -> Method:
-    return Method.IN_PLACE_COPY if ram_to_copy(guest) else Method.IN_PLACE
 
 
 def kill_me() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from hostagent.update.journal import Outcome
+from tests.crash import shapes
 from tests.crash.judge import outcomes, problems, reason
 from tests.crash.rig import FILE, JOURNAL, WORLD, Points, Rig, Scenario, kill_me, rig
 from tests.crash.sweep import Share, sweep
@@ -20,6 +21,9 @@ COPIED_PAUSED = Scenario(guests=("web1",), copied=("web1",), paused=("web1",))
 HELD = Scenario(guests=("web1",), held=("web1",))
 BOTH_HELD = Scenario(held=("web1", "db1"))
 ONE_HELD = Scenario(held=("db1",))
+REBOOTED = Scenario(guests=("web1",), rebooted=("web1",))
+BOTH_REBOOTED = Scenario(rebooted=("web1", "db1"))
+ONE_REBOOTED = Scenario(rebooted=("db1",))
 SWAP = Scenario(held=("web1", "db1"), swaps=True)
 ANYWHERE = (JOURNAL, FILE, WORLD)
 
@@ -27,9 +31,20 @@ Found = Iterator[tuple[str, Sequence[str]]]
 
 
 def intended(host: Rig) -> dict[str, bool]:
-    """By name: whether the intent to resume the new one is durable."""
-    found = {g.name: "resume" in g.progress.begun for update in host.updates() for g in update.guests.values()}
+    """By name: whether the intent to resume the new one is durable; of one that is rebooted, whether it runs there."""
+    found = {
+        guest.name: runs_on_new(host, guest.uuid)
+        if guest.name in host.scenario.rebooted
+        else "resume" in guest.progress.begun
+        for update in host.updates()
+        for guest in update.guests.values()
+    }
     return dict.fromkeys(found, any(found.values())) if host.scenario.swaps else found  # then all go the same way
+
+
+def runs_on_new(host: Rig, uuid: str) -> bool:
+    """Whether it was started on what it is to run on."""
+    return any(host.host.world.argv(one)[0] == shapes.NEW.emulator for one in host.host.processes(uuid))
 
 
 def wrongly_ended(host: Rig, committed: dict[str, bool], ended: dict[str, Outcome | None]) -> list[str]:
@@ -51,8 +66,8 @@ def judged(host: Rig, committed: dict[str, bool], raised: str) -> list[str]:
 
 
 def test_an_undisturbed_update() -> None:
-    scenarios = (ALL_RUN, ONE_PAUSED, ALONE, ONE_COPIED, KVM_COPIED, COPIED_PAUSED, HELD, BOTH_HELD, ONE_HELD, SWAP)
-    for scenario in scenarios:
+    kept = (ALL_RUN, ONE_PAUSED, ALONE, ONE_COPIED, KVM_COPIED, COPIED_PAUSED, HELD, BOTH_HELD, ONE_HELD, SWAP)
+    for scenario in (*kept, REBOOTED, BOTH_REBOOTED, ONE_REBOOTED):
         with rig(scenario) as host:
             assert host.update() == ""
             assert problems(host) == []
@@ -84,6 +99,7 @@ def test_killed_for_real_at_every_journal_write() -> None:
         *((ALL_RUN, ANYWHERE), (ONE_PAUSED, (JOURNAL,))),
         *((ONE_COPIED, (JOURNAL,)), (KVM_COPIED, ANYWHERE), (HALTED, ANYWHERE), (COPIED_PAUSED, (JOURNAL,))),
         *((HELD, ANYWHERE), (BOTH_HELD, (JOURNAL,)), (ONE_HELD, (JOURNAL,)), (SWAP, ANYWHERE)),
+        *((REBOOTED, ANYWHERE), (BOTH_REBOOTED, ANYWHERE), (ONE_REBOOTED, (JOURNAL,))),
     ],
     ids=str,
 )
@@ -103,7 +119,7 @@ def test_killed_anywhere(scenario: Scenario, kinds: tuple[str, ...], daemon_come
     sweep(trials)
 
 
-@pytest.mark.parametrize("scenario", [ALONE, HALTED, HELD, SWAP], ids=str)
+@pytest.mark.parametrize("scenario", [ALONE, HALTED, HELD, SWAP, REBOOTED], ids=str)
 def test_recovery_killed_as_well(scenario: Scenario) -> None:
     """At every journal write of every recovery from every journal write."""
 

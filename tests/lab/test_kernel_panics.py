@@ -17,7 +17,7 @@ cd $(mktemp -d)
 mkdir -p conf
 printf '#!/bin/false\\n' > init
 chmod +x init
-printf "init\\nconf\\n" | cpio --quiet -o -H newc > /boot/initrd.img-RELEASE
+printf "init\\nconf\\n" | cpio --quiet -o -H newc | gzip > /boot/initrd.img-RELEASE
 """
 
 

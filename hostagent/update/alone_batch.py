@@ -15,7 +15,7 @@ from hostagent.update import clocks
 from hostagent.update.guest_alone import Ended, GuestAlone, Tables
 from hostagent.update.journal import Outcome
 from hostagent.update.member import MemberOf, have_libvirt, says_yes, write_ends
-from hostagent.update.saga import Engine, StepFailed, committed
+from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import Ports
 
@@ -34,6 +34,11 @@ class AloneMember(MemberOf[GuestAlone[Any]]):
         """Whether there is no way back for it."""
         return committed(self.tables.carry, self.progress)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether nothing of it runs on this host."""
+        return self.active and self.tables.left_by in self.progress.done
+
 
 @dataclass
 class AloneBatch:
@@ -46,16 +51,68 @@ class AloneBatch:
 
     def run(self) -> None:
         """Carry every guest as far as it goes."""
+        self._get_ready()
+        self._all(self._carry, self._active())
+        self._settle()
+
+    def _get_ready(self) -> None:
         if not self.ports.daemon.is_up():
             for member in self._active():
                 member.end(Outcome.ROLLED_BACK, Failed("updating it", expected="libvirt's daemon", found="it is away"))
         keeping = [member.swap for member in self._active() if member.swap.keeps_memory]
         clocks.measure_before([swap for swap in keeping if not swap.rehearsal])
-        self._all(self._carry, self._active())
+
+    # -- out of the way of a swap for the whole host -----------------------------------------------------------
+
+    def leave(self) -> HostagentError | None:
+        """Carry every guest until nothing of it runs on this host; why that is not so, if it is not.
+
+        Those that migrate go first, one by one: their pauses are short, and of one availability set they may not be
+        disturbed together. Those that are shut down go side by side.
+        """
+        self._get_ready()
+        for member in self._active():
+            if member.swap.keeps_memory and self._may_go_on():
+                self._leave(member)
+        if self._may_go_on():
+            self._all(self._leave, [member for member in self._active() if not member.swap.keeps_memory])
+        stays = [member for member in self.members if not member.has_left and member.outcome is not Outcome.GONE]
+        if not stays:
+            return None
+        failed = next((member for member in stays if not member.active), stays[0])
+        return Failed(f"{failed.swap.name}: having it leave", found=failed.reason or "that it is still there")
+
+    def come_back(self) -> None:
+        """Carry every guest on to where it is to be: the shut down ones first, for they are away for longest."""
+        down = [member for member in self._active() if not member.swap.keeps_memory]
+        self._all(self._carry, down)
+        for member in self._active():
+            if member not in down:
+                self._carry(member)
         self._settle()
 
-    def recover(self) -> None:
-        """Finish or undo what a crash left, guests that may not run because of us first."""
+    def turn_back(self, error: HostagentError) -> None:
+        """Nothing was swapped: all of them are brought back."""
+        for member in self._active():
+            if member.committed:
+                self._carry(member)
+            else:
+                self._fell(member, error)
+        self._settle()
+
+    def _leave(self, member: AloneMember) -> None:
+        self._advance(member, member.tables.leave)
+
+    def _may_go_on(self) -> bool:
+        return all(member.active or member.outcome is Outcome.GONE for member in self.members)
+
+    # -- after a crash -----------------------------------------------------------------------------------------
+
+    def recover(self, *, swapped: bool = False) -> None:
+        """Finish or undo what a crash left, guests that may not run because of us first.
+
+        swapped: what they had left for is swapped, so that those that have left go on.
+        """
         for member in self._active():
             if not member.progress.open:
                 member.end(Outcome.ROLLED_BACK, _CUT_OFF)
@@ -69,7 +126,9 @@ class AloneBatch:
             write_ends(self.engine.journal, self.update, self.members)
             return
         first = sorted(self._active(), key=lambda member: says_yes(member.swap.comes_first), reverse=True)
-        self._all(self._recover, first)
+        forward = [member for member in first if member.committed or (swapped and member.has_left)]
+        self._all(self._carry, forward)
+        self._all(self._undo, [member for member in first if member not in forward])
         self._settle()
 
     # -- one guest -------------------------------------------------------------------------------------------
@@ -84,20 +143,22 @@ class AloneBatch:
     def _carry(self, member: AloneMember) -> None:
         """Forward, as far as it goes; one that was ended already is left so."""
         tables = member.tables
+        self._advance(member, (*tables.prepare, *tables.carry, *tables.after))
+
+    def _advance(self, member: AloneMember, steps: Sequence[Step[Any]]) -> None:
+        """A cancelled update stops where the guest runs as before."""
         member.swap.cancelled = self.engine.cancelled
+        prepare = member.tables.prepare
+        rest = [step for step in steps if step not in prepare]
         try:
-            for table in (tables.prepare, tables.carry, tables.after):
-                stoppable = table is tables.prepare
-                member.progress = self.engine.forward(table, member.swap, member.progress, stoppable=stoppable)
+            member.progress = self.engine.forward(prepare, member.swap, member.progress, stoppable=True)
+            member.progress = self.engine.forward(rest, member.swap, member.progress)
         except StepFailed as failed:
             member.progress = failed.progress
             self._fell(member, failed.error)
 
-    def _recover(self, member: AloneMember) -> None:
-        if member.committed:
-            self._carry(member)
-        else:
-            self._fell(member, _CUT_OFF)
+    def _undo(self, member: AloneMember) -> None:
+        self._fell(member, _CUT_OFF)
 
     def _fell(self, member: AloneMember, error: HostagentError) -> None:
         """A guest did not get through: forward, back, or to a person, as the world allows."""

@@ -67,6 +67,14 @@ class Tables(Generic[A]):
     prepare: Sequence[Step[A]]  # it runs as before: a cancelled update stops here
     carry: Sequence[Step[A]]  # the commit is one of these
     after: Sequence[Step[A]] = ()  # looks at it where it is to be, and clears up
+    left_by: str = ""  # the step that is the last of those by which it leaves this host's components
+
+    @property
+    def leave(self) -> Sequence[Step[A]]:
+        """Up to where nothing of it runs on this host."""
+        rows = (*self.prepare, *self.carry, *self.after)
+        names = [step.name for step in rows]
+        return rows[: names.index(self.left_by) + 1]
 
     @property
     def undone(self) -> Sequence[Step[A]]:

@@ -45,6 +45,18 @@ class HoldBatch:
     failure: HostagentError | None = None  # why nothing was swapped for the host
     recovers: bool = False  # others may have acted while nobody was at work
 
+    @property
+    def swapped(self) -> bool:
+        """Whether everything of the host that was to be swapped is."""
+        return all(step.name in self.host_progress.done for step in self.host.steps)
+
+    def give_up(self, error: HostagentError) -> None:
+        """Nothing is begun."""
+        self.failure = error
+        for member in self._active():
+            member.end(Outcome.ROLLED_BACK, error)
+        self._settle()
+
     # -- the ordinary way ------------------------------------------------------------------------------------
 
     def run(self) -> None:

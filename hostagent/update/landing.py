@@ -13,11 +13,12 @@ from hostagent.errors import HostagentError
 from hostagent.hypervisor import ProcessId
 from hostagent.update import files
 from hostagent.update.guest_hold import GuestHold, HoldNotes
+from hostagent.update.guest_reboot import GuestReboot
 from hostagent.update.held import tell_hook
 from hostagent.update.host_hold import step_name
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord
 from hostagent.update.order import UpdateOrder
-from hostagent.update.subject import Pin, Ports
+from hostagent.update.subject import AnyGuest, Pin, Ports
 
 NOBODY = ProcessId(0, 0)
 """No process has that pid: what ran before ended with its kernel."""
@@ -65,10 +66,17 @@ def keep_others_out(ports: Ports, update: UpdateRecord) -> None:
         tell_hook(notes.held, ports.config.paths.held)
 
 
-def land(hold: GuestHold) -> None:
+def land(guest: AnyGuest) -> None:
     """What was noted of the guest as it is under this kernel: again as long as its RAM was not in its place."""
-    if hold.saved is None:
+    if guest.saved is None:
         return
+    if isinstance(guest, GuestHold):
+        _land_held(guest)
+    elif isinstance(guest, GuestReboot):
+        guest.note_if_possible(ended=0.0)  # the monotonic clock began anew
+
+
+def _land_held(hold: GuestHold) -> None:
     pins = tuple(_pinned(pin) for pin in hold.notes.pins)
     if (hold.notes.old, hold.notes.pins) != (NOBODY, pins):
         hold.note(old=NOBODY, landed=True, pins=pins)

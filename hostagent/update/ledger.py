@@ -11,6 +11,7 @@ from hostagent.facts import QemuTree
 from hostagent.plan import Method, Technique
 from hostagent.update.alone_batch import AloneBatch, AloneMember
 from hostagent.update.batch import Batch, Member
+from hostagent.update.cleared_batch import ClearedBatch
 from hostagent.update.guest_hold import Barrier, GuestHold
 from hostagent.update.guest_reboot import GuestReboot
 from hostagent.update.hold_batch import HeldMember, HoldBatch
@@ -26,7 +27,7 @@ from hostagent.update.swap import GuestSwap, HostSwap
 # The worst that happened to a guest is what happened to the update.
 _WORST_FIRST = (Outcome.NEEDS_OPERATOR, Outcome.LOST, Outcome.ROLLED_BACK, Outcome.GONE, Outcome.UPDATED)
 
-AnyBatch = Batch | HoldBatch | AloneBatch
+AnyBatch = Batch | HoldBatch | AloneBatch | ClearedBatch
 Batches = tuple[AnyBatch, ...]
 
 
@@ -46,22 +47,24 @@ def batches_of(ports: Ports, engine: Engine, update: UpdateRecord, order: Update
         _take_up(members, update)
         found.append(Batch(engine, HostSwap(ports, update.id, swaps), members, update.host))
     held = _guests(order, update, Technique.HOLD)
+    alone = [_ALONE[guest.method](ports, update.id, order, guest) for guest in _guests(order, update, None)]
+    _take_up(alone, update)
+    leaving = AloneBatch(engine, ports, update.id, alone)
     if held or order.swaps:
         barrier = Barrier() if order.swaps else None
         holding = [HeldMember(_hold(ports, update.id, order, guest, barrier)) for guest in held]
         _take_up(holding, update)
         components = tuple(_component(ports, name) for name in order.swaps)
-        found.append(HoldBatch(engine, HostHold(ports, update.id, components), holding, update.host))
-    for method, make in _ALONE.items():
-        going = [guest for guest in order.guests if guest.method is method and guest.uuid in update.guests]
-        if going:
-            alone = [make(ports, update.id, order, guest) for guest in going]
-            _take_up(alone, update)
-            found.append(AloneBatch(engine, ports, update.id, alone))
+        batch = HoldBatch(engine, HostHold(ports, update.id, components), holding, update.host)
+        if order.swaps and alone:
+            return (*found, ClearedBatch(leaving, batch))
+        found.append(batch)
+    if alone:
+        found.append(leaving)
     return tuple(found)
 
 
-def _guests(order: UpdateOrder, update: UpdateRecord, technique: Technique) -> list[OrderedGuest]:
+def _guests(order: UpdateOrder, update: UpdateRecord, technique: Technique | None) -> list[OrderedGuest]:
     return [guest for guest in order.guests if guest.technique is technique and guest.uuid in update.guests]
 
 
@@ -146,7 +149,8 @@ def members_of(batches: Batches) -> list[MemberOf[Any]]:
 def end_update(ports: Ports, update_id: str, batches: Batches) -> Outcome:
     """Close the update, unless a person has to act first: then `hostagent recover` finds it open."""
     members = members_of(batches)
-    failures = [batch.failure for batch in batches if isinstance(batch, HoldBatch) and batch.failure is not None]
+    swaps = [batch for batch in batches if isinstance(batch, HoldBatch | ClearedBatch)]
+    failures = [batch.failure for batch in swaps if batch.failure is not None]
     outcomes = {member.outcome for member in members} | {_outcome_of(failure) for failure in failures}
     worst = next((outcome for outcome in _WORST_FIRST if outcome in outcomes), Outcome.UPDATED)
     if worst is not Outcome.NEEDS_OPERATOR:

@@ -26,4 +26,5 @@ REBOOT: Tables[GuestReboot] = Tables(
         Step("start", start, is_started),
         Step("boot", see_it_boot, has_booted, commits=True),
     ),
+    left_by="shut-down",
 )

@@ -1,0 +1,56 @@
+"""A swap for the whole host for which some guests leave: shut down, or on another host, until it is done.
+
+The others are held. First everybody leaves who has to; then the others are held, and the swap is done; then those that
+left come back. If the swap is not done all of them are brought back to what they ran on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hostagent.errors import Failed, HostagentError
+from hostagent.update.alone_batch import AloneBatch
+from hostagent.update.hold_batch import HoldBatch
+from hostagent.update.member import MemberOf
+
+_CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
+
+
+@dataclass
+class ClearedBatch:
+    """One run over both."""
+
+    leaving: AloneBatch
+    held: HoldBatch
+
+    @property
+    def members(self) -> tuple[MemberOf[Any], ...]:
+        """The guests of both."""
+        return (*self.leaving.members, *self.held.members)
+
+    @property
+    def failure(self) -> HostagentError | None:
+        """Why nothing was swapped for the host."""
+        return self.held.failure
+
+    def run(self) -> None:
+        """Everybody leaves, the swap, everybody comes back."""
+        if (stays := self.leaving.leave()) is not None:
+            self.held.give_up(stays)
+        else:
+            self.held.run()
+        self._bring_back()
+
+    def recover(self) -> None:
+        """Finish or undo what a crash left: those that are held first, they stand still."""
+        self.held.recover()
+        if not self.held.swapped and self.held.failure is None:
+            self.held.failure = _CUT_OFF
+        self.leaving.recover(swapped=self.held.swapped)
+
+    def _bring_back(self) -> None:
+        if self.held.failure is None:
+            self.leaving.come_back()
+        else:
+            self.leaving.turn_back(self.held.failure)

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     BUDGET = "budget"
     POLICY = "policy"
     NOT_ASKED = "not-asked"
+    UPDATE_DOMAIN = "update-domain"
     HOST = "host"
 
 

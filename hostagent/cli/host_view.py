@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hostagent.cli import words
 from hostagent.cli.output import Cell, Column, Part, sentence, table
-from hostagent.cli.plan_view import blockers_json, guest_json, pause, reasons
+from hostagent.cli.plan_view import against_each, blockers_json, guest_json, pause, reasons, way_words
 from hostagent.errors import Refused
 from hostagent.facts import Component
 from hostagent.plan import GuestPlan, HostPlan, Verdict
@@ -22,13 +22,15 @@ def host_plan_parts(plan: HostPlan) -> list[Part]:
     parts: list[Part] = [sentence(_change(change)) for change in plan.changes]
     takes = f"That takes about {words.duration(plan.swap_seconds)}"
     held = "every guest held: saved without its RAM, which stays" if plan.guests else "no guest paused"
+    if any(guest.technique is None for guest in plan.to_update):
+        held += "; those that cannot be leave meanwhile"
     parts += [sentence(f"{takes}, with {held}."), ""]
     if plan.guests:
         parts += [table(_COLUMNS, [_row(guest, plan) for guest in plan.guests]), ""]
     if plan.blockers:
         parts += [sentence(f"{plan.component} cannot be updated:", "bad"), *reasons(plan.blockers), ""]
     for guest in plan.blocked:
-        parts += [sentence(f"{guest.name} cannot be held:", "bad"), *reasons(guest.blockers), ""]
+        parts += [sentence(f"{guest.name} cannot be held, nor leave meanwhile:", "bad"), *against_each(guest), ""]
     return parts
 
 
@@ -43,13 +45,19 @@ def _row(guest: GuestPlan, plan: HostPlan) -> Sequence[str | Cell]:
     match guest.verdict:
         case Verdict.UPDATE:
             then = str(plan.to.version) if plan.to else now
-            how = Cell("held with all others, RAM kept", "good")
+            how = Cell(_how(guest), "good")
             return guest.name, now, then, how, pause(guest.predicted), words.duration(guest.budget_seconds)
         case Verdict.BLOCKED:
             why = f"blocked: {words.counted(len(guest.blockers), 'reason')} below"
             return guest.name, now, now, Cell(why, "bad"), "", ""
         case verdict:
             return guest.name, now, now, Cell(f"nothing: {verdict}", "dim"), "", ""
+
+
+def _how(guest: GuestPlan) -> str:
+    if guest.technique is not None:
+        return "held with all others, RAM kept"
+    return f"leaves meanwhile: {way_words(guest.method, guest.peer)}"
 
 
 def host_plan_json(plan: HostPlan) -> dict[str, object]:

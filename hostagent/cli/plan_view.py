@@ -30,7 +30,7 @@ def plan_parts(plan: Plan, named: Collection[str]) -> list[Part]:
         parts += [sentence("No guest of this host can be updated in place:", "bad"), *reasons(plan.blockers), ""]
     for guest in plan.blocked:
         stays = "" if guest.name in named else ", and is left out"
-        parts += [sentence(f"{guest.name} cannot be updated{stays}:", "bad"), *_against_each(guest), ""]
+        parts += [sentence(f"{guest.name} cannot be updated{stays}:", "bad"), *against_each(guest), ""]
     return parts
 
 
@@ -46,7 +46,7 @@ def _groups(plan: Plan) -> list[Part]:
     ]
 
 
-def _against_each(guest: GuestPlan) -> list[Part]:
+def against_each(guest: GuestPlan) -> list[Part]:
     """What is against each rung of its ladder; against those that its policy forbids anyway, only that."""
     if not guest.ways:
         return reasons(guest.blockers)
@@ -84,13 +84,14 @@ def _row(guest: GuestPlan, plan: Plan) -> Sequence[str | Cell]:
 
 def _how(guest: GuestPlan) -> str:
     """How it is updated, and how instead if that fails."""
-    otherwise = "".join(f"; else {_way_words(way.method, way.peer)}{_about(way.predicted)}" for way in guest.lower)
+    otherwise = "".join(f"; else {way_words(way.method, way.peer)}{_about(way.predicted)}" for way in guest.lower)
     if guest.technique is not None:
         return f"{guest.method} by {guest.technique}, {_ram(guest)}{otherwise}"
-    return f"{_way_words(guest.method, guest.peer)}{otherwise}"
+    return f"{way_words(guest.method, guest.peer)}{otherwise}"
 
 
-def _way_words(method: Method | None, peer: str) -> str:
+def way_words(method: Method | None, peer: str) -> str:
+    """A method in words, and where that leads to."""
     return f"{method} to {peer}" if peer else f"{method}"
 
 

@@ -64,7 +64,7 @@ def process(guest: Guest) -> Found:
     )
 
 
-def binary(guest: Guest) -> Found:
+def binary(guest: Guest) -> Blocker | None:
     """The version that runs now must be on the host: the rehearsal starts it, and going back may need it."""
     if guest.process is None or guest.qemu is not None:
         return None

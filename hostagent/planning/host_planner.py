@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostagent.facts import Component, Guest, Host, QemuTree
-from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Plan, Prediction, Reason, Technique, Verdict
-from hostagent.planning.checks import host_blockers, reconnect_hook
-from hostagent.planning.guest_policy import GuestPolicy, Policies, policy_blockers
+from hostagent.plan import Blocker, GuestPlan, HostPlan, Method, Plan, Prediction, Reason, Technique, Verdict, Way
+from hostagent.planning.checks import binary, host_blockers, reconnect_hook
+from hostagent.planning.guest_policy import Policies, policy_blockers
+from hostagent.planning.held_together import who_leaves
 from hostagent.planning.hold_checks import hold_blockers
 from hostagent.planning.kernel_checks import KernelSwap, kernel_blockers, ram_outlives
 from hostagent.planning.ladder import in_place_blockers
 from hostagent.planning.planner import plan_qemu
 from hostagent.planning.prediction import Past, over_budget, predict
+from hostagent.planning.reboot_way import reboot_way
+from hostagent.planning.rolling import place_of
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,14 @@ def plan_host(
 ) -> HostPlan:
     """The plan to swap these. Every guest that runs is held if one of them asks for that; to: brought there as well.
 
-    The guests go on in the order of their priority.
+    One that cannot be held leaves for the time of the swap, by the least disruptive method that its policy allows. The
+    guests go on in the order of their priority.
     """
     seconds = sum(past.swap_seconds(swap.change.name, swap.first_seconds) for swap in swaps)
-    running = [guest for guest in host.guests if guest.state.active]
     kernel = next((swap.kernel for swap in swaps if swap.kernel), None)
     guests: tuple[GuestPlan, ...] = ()
     if any(swap.holds for swap in swaps):
-        alone = {guest.uuid: predict(guest.uuid, past, technique=Technique.HOLD) for guest in running}
-        # Each stands still until all are saved, the swap is done and all are restored.
-        together = seconds + sum(prediction.pause_seconds for prediction in alone.values())
-        guests = tuple(
-            _planned(host, guest, alone.get(guest.uuid), together, own=policies.of(guest), kernel=kernel)
-            for guest in policies.in_order(host.guests)
-        )
+        guests = _Held(host, policies, past, seconds, kernel, to).guests()
     blockers = host_blockers(host)
     if kernel is not None:
         blockers += kernel_blockers(kernel)
@@ -101,37 +98,86 @@ def plan_everything(
     return quiet
 
 
-def _planned(
-    host: Host,
-    guest: Guest,
-    alone: Prediction | None,
-    together: float,
-    *,
-    own: GuestPolicy,
-    kernel: KernelSwap | None,
-) -> GuestPlan:
-    predicted = None
-    blockers: tuple[Blocker, ...] = ()
-    verdict = Verdict.NOT_RUNNING
-    if alone is not None:
-        predicted = Prediction(together, alone.measured, alone.of_itself)
-        blockers = hold_blockers(host, guest, in_place_blockers(host, guest))
-        if kernel is not None and (gone := ram_outlives(guest, kernel.ram_outlives_in)):
+@dataclass(frozen=True)
+class _Held:
+    """Guests that are held together, and those that leave meanwhile."""
+
+    host: Host
+    policies: Policies
+    past: Past
+    swap_seconds: float
+    kernel: KernelSwap | None
+    to: QemuTree | None
+
+    def guests(self) -> tuple[GuestPlan, ...]:
+        running = [guest for guest in self.host.guests if guest.state.active]
+        apart = who_leaves([place_of(guest, self.policies) for guest in running])
+        against = {guest.uuid: self._against(guest, apart.get(guest.name)) for guest in running}
+        alone = {
+            guest.uuid: predict(guest.uuid, self.past, technique=Technique.HOLD)
+            for guest in running
+            if not against[guest.uuid]
+        }
+        # Each stands still until all are saved, the swap is done and all are restored.
+        together = self.swap_seconds + sum(prediction.pause_seconds for prediction in alone.values())
+        planned = []
+        for guest in self.policies.in_order(self.host.guests):
+            ways: tuple[Way, ...] = ()
+            if guest.state.active:
+                predicted = replace(alone[guest.uuid], pause_seconds=together) if guest.uuid in alone else None
+                ways = self._ways(guest, predicted, against[guest.uuid], apart.get(guest.name))
+            planned.append(self._planned(guest, ways))
+        return tuple(planned)
+
+    def _against(self, guest: Guest, apart: str | None) -> tuple[Blocker, ...]:
+        """Why it cannot be held; its budget aside."""
+        blockers = hold_blockers(self.host, guest, in_place_blockers(self.host, guest))
+        if self.kernel is not None and (gone := ram_outlives(guest, self.kernel.ram_outlives_in)):
             blockers += (gone,)
-        blockers += policy_blockers(guest, own, Method.IN_PLACE)
-        if not blockers and (too_long := over_budget(predicted, own.policy.budget_seconds)):
-            blockers = (too_long,)
-        verdict = Verdict.BLOCKED if blockers else Verdict.UPDATE
-    updates = verdict is Verdict.UPDATE
-    return GuestPlan(
-        name=guest.name,
-        uuid=guest.uuid,
-        verdict=verdict,
-        method=Method.IN_PLACE if updates else None,
-        technique=Technique.HOLD if updates else None,
-        before=guest.qemu,
-        blockers=blockers,
-        budget_seconds=own.policy.budget_seconds,
-        predicted=predicted if updates else None,
-        clock=own.policy.clock,
+        blockers += policy_blockers(guest, self.policies.of(guest), Method.IN_PLACE)
+        return blockers if apart is None else (*blockers, _not_together(guest, apart))
+
+    def _ways(
+        self, guest: Guest, predicted: Prediction | None, against: tuple[Blocker, ...], apart: str | None
+    ) -> tuple[Way, ...]:
+        own = self.policies.of(guest)
+        if predicted and (too_long := over_budget(predicted, own.policy.budget_seconds)):
+            against = (too_long,)
+        reboot = reboot_way(guest, own)
+        if self.to is None and (unknown := binary(guest)):  # nobody knows what it would be started on
+            reboot = replace(reboot, blockers=(*reboot.blockers, unknown))
+        if apart is not None:  # it would be shut down just while those stand still
+            reboot = replace(reboot, blockers=(*reboot.blockers, _not_together(guest, apart)))
+        return Way(Method.IN_PLACE, Technique.HOLD, predicted, against), reboot
+
+    def _planned(self, guest: Guest, ways: tuple[Way, ...]) -> GuestPlan:
+        own = self.policies.of(guest)
+        chosen = next((way for way in ways if not way.blockers), None)
+        verdict = Verdict.NOT_RUNNING
+        if ways:
+            verdict = Verdict.UPDATE if chosen else Verdict.BLOCKED
+        return GuestPlan(
+            name=guest.name,
+            uuid=guest.uuid,
+            verdict=verdict,
+            method=chosen.method if chosen else None,
+            technique=chosen.technique if chosen else None,
+            before=guest.qemu,
+            blockers=ways[0].blockers if verdict is Verdict.BLOCKED else (),
+            budget_seconds=own.policy.budget_seconds,
+            predicted=chosen.predicted if chosen else None,
+            clock=own.policy.clock,
+            ways=ways,
+            peer=chosen.peer if chosen else "",
+            boot_tcp=own.policy.boot_tcp,
+        )
+
+
+def _not_together(guest: Guest, apart: str) -> Blocker:
+    return Blocker(
+        Reason.UPDATE_DOMAIN,
+        expected="only guests that may be disturbed together, for a swap that holds all of them",
+        found=apart,
+        hint=f"move {guest.name} to another host first, or allow that: "
+        f"hostagent guest set {guest.name} --allow in-place,in-place-copy,live-migrate",
     )

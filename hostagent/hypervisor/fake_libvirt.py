@@ -283,6 +283,8 @@ class FakeLibvirt:
                 raise Failed(doing, expected=f"guest {uuid}", found="none")
             if guest.managed_save:
                 raise Failed(f"{guest.name}: {doing}", expected="no saved state of it", found="one")
+            if emulator not in {None, *(tree.emulator for tree in self.trees)}:
+                raise Failed(f"{guest.name}: {doing}", found=f"Cannot check QEMU binary {emulator}")
             if state.take(FaultKind.START_HANGS, uuid):
                 raise _unheard(state, doing)
             boots_anew(self.world, state, guest, emulator)

@@ -60,6 +60,15 @@ class World(Protocol):
         """Somebody starts the guest, through libvirt."""
         ...
 
+    def keep_state(self) -> None:
+        """Its owner has libvirt save the guest's state, for its next start."""
+        ...
+
+    def drop_state(self) -> None:
+        """He gives that state up."""
+        ...
+
+    def persistent_xml(self) -> str: ...
     def persistent_policy(self) -> str:
         """What its persistent definition holds of policies."""
         ...
@@ -184,10 +193,19 @@ class FakeWorld:
     def start(self) -> None:
         self.host.start(self.uuid)
 
-    def persistent_policy(self) -> str:
+    def keep_state(self) -> None:
+        self.host.managed_save(self.uuid)
+
+    def drop_state(self) -> None:
+        with self.host.world.change() as state:
+            state.guests[self.uuid].managed_save = False
+
+    def persistent_xml(self) -> str:
         with self.host.world.look() as state:
-            xml = self.host.world.text(state.guests[self.uuid].xml)
-            return read_definition(with_policy(xml, state.guests[self.uuid].policy)).policy
+            return with_policy(self.host.world.text(state.guests[self.uuid].xml), state.guests[self.uuid].policy)
+
+    def persistent_policy(self) -> str:
+        return read_definition(self.persistent_xml()).policy
 
     def start_daemon(self) -> None:
         self.host.somebody_starts_daemon()
@@ -227,9 +245,19 @@ class RealWorld:
     def start(self) -> None:
         self.bench.connection.lookupByUUIDString(self.uuid).create()  # type: ignore[attr-defined]
 
-    def persistent_policy(self) -> str:
+    def keep_state(self) -> None:
+        self.bench.connection.lookupByUUIDString(self.uuid).managedSave()  # type: ignore[attr-defined]
+
+    def drop_state(self) -> None:
+        self.bench.connection.lookupByUUIDString(self.uuid).managedSaveRemove()  # type: ignore[attr-defined]
+
+    def persistent_xml(self) -> str:
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         domain = self.bench.connection.lookupByUUIDString(self.uuid)  # type: ignore[attr-defined]
-        return read_definition(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).policy
+        return str(domain.XMLDesc(flags))
+
+    def persistent_policy(self) -> str:
+        return read_definition(self.persistent_xml()).policy
 
     def start_daemon(self) -> None:
         """`libvirtd -d` says yes before it has looked at the lock: wait as long as a start takes."""

@@ -72,6 +72,16 @@ def phases(fold: Fold) -> Lengths:
     return {(phase,): [phases[phase] for phases in measured if phase in phases] for phase in PAUSE_PHASES}
 
 
+def reboots(fold: Fold) -> Lengths:
+    """How long guests that were updated by a reboot were shut off, and how long they took to boot."""
+    found: dict[Labels, list[float]] = {("down",): [], ("boot",): []}
+    for _, guest in fold.updated:
+        for phase, seconds in (("down", guest.down_seconds), ("boot", guest.boot_seconds)):
+            if seconds is not None:
+                found[phase,].append(seconds)
+    return found
+
+
 def clock_offsets(fold: Fold) -> Values:
     """Each guest's clock at its last update, by when it was read."""
     found: dict[Labels, float] = {}

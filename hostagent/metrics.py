@@ -60,6 +60,13 @@ METRICS = (
         figures.phases,
     ),
     Declared(
+        "hostagent_guest_reboot_seconds",
+        Kind.HISTOGRAM,
+        ("phase",),
+        "How long guests that were updated by a reboot were shut off (down), and then took to boot (boot).",
+        figures.reboots,
+    ),
+    Declared(
         "hostagent_guest_clock_offset_seconds",
         Kind.GAUGE,
         ("guest", "when"),

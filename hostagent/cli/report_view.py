@@ -115,6 +115,9 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
         found.append(("the pause is an upper bound: nobody saw it end", "dim"))
     if guest.halt_seconds is not None:
         found.append((f"it also stood still for {words.duration(guest.halt_seconds)} as the copy began", "dim"))
+    if guest.boot_seconds is not None:
+        down = f"was shut off for {words.duration(guest.down_seconds)}, and " if guest.down_seconds is not None else ""
+        found.append((f"it {down}took {words.duration(guest.boot_seconds)} to boot", "dim"))
     if guest.definition not in _DEFINITION_IS_RIGHT:
         found.append(
             (

@@ -42,7 +42,7 @@ class GuestReport:
     outcome: Outcome | None  # None: open
     reason: str
     reason_kind: str
-    ram: str | None  # "kept" or "copied", of a guest that was updated
+    ram: str | None  # "kept", "copied" or "fresh", of a guest that was updated
     pause_seconds: float | None
     pause_source: str | None
     budget_seconds: float | None
@@ -56,6 +56,8 @@ class GuestReport:
     xml_differences: tuple[str, ...]
     ended_at: float | None
     halt_seconds: float | None = None  # that it stood still as its RAM began to be copied, besides the pause
+    down_seconds: float | None = None  # that one which was rebooted was shut off
+    boot_seconds: float | None = None  # and then took until it showed that it had booted
     definition: str | None = None  # what became of the persistent one of a guest whose RAM was copied
 
     @property
@@ -78,6 +80,8 @@ class GuestReport:
             "pause_seconds": self.pause_seconds,
             "pause_source": self.pause_source,
             "halt_seconds": self.halt_seconds,
+            "down_seconds": self.down_seconds,
+            "boot_seconds": self.boot_seconds,
             "felt_seconds": None,  # only somebody who watches the guest from outside can say
             "budget_seconds": self.budget_seconds,
             "over_budget": self.over_budget,
@@ -229,7 +233,7 @@ def timestamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-_RAM = {Method.IN_PLACE: "kept", Method.IN_PLACE_COPY: "copied"}
+_RAM = {Method.IN_PLACE: "kept", Method.IN_PLACE_COPY: "copied", Method.REBOOT: "fresh"}
 
 
 def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, float]) -> GuestReport:
@@ -261,6 +265,8 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
         moved_bytes=moved if isinstance(moved, int) else None,
         definition=_text(measured, "definition"),
         halt_seconds=_number(measured, "halt_seconds"),
+        down_seconds=_number(measured, "down_seconds"),
+        boot_seconds=_number(measured, "boot_seconds"),
         phases=phases if copying is None else {**phases, "copy": copying},
         xml_differences=tuple(map(str, differences)) if isinstance(differences, list) else (),
         ended_at=record.ended_at,
@@ -295,21 +301,33 @@ def _clock(measured: Json) -> ClockOffsets:
 def _phases(update: UpdateRecord) -> Mapping[str, Mapping[str, float]]:
     """Guest -> step -> seconds. Steps follow one another, so one lasts until the update's next one begins.
 
-    Guests that are held together go side by side: a step of one lasts until its own next one, or the host's. Left out:
-    the last step, whose end is not written down, and steps that a crash made begin twice.
+    Guests that are held together, or that are taken each for itself, go side by side: a step of one lasts until its own
+    next one, or the host's. Left out: the last step, whose end is not written down, and steps that a crash made begin
+    twice.
     """
     lengths: dict[str, dict[str, float]] = {}
     begins = Counter((guest, step) for guest, step, _ in update.step_times)
-    together = bool(update.order.get("swaps"))
+    together = _side_by_side(update)
     following: dict[str, float] = {}  # when the next step of that guest, or of the host, begins
     next_of_any: float | None = None
     for guest, step, begun in reversed(update.step_times):
         own = [following[key] for key in (guest, "") if key in following]
-        ends = min(own, default=None) if together and guest else next_of_any
+        ends = min(own, default=None) if guest in together else next_of_any
         if begins[guest, step] == 1 and ends is not None:
             lengths.setdefault(guest, {})[step] = round(ends - begun, 6)
         following[guest] = next_of_any = begun
     return lengths
+
+
+def _side_by_side(update: UpdateRecord) -> frozenset[str]:
+    """The guests whose steps come between those of others, by uuid."""
+    if update.order.get("swaps"):
+        return frozenset(guest for guest, _, _ in update.step_times if guest)
+    try:
+        guests = UpdateOrder.of(update).guests
+    except NeedsOperator:  # written by another version
+        return frozenset()
+    return frozenset(guest.uuid for guest in guests if not guest.method.in_place)
 
 
 def _number(measured: Json, name: str) -> float | None:

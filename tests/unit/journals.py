@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostagent.facts import QemuTree, Version
-from hostagent.plan import Method
+from hostagent.plan import Method, Technique
 from hostagent.update.journal import Entry, Kind, Outcome, Row, SqliteJournal, UpdateRecord, fold
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 
@@ -53,8 +53,16 @@ class Writer:
         method: Method = Method.IN_PLACE,
     ) -> None:
         """An update of guests of these names; their uuids are "uuid of NAME"."""
+        technique = Technique.HANDOVER if method.in_place else None
         guests = tuple(
-            OrderedGuest(uuid=f"uuid of {name}", name=name, before=OLD, method=method, budget_seconds=10.0)
+            OrderedGuest(
+                uuid=f"uuid of {name}",
+                name=name,
+                before=OLD,
+                method=method,
+                technique=technique,
+                budget_seconds=10.0,
+            )
             for name in names
         )
         order = UpdateOrder(kind=kind, to=to, guests=guests, pid=1, undoes=undoes)

@@ -9,6 +9,7 @@ from prometheus_client.samples import Sample
 
 from hostagent import __version__
 from hostagent.metrics import METRICS, PAUSE_BUCKETS, exposition
+from hostagent.plan import Method
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
 
@@ -61,6 +62,21 @@ def test_pauses_fall_into_their_buckets() -> None:
     assert value(writer, "hostagent_guest_pause_seconds_sum", **PAUSES) == pytest.approx(75.3232)
     assert value(writer, "hostagent_guest_last_pause_seconds", guest="web1", method="in-place") == 75.0
     assert value(writer, "hostagent_budget_exceeded_total", method="in-place") == 1
+
+
+def test_a_reboot_counts_for_itself_and_as_no_pause() -> None:
+    assert value(Writer(), "hostagent_guest_reboot_seconds_count", phase="down") == 0
+    writer = Writer()
+    writer.begin("u1", "web1", method=Method.REBOOT)
+    writer.measured("u1", "web1", down_seconds=0.5, boot_seconds=7.0)
+    writer.end_guest("u1", "web1", Outcome.UPDATED)
+    writer.end("u1", Outcome.UPDATED)
+    assert value(writer, "hostagent_guest_reboot_seconds_sum", phase="down") == 0.5
+    assert value(writer, "hostagent_guest_reboot_seconds_sum", phase="boot") == 7.0
+    labels = {"method": "reboot", "component": "qemu", "outcome": "updated"}
+    assert value(writer, "hostagent_guest_updates_total", **labels) == 1
+    assert value(writer, "hostagent_guest_pause_seconds_count", **PAUSES) == 0
+    assert not [sample for sample in samples(writer) if sample.name == "hostagent_guest_last_pause_seconds"]
 
 
 def test_phases_are_those_of_the_pause() -> None:

@@ -11,7 +11,7 @@ from journals import BEGIN, HANDOVER, Writer
 
 from hostagent.errors import NeedsOperator
 from hostagent.facts import QemuTree, Version
-from hostagent.plan import Technique
+from hostagent.plan import Method, Technique
 from hostagent.update.journal import Entry, GuestRecord, Kind, Outcome, SqliteJournal, UpdateRecord
 from hostagent.update.journal_reader import read_updates
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
@@ -50,6 +50,8 @@ def test_the_json_of_an_updated_guest_is_exactly_this() -> None:
                 "pause_seconds": 0.0182,
                 "pause_source": "qemu",
                 "halt_seconds": None,
+                "down_seconds": None,
+                "boot_seconds": None,
                 "felt_seconds": None,
                 "budget_seconds": 10.0,
                 "over_budget": False,
@@ -64,6 +66,33 @@ def test_the_json_of_an_updated_guest_is_exactly_this() -> None:
             }
         ],
     }
+
+
+REBOOT = ("prepare", "shut-down", "start", "boot")
+
+
+def test_a_reboot_is_no_pause() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1", method=Method.REBOOT)
+    writer.steps("u1", "web1", *REBOOT)
+    writer.measured("u1", "web1", down_seconds=0.5, boot_seconds=7.0)
+    writer.end_guest("u1", "web1", Outcome.UPDATED)
+    (guest,) = only(writer).guests
+    assert (guest.method, guest.technique, guest.ram) == ("reboot", None, "fresh")
+    assert (guest.down_seconds, guest.boot_seconds) == (0.5, 7.0)
+    assert (guest.pause_seconds, guest.over_budget) == (None, None)
+    assert not past_of(writer.records()).pauses
+
+
+def test_steps_of_guests_that_go_side_by_side_last_until_their_own_next_one() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1", "db9", method=Method.REBOOT)
+    for step in REBOOT:
+        writer.steps("u1", "web1", step)
+        writer.now += 1.0
+        writer.steps("u1", "db9", step)
+    for guest in only(writer).guests:
+        assert guest.phases == {step: pytest.approx(1.02) for step in REBOOT[:-1]}
 
 
 @pytest.mark.parametrize("outcome", [Outcome.ROLLED_BACK, Outcome.GONE, Outcome.LOST, Outcome.NEEDS_OPERATOR])

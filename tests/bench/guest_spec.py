@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, SubElement
 BRIDGE = "br0"
 BRIDGE_MAC = "52:54:00:77:00:01"
 HOST_ADDRESS = "10.77.0.1"
+LISTENS_AT = 7003
 SCREEN_PASSWORD = "s3cret"
 GUEST_FILES = Path("/var/lib/libvirt/images")
 """Kernel, initramfs, disks and console logs of the guests, inside the bench."""
@@ -58,6 +59,7 @@ class GuestSpec:
     display: str = "vnc"
     """What serves the screen: "vnc" or "spice"; with SPICE comes its channel."""
     console: Console = Console.FILE
+    agent: bool = True
     transient: bool = False
     fill_mib: int = 0
     """What proof fills as it starts; with memory slots the test does that, once memory is plugged in."""
@@ -73,6 +75,11 @@ class GuestSpec:
     @property
     def address(self) -> str:
         return f"10.77.0.{10 + self.index}"
+
+    @property
+    def tcp(self) -> str:
+        """What answers once it has booted."""
+        return f"{self.address}:{LISTENS_AT}"
 
     @property
     def mac(self) -> str:
@@ -139,8 +146,9 @@ def domain_xml(spec: GuestSpec, *, kvm: bool, vhost: bool) -> str:
     _add_console(devices, spec)
     if spec.screen:
         _add_screen(devices, spec)
-    channel = SubElement(devices, "channel", type="unix")
-    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    if spec.agent:
+        channel = SubElement(devices, "channel", type="unix")
+        SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
     rng = SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     SubElement(devices, "memballoon", model="virtio")

@@ -6,19 +6,19 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostagent import session, wiring
 from hostagent.config import Config
 from hostagent.facts import Component, Host, QemuTree
 from hostagent.libvirt_files.hook import HOOK, hook_text
-from hostagent.plan import Plan, Technique
+from hostagent.plan import Method, Plan, Technique
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.host_planner import Swap, plan_host
 from hostagent.planning.planner import plan_adoption, plan_qemu
 from hostagent.planning.prediction import Past
-from hostagent.policy import PolicyPart
+from hostagent.policy import Allowed, PolicyPart
 from hostagent.setup.host_files import HostFiles
 from hostagent.setup.setup_tasks import Hook
 from hostagent.trees import qemu_trees
@@ -100,11 +100,15 @@ class Lab:
         tell: Teller = say_nothing,
         cancelled: Callable[[], bool] = lambda: False,
         technique: Technique | None = None,
+        methods: Sequence[Method] | None = None,
     ) -> UpdateRecord:
-        """What `hostagent update qemu` does, without its words."""
+        """What `hostagent update qemu` does, without its words; methods: that are allowed, and no others."""
 
         def plan(host: Host) -> Plan:
-            return plan_qemu(host, to, guests, policies=self.policies(budget_seconds), technique=technique)
+            policies = self.policies(budget_seconds)
+            if methods is not None:
+                policies = policies.keeping(replace(policies.asked, allow=frozenset(map(Allowed, methods))))
+            return plan_qemu(host, to, guests, policies=policies, technique=technique, methods=methods)
 
         return self._carry_out("update qemu", plan, tell, cancelled)
 

@@ -18,7 +18,7 @@ from hostagent.errors import Failed
 from hostagent.hypervisor import Move
 from hostagent.hypervisor.libvirt import boot_id
 from hostagent.hypervisor.qmp import QmpMonitor
-from hostagent.plan import Technique
+from hostagent.plan import Method, Technique
 from hostagent.update import batch
 from hostagent.update.journal import Entry, Kind, SqliteJournal
 from hostagent.update.swap import GuestSwap
@@ -66,6 +66,7 @@ class Order(BaseModel):
     start_seconds: float = 30.0
     ready_seconds: float = 30.0
     technique: Technique = Technique.HANDOVER
+    methods: tuple[Method, ...] | None = None
     emulator: str = ""  # a wrapper of the tree's, to be run in its stead
     end: End | None = None
     dies_copying: bool = False  # while RAM is copied
@@ -155,6 +156,11 @@ def main(words: str) -> None:
     to = next(tree for tree in wiring.trees_of(config) if tree.name == order.to)
     if order.emulator:
         to = replace(to, emulator=order.emulator)
-    update = lab.update(to, order.guests, budget_seconds=order.budget_seconds, technique=order.technique)
+    update = lab.update(
+        *(to, order.guests),
+        budget_seconds=order.budget_seconds,
+        technique=order.technique,
+        methods=order.methods,
+    )
     for guest in update.guests.values():
         print(f"{guest.name}: {guest.outcome} {guest.reason}")

@@ -71,11 +71,18 @@ class Watched:
         return tuple(process.pid for process in self.host.qemu_processes() if self.spec.uuid in _words(process))
 
     def look(self) -> Look:
+        return self._look(None if self.is_paused else self.proof.report())
+
+    def look_from_outside(self) -> Look:
+        """Of one that has no agent, say."""
+        return self._look(None)
+
+    def _look(self, report: ProofReport | None) -> Look:
         domain = self.domain
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         qemus = self.qemus()
         return Look(
-            report=None if self.is_paused else self.proof.report(),
+            report=report,
             felt=self.felt(),
             connections=self.peer.connections(self.spec.address),
             state=tuple(domain.state()),

@@ -135,6 +135,7 @@ class Rig:
     uuids: dict[str, str]
     tokens: Iterator[int] = field(default_factory=count)
     guard: WatchingGuard = field(default_factory=WatchingGuard)
+    cancelled: bool = False  # somebody asked the update to stop
 
     watched: ClassVar[list[tuple[Rig, Points]]] = []  # whose file operations are points now
 
@@ -185,7 +186,7 @@ class Rig:
             if guest.name in self.uuids
         )
         plan = Plan("qemu", shapes.NEW, guests, ())
-        update_qemu(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
+        update_qemu(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: self.cancelled)
 
     @property
     def component(self) -> FakeComponent:

@@ -74,14 +74,15 @@ def test_an_undisturbed_update() -> None:
             assert set(outcomes(host).values()) == {Outcome.UPDATED}
 
 
-def test_killed_for_real_at_every_journal_write() -> None:
+@pytest.mark.parametrize("scenario", [ALL_RUN, BOTH_REBOOTED], ids=str)
+def test_killed_for_real_at_every_journal_write(scenario: Scenario) -> None:
     """By SIGKILL, in processes of their own. The other sweeps go on from the disks as they were at each moment."""
 
     def trials(share: Share) -> Found:
-        with rig(ALL_RUN) as host:
+        with rig(scenario) as host:
             labels = [kept.label for kept in host.snapshots(host.update, (JOURNAL,))]
         for number, label in share.of(list(enumerate(labels, start=1))):
-            with rig(ALL_RUN) as host:
+            with rig(scenario) as host:
                 points = Points(kill_me, number, (JOURNAL,))
                 if host.update_killed(points) != -signal.SIGKILL:
                     yield label, ["it was not killed"]

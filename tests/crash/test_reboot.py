@@ -188,6 +188,39 @@ def test_nothing_is_asked_of_one_whose_boot_could_not_be_proved() -> None:
         assert "expected its agent to answer, or web1:22, found neither" in reason(host, "web1")
 
 
+def test_a_cancelled_update_finishes_the_guest_in_hand_and_begins_no_other() -> None:
+    with rig(BOTH) as host:
+        points = Points(only=(JOURNAL,))
+
+        def act() -> None:
+            if "step-begun:shut-down" in points.labels[-1]:
+                host.cancelled = True
+
+        points.act = act
+        assert host.update(points) == ""
+        assert sorted(map(str, outcomes(host).values())) == ["rolled-back", "updated"]
+        assert problems(host) == []
+        (left,) = (name for name, outcome in outcomes(host).items() if outcome is ROLLED_BACK)
+        assert boots(host, left) == 1
+        assert reason(host, left).startswith("cancelled")
+
+
+def test_a_host_that_is_restarted_meanwhile_says_what_became_of_the_guest() -> None:
+    with rig(BOTH) as host:
+        moments = host.snapshots(host.update, (JOURNAL,))
+        host.go_back(next(kept for kept in moments if "after step-done:shut-down step-begun:start" in kept.label))
+        with host.host.world.change() as state:
+            host.host.world.end_kernel(state, leaps=False)
+        assert host.boot() == ""
+        host.host.somebody_starts_daemon()
+        assert host.recover() == ""
+        assert set(outcomes(host).values()) == {Outcome.LOST}
+        for name, uuid in host.uuids.items():
+            assert "the host was restarted" in reason(host, name)
+            assert reason(host, name).endswith(f"where libvirt does not start it by itself, virsh start {uuid}")
+        assert not any(update.is_open for update in host.updates())
+
+
 # -- others ---------------------------------------------------------------------------------------------------------
 
 

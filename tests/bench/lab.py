@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +19,16 @@ from hostagent.planning.guest_policy import Policies
 from hostagent.planning.host_planner import Swap, plan_host
 from hostagent.planning.planner import plan_adoption, plan_qemu
 from hostagent.planning.prediction import Past
+from hostagent.planning.rolling import Rolling, place_of, rolled
 from hostagent.policy import Allowed, PolicyPart
 from hostagent.setup.host_files import HostFiles
 from hostagent.setup.setup_tasks import Hook
 from hostagent.trees import qemu_trees
 from hostagent.update import host as host_update
+from hostagent.update.health import Gate
 from hostagent.update.journal import UpdateRecord, fold
+from hostagent.update.roll import Doors, roll
+from hostagent.update.rolled import Rolled
 from hostagent.update.saga import Teller
 from hostagent.update.subject import Ports
 from tests.bench.host import LIBVIRTD_START
@@ -111,6 +116,46 @@ class Lab:
             return plan_qemu(host, to, guests, policies=policies, technique=technique, methods=methods)
 
         return self._carry_out("update qemu", plan, tell, cancelled)
+
+    def roll(
+        self,
+        to: QemuTree,
+        *,
+        rolling: Rolling = Rolling(),  # noqa: B008 - frozen
+        technique: Technique | None = None,
+        methods: Sequence[Method] | None = None,
+        tell: Teller = say_nothing,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Rolled:
+        """What `hostagent update qemu` does with guests in several groups, without its words."""
+        policies = self.policies(None)
+        with session.changing(self.config, "update qemu", tell) as current:
+            session.require_nothing_open(current)
+            ports = wiring.ports_of(self.config, current.journal)
+
+            def replan(names: Sequence[str] | None) -> Plan:
+                host = ports.libvirt.host()
+                return plan_qemu(host, to, names, policies=policies, technique=technique, methods=methods)
+
+            def carry(part: Plan) -> UpdateRecord:
+                with current.guarded() as guarded:
+                    host = guarded.libvirt.host()
+                    return host_update.update_qemu(
+                        guarded, host, part, update_id=_new_id(), tell=tell, cancelled=cancelled
+                    )
+
+            host = ports.libvirt.host()
+            plan = rolled(replan(None), host, policies, rolling)
+            assert not plan.blockers and not plan.blocked, plan
+            placed = {guest.name: place_of(guest, policies) for guest in host.guests}
+            settings = self.config.roll
+            gate = Gate(ports, placed, self.config.health, settings.settle_seconds, cancelled, time.sleep)
+            doors = Doors(
+                *(carry, replan, gate, lambda *_: None, tell, cancelled),
+                pause=time.sleep,
+                monotonic=time.monotonic,
+            )
+            return roll(doors, plan, roll_id=_new_id(), wait_seconds=settings.wait_seconds)
 
     def policies(self, budget_seconds: float | None) -> Policies:
         """What holds for guests, with that asked for as --budget does; None: it is not."""

@@ -19,6 +19,8 @@ TICK_PORT = 7002
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module
 NEIGHBOURS = 100
 """Ticks on either side of a gap that are looked at: one second."""
+NEAR = 20
+"""The same where it matters which gap it was."""
 ROOM = 1 << 20
 """Bytes of arrived datagrams that the kernel keeps for us."""
 
@@ -44,6 +46,17 @@ class Felt:
     """How far the guest's wall clock was behind the host's in the last second, by the tick with the least delay."""
 
 
+@dataclass(frozen=True)
+class Absence:
+    """A time in which nothing came from a guest, by the host's clock, ns since 1970."""
+
+    begun_ns: int
+    ended_ns: int
+
+    def overlaps(self, other: "Absence") -> bool:
+        return self.begun_ns < other.ended_ns and other.begun_ns < self.ended_ns
+
+
 @dataclass
 class _Ticker:
     last_ns: int = 0
@@ -52,6 +65,7 @@ class _Ticker:
     longest_ns: int = 0
     longest_at_ns: int = 0
     gaps: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)  # when each gap ended
     behind: list[int] = field(default_factory=list)  # host's clock less the guest's, one per gap, at its end
     wall_behind: deque[int] = field(default_factory=lambda: deque(maxlen=NEIGHBOURS))
 
@@ -62,6 +76,7 @@ class _Ticker:
             if gap > self.longest_ns:
                 self.longest_ns, self.longest_at_ns = gap, at_ns
             self.gaps.append(gap)
+            self.ends.append(at_ns)
             self.behind.append(at_ns - guest_ns)
             self.lost += abs(number - self.last_number - 1)
         self.last_ns, self.last_number = at_ns, number
@@ -73,10 +88,18 @@ class _Ticker:
         """
         return max((self._step_over(index) for index in range(len(self.gaps))), default=0)
 
-    def _step_over(self, index: int) -> int:
-        before = self.behind[max(0, index - NEIGHBOURS) : index]
-        after = self.behind[index : index + NEIGHBOURS]
+    def _step_over(self, index: int, neighbours: int = NEIGHBOURS) -> int:
+        before = self.behind[max(0, index - neighbours) : index]
+        after = self.behind[index : index + neighbours]
         return min(after) - min(before) if before and after else 0
+
+    def absences(self, at_least_ns: int) -> tuple[Absence, ...]:
+        """Gaps of that length over which the guest's clock lost as much: it stood still, and was not only slow."""
+        return tuple(
+            Absence(end - gap, end)
+            for index, (gap, end) in enumerate(zip(self.gaps, self.ends, strict=True))
+            if gap >= at_least_ns and self._step_over(index, NEAR) >= at_least_ns
+        )
 
     def felt(self) -> Felt:
         ordered = sorted(self.gaps)
@@ -134,6 +157,11 @@ class Peer:
         """What this guest's ticks say since the start or the last reset."""
         with self._lock:
             return self._tickers.get(guest_address, _Ticker()).felt()
+
+    def absences(self, guest_address: str, at_least_ns: int) -> tuple[Absence, ...]:
+        """When this guest stood still for that long, since the start or the last reset."""
+        with self._lock:
+            return self._tickers.get(guest_address, _Ticker()).absences(at_least_ns)
 
     def reset(self, guest_address: str) -> None:
         """Forgets the gaps so far; the next one counts from the last tick that arrived."""

@@ -317,8 +317,8 @@ class HealthSettings(_Table):
     @field_validator("tcp")
     @classmethod
     def _is_an_address(cls, text: str | None) -> str | None:
-        if text is not None:
-            _address(text)
+        if text is not None and tcp_address(text) is None:
+            raise ValueError("no address")
         return text
 
     @field_validator("command")
@@ -344,14 +344,7 @@ class HealthSettings(_Table):
     @property
     def address(self) -> tuple[str, int] | None:
         """Host and port of ``tcp``."""
-        return None if self.tcp is None else _address(self.tcp)
-
-
-def _address(text: str) -> tuple[str, int]:
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", text, re.ASCII)
-    if found is None or not 0 < int(found[3]) < 65536:
-        raise ValueError("no host and port")
-    return found[1] or found[2], int(found[3])
+        return None if self.tcp is None else tcp_address(self.tcp)
 
 
 class Config(_Table):

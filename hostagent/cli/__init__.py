@@ -112,6 +112,7 @@ def _usage_error(error: click.ClickException) -> UsageError:
 def main() -> None:
     """Update the host under running libvirt guests, with their memory kept.
 
-    Exit codes: 0 done, or nothing to do; 2 usage or configuration; 3 refused, nothing was touched; 4 failed and
-    rolled back; 5 a person has to act; 70 a fault of hostagent's own; 128+n ended by signal n.
+    Exit codes: 0 done, or nothing to do; 1 done, some guest by a lower method than planned; 2 usage or configuration;
+    3 refused, nothing was touched; 4 failed and rolled back, or a roll stopped; 5 a person has to act; 70 a fault of
+    hostagent's own; 128+n ended by signal n.
     """

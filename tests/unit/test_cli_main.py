@@ -20,7 +20,7 @@ from hostagent.printable import one_line, printable
 
 VERBS = (
     *(["inspect"], ["qemu", "add"], ["qemu", "list"], ["plan"], ["update"]),
-    *(["status"], ["recover"], ["metrics"], ["setup"]),
+    *(["cancel"], ["status"], ["recover"], ["metrics"], ["setup"]),
 )
 
 

@@ -24,6 +24,7 @@ import psutil
 
 from tests.bench import certificates, cgroups
 from tests.bench.guest_spec import GUEST_FILES
+from tests.bench.host import URI
 from tests.bench.launch import NAMESPACES
 from tests.bench.link import SIDES, A, B, Link, Side
 from tests.bench.listening import ListeningHost
@@ -185,6 +186,10 @@ class TwoHosts:
         else:
             with self.b.connection() as connection:
                 yield connection
+
+    def uri(self, side: Side) -> str:
+        """Of either libvirt's own socket, as `connection` uses it."""
+        return URI if side is A else self.b.uri
 
     def mend(self) -> None:
         """Both run and are joined, whatever was done to them."""

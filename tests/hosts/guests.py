@@ -57,8 +57,13 @@ class Travelling:
         """One call of libvirt's; the source host does the rest. `more` are VIR_MIGRATE_PARAM_*, by their values."""
         uris = URIS if flags & libvirt.VIR_MIGRATE_TLS else PLAIN_URIS
         params = {libvirt.VIR_MIGRATE_PARAM_URI: MIGRATE_URIS[target], **more}
-        with self.on(source) as domain:
+        # By a connection of its own: other calls on one that is used for this wait until the migration is done.
+        connection = libvirt.open(self.hosts.uri(source))
+        try:
+            domain = connection.lookupByUUIDString(self.spec.uuid)
             domain.migrateToURI3(uris[target], params, flags)
+        finally:
+            connection.close()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -128,7 +127,7 @@ class SecondHost:
     def kill(self) -> None:
         """Ends all that runs there at once, and nothing of it says goodbye over the network: a power cut."""
         self._link.cut()
-        os.kill(self.pid, signal.SIGKILL)
+        self._end()
         self._gone()
         self._link.mend()
 
@@ -138,8 +137,7 @@ class SecondHost:
             self._input.close()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_LIMIT)
-            if self._process.poll() is None:
-                os.kill(self.pid, signal.SIGKILL)
+            self._end()
             self._gone()
 
     def remove(self) -> None:
@@ -159,12 +157,19 @@ class SecondHost:
         ready, _, _ = select.select([self._process.stdout], [], [], START_LIMIT)
         said = self._process.stdout.readline() if ready else "nothing"
         if said != word:
-            self._process.kill()  # and with it, by --kill-child, everything on that host
+            self._end()
             raise RuntimeError(f"starting the second host: expected it to say {word!r}, found {said!r}")
+
+    def _end(self) -> None:
+        """Its first process ends with the one that waits for it (unshare), and with the first all others."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        if self._init is not None:
+            self._init.wait(END_LIMIT)
 
     def _gone(self) -> None:
         assert self._process is not None
-        self._process.wait(END_LIMIT)
         with suppress(BrokenPipeError):
             self._input.close()
         self._process = self._init = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -20,6 +22,11 @@ LIVE = (
     | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     | libvirt.VIR_MIGRATE_UNSAFE  # the disks' folder is no network file system, which is all that libvirt 9.0 takes
 )
+TLS = libvirt.VIR_MIGRATE_TLS
+PAUSED = libvirt.VIR_MIGRATE_PAUSED
+LIMIT = 60.0
+"""Seconds in which a migration gets somewhere."""
+POLL = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,22 +47,25 @@ class Travelling:
         with self.on(side) as domain:
             yield Proof(domain)
 
+    def state(self, side: Side) -> tuple[int, int] | None:
+        """State and reason there, as libvirt numbers them; None where it is not known."""
+        try:
+            with self.on(side) as domain:
+                state, reason = domain.state()
+        except libvirt.libvirtError:
+            return None
+        return state, reason
+
     def is_known_on(self, side: Side) -> bool:
-        with self.hosts.connection(side) as connection:
-            return self.spec.uuid in {domain.UUIDString() for domain in connection.listAllDomains()}
+        return self.state(side) is not None
 
     def runs_on(self) -> list[Side]:
         """Every host on which libvirt has it running; two would be one too many."""
-        found = []
-        for side in (A, B):
-            with suppress(libvirt.libvirtError), self.on(side) as domain:
-                if domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
-                    found.append(side)
-        return found
+        return [side for side in (A, B) if (self.state(side) or (0, 0))[0] == libvirt.VIR_DOMAIN_RUNNING]
 
-    def migrate(self, source: Side, target: Side, flags: int = LIVE | libvirt.VIR_MIGRATE_TLS, **more: str) -> None:
+    def migrate(self, source: Side, target: Side, flags: int = LIVE | TLS, **more: str) -> None:
         """One call of libvirt's; the source host does the rest. `more` are VIR_MIGRATE_PARAM_*, by their values."""
-        uris = URIS if flags & libvirt.VIR_MIGRATE_TLS else PLAIN_URIS
+        uris = URIS if flags & TLS else PLAIN_URIS
         params = {libvirt.VIR_MIGRATE_PARAM_URI: MIGRATE_URIS[target], **more}
         # By a connection of its own: other calls on one that is used for this wait until the migration is done.
         connection = libvirt.open(self.hosts.uri(source))
@@ -63,7 +73,31 @@ class Travelling:
             domain = connection.lookupByUUIDString(self.spec.uuid)
             domain.migrateToURI3(uris[target], params, flags)
         finally:
-            connection.close()
+            with suppress(libvirt.libvirtError):
+                connection.close()
+
+    @contextmanager
+    def migrating(self, flags: int = LIVE | TLS) -> Iterator[Future[None]]:
+        """On its way from the first host to the second, with a part of its RAM there; at the end it is waited for."""
+        with ThreadPoolExecutor() as pool:
+            call = pool.submit(self.migrate, A, B, flags)
+            self.wait_until(lambda: self.moved_bytes() > 16 << 20)
+            yield call
+
+    def moved_bytes(self) -> int:
+        """By the first host's job; 0 when it has none."""
+        try:
+            with self.on(A) as domain:
+                return int(domain.jobStats().get("data_processed", 0))
+        except libvirt.libvirtError:
+            return 0
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not reached():
+            where = f"a {self.state(A)}, b {self.state(B)}"
+            assert time.monotonic() < deadline, f"expected it within {LIMIT:.0f} s, found {where}"
+            time.sleep(POLL)
 
 
 @contextmanager
@@ -76,7 +110,8 @@ def guest(hosts: TwoHosts, spec: GuestSpec) -> Iterator[Travelling]:
                 proof.wait_booted()
             yield travelling
         finally:
-            with suppress(libvirt.libvirtError), travelling.on(B) as domain:
-                with suppress(libvirt.libvirtError):
-                    domain.destroy()
-                domain.undefine()
+            if hosts.b.is_on:
+                with suppress(libvirt.libvirtError), travelling.on(B) as domain:
+                    with suppress(libvirt.libvirtError):
+                        domain.destroy()
+                    domain.undefine()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostagent.errors import Failed, HostagentError
+from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update import clocks
 from hostagent.update.guest_alone import Ended, GuestAlone, Tables
 from hostagent.update.journal import Outcome
@@ -98,6 +98,21 @@ class AloneBatch:
                 self._carry(member)
             else:
                 self._fell(member, error)
+        self._settle()
+
+    def stay_away(self, stuck: HostagentError) -> None:
+        """What was to be swapped is neither swapped nor as before, and cannot be while guests run."""
+        for member in self._active():
+            if not member.has_left:
+                self._fell(member, stuck)
+                continue
+            waits = NeedsOperator(
+                f"{member.swap.name}: bringing it back",
+                expected="the host to be as it was before, or swapped",
+                found=str(stuck),
+                hint="see to that; then: hostagent recover",
+            )
+            member.end(Outcome.NEEDS_OPERATOR, waits)
         self._settle()
 
     def _leave(self, member: AloneMember) -> None:

@@ -1,7 +1,8 @@
 """A swap for the whole host for which some guests leave: shut down, or on another host, until it is done.
 
 The others are held. First everybody leaves who has to; then the others are held, and the swap is done; then those that
-left come back. If the swap is not done all of them are brought back to what they ran on.
+left come back. If the swap is not done all of them are brought back to what they ran on. Where it is neither done nor
+undone they stay away: what was before can only be put back while no guest runs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hostagent.errors import Failed, HostagentError
+from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update.alone_batch import AloneBatch
 from hostagent.update.hold_batch import HoldBatch
 from hostagent.update.member import MemberOf
@@ -47,10 +48,15 @@ class ClearedBatch:
         self.held.recover()
         if not self.held.swapped and self.held.failure is None:
             self.held.failure = _CUT_OFF
-        self.leaving.recover(swapped=self.held.swapped)
+        if isinstance(self.held.failure, NeedsOperator):
+            self.leaving.stay_away(self.held.failure)
+        else:
+            self.leaving.recover(swapped=self.held.failure is None)
 
     def _bring_back(self) -> None:
-        if self.held.failure is None:
+        if isinstance(self.held.failure, NeedsOperator):
+            self.leaving.stay_away(self.held.failure)
+        elif self.held.failure is None:
             self.leaving.come_back()
         else:
             self.leaving.turn_back(self.held.failure)

@@ -83,10 +83,20 @@ def _land_held(hold: GuestHold) -> None:
 
 
 def _held(update: UpdateRecord) -> Iterator[HoldNotes]:
+    left = _have_left(update)
     for guest in update.guests.values():
-        open_still = guest.outcome is None or guest.outcome is Outcome.NEEDS_OPERATOR
+        open_still = guest.uuid not in left and (guest.outcome is None or guest.outcome is Outcome.NEEDS_OPERATOR)
         if open_still and "prepare" in guest.progress.open and (notes := GuestHold.read_notes(guest.notes)) is not None:
             yield notes
+
+
+def _have_left(update: UpdateRecord) -> frozenset[str]:
+    """Guests that were not held: shut down, or on another host. None where the order cannot be read."""
+    try:
+        guests = UpdateOrder.of(update).guests
+    except HostagentError:
+        return frozenset()
+    return frozenset(guest.uuid for guest in guests if guest.technique is None)
 
 
 def _pinned(pin: Pin) -> Pin:

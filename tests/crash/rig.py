@@ -195,8 +195,9 @@ class Rig:
     def _swap(self, ports: Ports, host: Host) -> None:
         guests = tuple(
             GuestPlan(
-                *(guest.name, guest.uuid, Verdict.UPDATE, Method.IN_PLACE, Technique.HOLD),
+                *(guest.name, guest.uuid, Verdict.UPDATE, self._method(guest), self._technique(guest)),
                 *(guest.qemu, (), 30.0),
+                boot_tcp=f"{guest.name}:{TCP_PORT}",
             )
             for guest in host.guests
             if guest.name in self.uuids

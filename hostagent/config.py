@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from hostagent import config_files
 from hostagent.config_files import SettingsFile
@@ -254,6 +255,70 @@ class KernelSettings(_Table):
     takes_seconds: Seconds = 20.0  # from the old kernel's end to libvirt's daemon, for the first prediction
 
 
+class Transport(StrEnum):
+    """How a migrating guest's memory crosses, and how the two libvirts talk."""
+
+    TLS = "tls"  # QEMU encrypts it; the other libvirt is reached by TLS or SSH
+    SSH = "ssh"  # inside the connection of the two libvirts, which is SSH
+    PLAIN = "plain"  # nobody encrypts it, and nobody proves who he is
+
+
+_OVER: Mapping[Transport, tuple[str, ...]] = {
+    Transport.TLS: ("qemu+tls", "qemu", "qemu+ssh", "qemu+libssh", "qemu+libssh2"),
+    Transport.SSH: ("qemu+ssh", "qemu+libssh", "qemu+libssh2"),
+}
+_URI = r"[a-z0-9+]+://[A-Za-z0-9._~:/?=&%@\[\],+-]{1,500}"
+Uri = Annotated[str, Field(pattern=f"^{_URI}$", description="a URI like 'qemu+tls://host2/system'")]
+UriOrNone = Annotated[str, Field(pattern=f"^({_URI})?$", description="a URI, or ''")]
+
+
+class PeerSettings(_Table):
+    """``[[peer]]``: another host that guests may migrate to; the first one that a guest fits is taken."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="a short name of letters, digits, '.', '_' and '-'"
+        ),
+    ]
+    uri: Uri  # its libvirt, as hostagent and this host's libvirt reach it
+    migrate_uri: UriOrNone = ""  # where QEMU sends to, "tcp://10.0.0.2"; "": its host's name
+    transport: Annotated[Transport, Field(strict=False, description="tls, ssh or plain")] = Transport.TLS
+    max_guests: Annotated[
+        int, Field(ge=0, le=100_000, description="a whole number from 0, which means no limit, to 100000")
+    ] = 0  # that may be on it, its own among them
+    shared: Annotated[
+        tuple[AbsolutePath, ...], Field(strict=False, description="a list of absolute paths of directories")
+    ] = ()  # that are the same on both hosts
+    coherent: YesOrNo = False  # and so at every moment, also through the hosts' page caches: a cluster file system
+
+    @model_validator(mode="after")
+    def _transport_fits(self) -> Self:
+        allowed = _OVER.get(self.transport)
+        scheme = self.uri.partition("://")[0]
+        if allowed is not None and scheme not in allowed:
+            raise PydanticCustomError(
+                "transport",
+                f"a uri of {' or '.join(allowed)} for transport '{self.transport}', or another transport",
+                {"uri": self.uri},
+            )
+        return self
+
+
+class MigrateSettings(_Table):
+    """``[migrate]``: how guests migrate to peers, and come back."""
+
+    uri: UriOrNone = ""  # this host's libvirt, as the peers' libvirt reaches it; without it no guest comes back
+    migrate_uri: UriOrNone = ""  # where a peer's QEMU sends to; "": this host's name
+    comes_back: YesOrNo = Field(default=True, alias="return", description="true or false")  # once that is done
+    least_seconds: Seconds = 120.0  # what any guest is given to migrate within
+    seconds_per_gib: Seconds = 60.0  # and what one of that much memory is
+    downtime_seconds: Annotated[float, Field(gt=0, le=60, description="a number of seconds above 0, at most 60")] = 0.3
+    auto_converge: YesOrNo = True  # slow a guest down that writes faster than its memory crosses
+    call_seconds: Seconds = 10.0  # deadline of one call of a peer's libvirt
+    end_seconds: Seconds = 60.0  # until a migration that was broken off has ended on both sides
+
+
 class ComponentSettings(_Table):
     """``[[component]]``: something of the host that its owner updates by commands, with guests held or not."""
 
@@ -358,6 +423,11 @@ class Config(_Table):
     kernel: Annotated[KernelSettings, Field(description="a table")] = KernelSettings()
     reboot: Annotated[RebootSettings, Field(description="a table")] = RebootSettings()
     policy: Annotated[PolicyTable, Field(description="a table")] = PolicyTable()
+    migrate: Annotated[MigrateSettings, Field(description="a table")] = MigrateSettings()
+    peer: Annotated[
+        tuple[PeerSettings, ...],
+        Field(strict=False, description="tables with different names, each of them a [[peer]]"),
+    ] = ()
     component: Annotated[
         tuple[ComponentSettings, ...], Field(strict=False, description="tables, each of them a [[component]]")
     ] = ()
@@ -373,6 +443,13 @@ class Config(_Table):
     @field_validator("component")
     @classmethod
     def _each_once(cls, found: tuple[ComponentSettings, ...]) -> tuple[ComponentSettings, ...]:
+        if len({one.name for one in found}) < len(found):
+            raise ValueError("one of that name twice")
+        return found
+
+    @field_validator("peer")
+    @classmethod
+    def _each_peer_once(cls, found: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
         if len({one.name for one in found}) < len(found):
             raise ValueError("one of that name twice")
         return found
@@ -411,13 +488,16 @@ def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: Valid
     where = f"[{'.'.join(keys[:-1])}]" if keys[:-1] else "the file's top level"
     doing = f"reading {files[number].path}, line {line}"
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], table.model_fields, n=1)
+        known = _fields(table)
+        near = difflib.get_close_matches(keys[-1], known, n=1)
         return UsageError(
             doing,
-            expected=f"one of {', '.join(table.model_fields)} in {where}",
+            expected=f"one of {', '.join(known)} in {where}",
             found=f"unknown key '{keys[-1]}'",
             hint=_hint(keys, near),
         )
+    if fault["type"] == "transport":
+        return UsageError(doing, expected=fault["msg"], found=fault["ctx"]["uri"])
     found = "nothing" if fault["type"] == "missing" else _shown(fault["input"])
     return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=found)
 
@@ -455,10 +535,15 @@ def _shown(value: object) -> str:
 def _walk(model: type[BaseModel], keys: list[str]) -> tuple[type[BaseModel], str]:
     """The table that holds the last of `keys`, and what that key may be, in words."""
     for key in keys[:-1]:
-        annotation: Any = model.model_fields[key].annotation
+        annotation: Any = _fields(model)[key].annotation
         annotation = next(iter(get_args(annotation)), annotation)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             break
         model = annotation
-    field = model.model_fields.get(keys[-1])
+    field = _fields(model).get(keys[-1])
     return model, (field.description or "") if field is not None else ""
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A table's keys, as they are written."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}

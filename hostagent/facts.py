@@ -135,6 +135,9 @@ class Definition:
     on_poweroff: str = "destroy"
     generation_id: bool = False  # <genid>: another one tells the guest that it is a copy
     policy: str = ""  # its own policy, unread: see policy_xml.py
+    host_files: tuple[str, ...] = ()  # that its QEMU opens on the host: images, kernel, firmware
+    own_firmware: bool = False  # firmware that keeps variables in a file of the guest's
+    cached_disks: bool = False  # a disk that is written to goes through the host's page cache
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,24 @@ class Component:
     running: str
     installed: str
     freshness: Freshness
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another host, as far as a guest that would migrate to it looks at it."""
+
+    name: str  # in the settings
+    uri: str
+    fault: str = ""  # why nothing more is known of it; "": it answered
+    shared: tuple[str, ...] = ()  # directories that are the same there, by the settings
+    max_guests: int = 0  # that may be on it; 0: no limit
+    libvirt: Version | None = None
+    qemu: Version | None = None  # that it starts guests on
+    machines: frozenset[tuple[str, str]] = frozenset()  # virtualisation and machine type
+    memory_left: int = 0  # that no guest of its was promised, and that is free or holds what can be read again
+    networks: frozenset[str] = frozenset()  # libvirt's, that are active
+    guests: frozenset[tuple[str, str]] = frozenset()  # name and uuid of those that it knows, and their number counts
+    misfits: tuple[tuple[str, str], ...] = ()  # uuid of a guest, and what of its processor this host does not have
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,13 @@ class Reason(StrEnum):
     POLICY = "policy"
     NOT_ASKED = "not-asked"
     UPDATE_DOMAIN = "update-domain"
+    PEER = "peer"
+    PEER_ROOM = "peer-room"
+    PEER_CPU = "peer-cpu"
+    PEER_MACHINE = "peer-machine"
+    PEER_VERSION = "peer-version"
+    PEER_NETWORK = "peer-network"
+    STORAGE = "storage"
     HOST = "host"
 
 

@@ -13,6 +13,7 @@ from hostagent.plan import Blocker, Prediction, Reason, Technique
 
 # Where nothing was measured yet: longer than nearly all seen so far.
 FIRST_SECONDS = {Technique.HANDOVER: 0.25, Technique.HOLD: 2.0}
+FIRST_MIGRATION_SECONDS = 2.0  # there and back
 _LAST = 5  # of the guest's own
 _LAST_OF_ANY = 20
 
@@ -25,6 +26,7 @@ class Past:
 
     pauses: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of handovers, by uuid; seconds, oldest first
     holds: Mapping[str, Sequence[float]] = field(default_factory=dict)  # the same of holds
+    migrations: Mapping[str, Sequence[float]] = field(default_factory=dict)  # the same of live migrations
     copy_speeds: Sequence[float] = ()  # bytes of RAM per second, oldest first
     swaps: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of the host's components, by name; seconds
 
@@ -36,13 +38,24 @@ class Past:
 def predict(uuid: str, past: Past, copied_bytes: int = 0, technique: Technique = Technique.HANDOVER) -> Prediction:
     """The guest's next pause by that technique, and how long its RAM is copied for beforehand."""
     pauses = past.holds if technique is Technique.HOLD else past.pauses
-    own = list(pauses.get(uuid, ()))[-_LAST:]
-    known = own or [pause for others in pauses.values() for pause in others[-_LAST:]][-_LAST_OF_ANY:]
+    own, known = _known(uuid, pauses)
     speed = min(past.copy_speeds[-_LAST:], default=FIRST_BYTES_PER_SECOND)
     copy_seconds = copied_bytes / speed if copied_bytes else None
     return Prediction(
         max(known, default=FIRST_SECONDS[technique]), len(known), of_itself=bool(own), copy_seconds=copy_seconds
     )
+
+
+def predict_migration(uuid: str, past: Past) -> Prediction:
+    """The guest's next pause by a live migration, the longer one if it comes back."""
+    own, known = _known(uuid, past.migrations)
+    return Prediction(max(known, default=FIRST_MIGRATION_SECONDS), len(known), of_itself=bool(own))
+
+
+def _known(uuid: str, pauses: Mapping[str, Sequence[float]]) -> tuple[list[float], list[float]]:
+    """The guest's own pauses of late, and those to go by: its own, or else the others'."""
+    own = list(pauses.get(uuid, ()))[-_LAST:]
+    return own, own or [pause for others in pauses.values() for pause in others[-_LAST:]][-_LAST_OF_ANY:]
 
 
 def over_budget(predicted: Prediction, budget_seconds: float) -> Blocker | None:

@@ -182,25 +182,32 @@ def report_of(update: UpdateRecord) -> UpdateReport:
 
 def past_of(updates: Sequence[UpdateRecord]) -> Past:
     """What updates of this host have measured."""
-    pauses: dict[str, list[float]] = {}
-    holds: dict[str, list[float]] = {}
+    pauses: dict[Technique | Method, dict[str, list[float]]] = {}
     speeds: list[float] = []
     swaps: dict[str, list[float]] = {}
     for update in updates:
         if update.order.get("kind") not in (OrderKind.UPDATE, OrderKind.ADOPTION):
             continue
-        held, swapped = _held(update), _swapped(update)
+        ways, swapped = _ways(update), _swapped(update)
+        held = list(ways.values()).count(Technique.HOLD)
         if update.outcome is Outcome.UPDATED:
             for name, took in swapped.items():
                 swaps.setdefault(name, []).append(took)
         for record in update.guests.values():
-            own = _own_pause(update, record, len(held), swapped)
+            own = _own_pause(update, record, held, swapped)
             if record.outcome is Outcome.UPDATED and own is not None:
-                (holds if record.uuid in held else pauses).setdefault(record.uuid, []).append(own)
+                alike = pauses.setdefault(ways.get(record.uuid, Technique.HANDOVER), {})
+                alike.setdefault(record.uuid, []).append(own)
             copied, seconds = (_number(record.measured, name) for name in ("copied_bytes", "copy_seconds"))
             if copied and seconds:
                 speeds.append(copied / seconds)
-    return Past(pauses, holds, speeds, swaps)
+    return Past(
+        pauses=pauses.get(Technique.HANDOVER, {}),
+        holds=pauses.get(Technique.HOLD, {}),
+        migrations=pauses.get(Method.LIVE_MIGRATE, {}),
+        copy_speeds=speeds,
+        swaps=swaps,
+    )
 
 
 def _swapped(update: UpdateRecord) -> Mapping[str, float]:
@@ -219,13 +226,13 @@ def _own_pause(update: UpdateRecord, record: GuestRecord, held: int, swapped: Ma
     return max(0.0, pause - sum(swapped.values())) / held if swapped and held else None
 
 
-def _held(update: UpdateRecord) -> frozenset[str]:
-    """The guests that it took by a hold, by uuid."""
+def _ways(update: UpdateRecord) -> Mapping[str, Technique | Method]:
+    """How it took its guests, by uuid: pauses of one way say nothing of those of another."""
     try:
         guests = UpdateOrder.of(update).guests
     except NeedsOperator:  # written by another version
-        return frozenset()
-    return frozenset(guest.uuid for guest in guests if guest.technique is Technique.HOLD)
+        return {}
+    return {guest.uuid: guest.technique or guest.method for guest in guests}
 
 
 def timestamp(at: float) -> str:

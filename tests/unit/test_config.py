@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hostagent import config
-from hostagent.config import Config, DaemonControl, parse_duration
+from hostagent.config import Config, DaemonControl, Transport, parse_duration
 from hostagent.errors import UsageError
 from hostagent.plan import ClockPolicy
 from hostagent.policy import Allowed, Layer, PolicyPart
@@ -99,9 +99,66 @@ def test_an_unknown_key_names_line_and_the_keys_there_are(tmp_path: Path) -> Non
 
 def test_an_unknown_table(tmp_path: Path) -> None:
     assert refusal(tmp_path, "[update]\n[quux]\nx = 1\n") == (
-        "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, reboot, "
-        "policy, component, roll, health in the file's top level, found unknown key 'quux'"
+        "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, policy, "
+        "migrate, peer, component, reboot, roll, health in the file's top level, found unknown key 'quux'"
     )
+
+
+def test_peers(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+        [migrate]
+        uri = "qemu+tls://host1/system"
+        return = false
+        [[peer]]
+        name = "host2"
+        uri = "qemu+tls://host2/system"
+        migrate_uri = "tcp://10.0.0.2"
+        shared = ["/srv/images"]
+        [[peer]]
+        name = "host3"
+        uri = "qemu+ssh://root@host3/system?keyfile=/root/key"
+        transport = "ssh"
+        max_guests = 4
+        """,
+    )
+    assert (settings.migrate.uri, settings.migrate.comes_back) == ("qemu+tls://host1/system", False)
+    two, three = settings.peer
+    assert (two.transport, two.shared, two.migrate_uri) == (Transport.TLS, (Path("/srv/images"),), "tcp://10.0.0.2")
+    assert (three.transport, three.max_guests, three.coherent) == (Transport.SSH, 4, False)
+    assert Config().migrate.comes_back
+    assert not Config().peer
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('name = "a"', "line 1: expected peer.uri = a URI like 'qemu+tls://host2/system', found nothing"),
+        ('name = "a b"\nuri = "qemu+tls://a/system"', "line 2: expected peer.name = a short name"),
+        ('name = "a"\nuri = "qemu+tls://a/system;id"', "line 3: expected peer.uri = a URI"),
+        ('name = "a"\nuri = "qemu+tls://a/system"\ntransport = "none"', "line 4: expected peer.transport = tls, ssh"),
+        ('name = "a"\nuri = "qemu+tcp://a/system"', "or another transport, found qemu+tcp://a/system"),
+        ('name = "a"\nuri = "qemu+tls://a/system"\ntransport = "ssh"', "expected a uri of qemu+ssh or"),
+        (
+            'name = "a"\nuri = "qemu+tls://a/system"\nshared = ["x"]',
+            "expected peer.shared = a list of absolute",
+        ),
+    ],
+)
+def test_a_peer_that_is_none(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, f"[[peer]]\n{text}\n")
+
+
+def test_two_peers_of_one_name(tmp_path: Path) -> None:
+    one = '[[peer]]\nname = "a"\nuri = "qemu+tls://a/system"\n'
+    assert "expected peer = tables with different names" in refusal(tmp_path, one + one)
+
+
+def test_the_way_back_is_named_as_people_write_it(tmp_path: Path) -> None:
+    assert "expected migrate.return = true or false" in refusal(tmp_path, "[migrate]\nreturn = 1\n")
+    assert "did you mean 'return'?" in refusal(tmp_path, "[migrate]\nretrun = true\n")
+    assert "unknown key 'comes_back'" in refusal(tmp_path, "[migrate]\ncomes_back = true\n")
 
 
 def test_what_is_said_of_guests(tmp_path: Path) -> None:

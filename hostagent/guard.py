@@ -49,7 +49,7 @@ class Guard:
         self._turn = threading.Lock()  # guests are held side by side
         myself = os.pidfd_open(os.getpid())
         try:
-            self._send({"config": config.model_dump_json(), "updater": os.getpid()}, myself)
+            self._send({"config": config.model_dump_json(by_alias=True), "updater": os.getpid()}, myself)
         finally:
             os.close(myself)
 

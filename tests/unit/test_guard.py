@@ -71,3 +71,11 @@ def test_it_leaves_when_the_update_has_ended(watched: Watched) -> None:
     watched.channel.send(json.dumps({"done": True}).encode())
     assert watched.channel.recv(100) == b"ok"
     assert watched.dies() == [None]
+
+
+def test_settings_reach_the_guard_as_they_are() -> None:
+    """Keys that people write under another name than the code has for them, too."""
+    settings = Config.model_validate(
+        {"migrate": {"return": False}, "peer": [{"name": "b", "uri": "qemu+tls://b/system", "shared": ["/srv"]}]}
+    )
+    assert Config.model_validate_json(settings.model_dump_json(by_alias=True)) == settings

@@ -210,6 +210,7 @@ class Peer:
     max_guests: int = 0  # that may be on it; 0: no limit
     libvirt: Version | None = None
     qemu: Version | None = None  # that it starts guests on
+    emulator: str = ""  # and where that is there
     machines: frozenset[tuple[str, str]] = frozenset()  # virtualisation and machine type
     memory_left: int = 0  # that no guest of its was promised, and that is free or holds what can be read again
     networks: frozenset[str] = frozenset()  # libvirt's, that are active

@@ -71,11 +71,11 @@ class FakeLibvirt:
                 state=_state(view.state, view.reason) if view else GuestState.SHUT_OFF,
                 state_reason=view.reason if view else guest.off,
                 persistent=guest.persistent,
-                autostart=False,
+                autostart=guest.autostart,
                 definition=read_definition(xml),
                 process=process,
                 qemu=self._tree(process),
-                job="a domain job" if view and view.saving else "",
+                job="a domain job" if view and (view.saving or _leaves(state, uuid)) else "",
                 managed_save=guest.managed_save,
                 ram_files=tuple(
                     RamFile(f"ram{n}", path, device, inode, size)
@@ -361,12 +361,15 @@ class FakeAgent:
 
     world: World
     uuid: str
+    host: str = ""
 
     def ask(self, command: str, arguments: dict[str, object] | None, within_seconds: float) -> object:
         with self.world.change() as state:
             guest = state.guests[self.uuid]
             silent = guest.silent or state.take(FaultKind.NO_AGENT, self.uuid)
-            if not state.daemon.up or silent or not _runs(state, guest):
+            process = _runs(state, guest)
+            up = state.peers[self.host].alive if self.host else state.daemon.up
+            if not up or silent or process is None or process.host != self.host:
                 raise AgentError(AgentFault.NO_AGENT, "it does not answer")
             if command in ("guest-file-open", "guest-file-close"):
                 return 1000 if command == "guest-file-open" else {}
@@ -385,6 +388,11 @@ class FakeAgent:
 def _unheard(state: State, doing: str) -> OutcomeUnknown:
     state.now_ns += 10_000_000_000
     return OutcomeUnknown(doing, expected="an answer from libvirt", found="none")
+
+
+def _leaves(state: State, uuid: str) -> bool:
+    passing = state.passing.get(uuid)
+    return passing is not None and not passing.done and not passing.source
 
 
 def _runs(state: State, guest: GuestLife) -> Process | None:

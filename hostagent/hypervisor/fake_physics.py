@@ -59,7 +59,7 @@ def look_for_violations(world: World, state: State) -> None:
         saved = [
             path for path, told in state.images.items() if told == [guest.uuid, guest.life] and Path(path).exists()
         ]
-        if (saved or any(one.holds == guest.life for one in living)) and not _named(world, guest):
+        if (saved or any(one.holds == guest.life and not one.host for one in living)) and not _named(world, guest):
             state.violated(f"the RAM of {guest.name} was discarded while the guest could go on")
 
 

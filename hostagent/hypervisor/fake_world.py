@@ -79,6 +79,16 @@ class FaultKind(StrEnum):
     START_UNHEARD = "a start works, its answer is lost"
     BOOT_SILENT = "nothing answers in a guest that has booted"
     BOOT_EXITS = "the QEMU exits as the guest boots"
+    MIGRATE_REFUSED = "the other libvirt refuses a migration before it begins"
+    MIGRATE_BREAKS = "the link breaks while the RAM crosses"
+    MIGRATE_STALLS = "the guest writes faster than its RAM crosses"
+    MIGRATE_DIES_EARLY = "the peer dies while the RAM crosses"
+    MIGRATE_DIES_LATE = "the peer dies once all has crossed"
+    MIGRATE_DIES_AFTER = "the peer dies once a guest has left for it"
+    FINISH_UNHEARD = "a guest has arrived, the answer is lost, and it goes on where it was"
+    MIGRATE_UNHEARD = "a migration works, its answer is lost"
+    PEER_SILENT = "a peer does not answer"
+    NOT_SHARED = "a directory is not the same on both hosts"
 
 
 @dataclass
@@ -133,6 +143,7 @@ class Process:
     links_down: list[str] = field(default_factory=list)  # its network cards that hear nothing
     reboot: str = "reset"  # what it does when the guest reboots
     ends_at_ns: int = 0  # when the guest will have shut itself down; 0: it does not
+    host: str = ""  # the peer that it is on; "": this host
 
 
 @dataclass
@@ -157,6 +168,7 @@ class GuestLife:
     boots: int = 1  # how often it has booted
     silent: bool = False  # since it has booted nothing in it answers
     managed_save: bool = False  # libvirt keeps a state of it
+    autostart: bool = False
 
 
 @dataclass
@@ -183,6 +195,40 @@ class DaemonState:
 
 
 @dataclass
+class PeerView:
+    """What a peer's libvirt believes of a guest."""
+
+    pid: int
+    state: str
+    reason: str
+    emulator: str
+    autostart: bool = False
+
+
+@dataclass
+class PeerState:
+    """Another host, with guests of this one."""
+
+    alive: bool = True
+    views: dict[str, PeerView] = field(default_factory=dict)
+    defined: list[str] = field(default_factory=list)  # uuids of guests that it knows whether they run or not
+
+
+@dataclass
+class Passing:
+    """A migration, which goes on by itself."""
+
+    source: str  # a peer's name, "" this host
+    target: str
+    emulator: str  # there
+    left: int  # looks until all has crossed
+    copy: int = 0  # pid of what it is to be there; 0: not yet
+    done: bool = False
+    error: str = ""
+    answered: bool = True  # whoever waits hears of the end
+
+
+@dataclass
 class State:
     """Everything there is."""
 
@@ -199,6 +245,8 @@ class State:
     boots: int = 1  # how often the host has booted
     leapt: int = 0  # the boot that another kernel has started by a leap, with RAM as it was
     images: dict[str, list[Any]] = field(default_factory=dict)  # save image -> uuid and moment of the guest's life
+    peers: dict[str, PeerState] = field(default_factory=dict)
+    passing: dict[str, Passing] = field(default_factory=dict)  # by uuid: the last migration of each guest
 
     def living(self, guest: str = "") -> list[Process]:
         """The processes that exist, of one guest or of all."""
@@ -295,7 +343,7 @@ class World:
     def end_kernel(self, state: State, *, leaps: bool) -> None:
         """Every process ends, and what is kept in memory goes; RAM files only stay where another kernel leaps in."""
         for process in state.living():
-            process.alive = False
+            process.alive = bool(process.host)
         state.daemon = DaemonState()
         shutil.rmtree(self.held, ignore_errors=True)
         state.boots += 1
@@ -303,7 +351,8 @@ class World:
             state.leapt = state.boots
             return
         for guest in state.guests.values():
-            guest.life += 1  # what was saved of it is past
+            if not any(one.holds == guest.life for one in state.living(guest.uuid)):
+                guest.life += 1  # what was saved of it is past
         for path in (self.root / "ram").rglob("*"):
             if path.is_file():
                 path.unlink()
@@ -385,6 +434,13 @@ def _read(raw: dict[str, Any]) -> State:
             {uuid: View(**view) for uuid, view in daemon["views"].items()},
             daemon["waiting"],
         ),
+        peers={
+            name: PeerState(
+                one["alive"], {uuid: PeerView(**view) for uuid, view in one["views"].items()}, one["defined"]
+            )
+            for name, one in raw.pop("peers").items()
+        },
+        passing={uuid: Passing(**one) for uuid, one in raw.pop("passing").items()},
         faults=[Fault(FaultKind(one["kind"]), one["guest"], one["times"]) for one in raw.pop("faults")],
         **raw,
     )

@@ -1,30 +1,27 @@
-"""libvirt through its API: the only module that imports it. Every call has a deadline."""
+"""This host's libvirt through its API. Every call has a deadline."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 import libvirt
 import libvirt_qemu
 
 from hostagent import processes
 from hostagent.arguments.command_line import CommandLine
-from hostagent.clock import AgentError, AgentFault, GuestAgent
+from hostagent.clock import AgentError
 from hostagent.config import Config
-from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
+from hostagent.errors import Failed, HostagentError
 from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
 from hostagent.hypervisor import ProcessId, Sender, ShutDownBy, Standing, apparmor, qemu_conf, surroundings
-from hostagent.hypervisor.deadline import Worker
 from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vhosts
+from hostagent.hypervisor.libvirt_line import PAUSES, Gone, LibvirtLine, known, state_of
 from hostagent.hypervisor.passthrough import PassthroughMonitor
 from hostagent.hypervisor.ram_room import memory_room, ram_room
 from hostagent.hypervisor.reconciled import reconciled
@@ -37,75 +34,19 @@ from hostagent.libvirt_files.xml_spans import PlainXmlError
 from hostagent.policy import PolicyPart
 from hostagent.policy_xml import NAMESPACE, PREFIX, read_policy, written_policy
 
-T = TypeVar("T")
-
-_REPLY_LIMIT = 1 << 16  # an agent's answer is hostile input
-_POLL_SECONDS = 0.02
 _PING_SECONDS = 2.0
 _PING_AGAIN_SECONDS = 0.25
 _HOOKS = Path("/etc/libvirt/hooks")
 
-_STATES = {
-    libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: GuestState.RUNNING,
-    libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED_OTHERWISE,
-    libvirt.VIR_DOMAIN_SHUTDOWN: GuestState.SHUTTING_DOWN,
-    libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUT_OFF,
-    libvirt.VIR_DOMAIN_CRASHED: GuestState.CRASHED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: GuestState.PM_SUSPENDED,
-}
-_PAUSES = {
-    libvirt.VIR_DOMAIN_PAUSED_USER: "user",
-    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "migration",
-    libvirt.VIR_DOMAIN_PAUSED_SAVE: "save",
-    libvirt.VIR_DOMAIN_PAUSED_DUMP: "dump",
-    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "I/O error",
-    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
-    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
-    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
-    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "post-copy",
-}
-_SHUT_OFF = {
-    libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN: "",
-    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "shut down",
-    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "destroyed",
-    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "saved",
-    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "failed",
-    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "daemon",  # libvirt's, which ended it as it came back
-}
 
-
-class _Gone(Exception):
-    """libvirt does not know the guest (any more)."""
-
-
-@contextmanager
-def _known(doing: str, uuid: str) -> Iterator[None]:
-    """Raises Failed when libvirt does not know the guest (any more)."""
-    try:
-        yield
-    except _Gone as error:
-        raise Failed(doing, expected=f"guest {uuid}", found="none") from error
-
-
-class _Line(threading.local):
-    """A thread's own connection: guests are saved and restored side by side."""
-
-    worker: Worker | None = None
-    connection: libvirt.virConnect | None = None
-
-
-class LibvirtApi:
-    """The real `Libvirt` port: one connection for each thread, made anew when it broke or was closed."""
+class LibvirtApi(LibvirtLine):
+    """The real `Libvirt` port."""
 
     def __init__(self, config: Config, trees: Callable[[], tuple[QemuTree, ...]]) -> None:
+        super().__init__(config.libvirt.uri, config.libvirt.call_seconds)
         self._config = config
         self._trees = trees
-        self._line = _Line()
         self._builds = Builds()
-        libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
 
     # -- facts -----------------------------------------------------------------------------------------------
 
@@ -115,7 +56,7 @@ class LibvirtApi:
         domains = self._ask("listing guests", lambda c: c.listAllDomains())
         guests = []
         for domain in domains:
-            with contextlib.suppress(_Gone):  # ended since the list was made
+            with contextlib.suppress(Gone):  # ended since the list was made
                 guests.append(self._guest(domain, trees))
         version = self._ask("asking libvirt's version", lambda c: c.getLibVersion())
         return Host(
@@ -142,28 +83,28 @@ class LibvirtApi:
     def guest(self, uuid: str) -> Guest | None:
         try:
             return self._guest(self._domain(uuid), self._trees())
-        except _Gone:
+        except Gone:
             return None
 
     def settled(self, uuid: str) -> None:
         """Ask for something that needs the guest's job and its monitor: libvirt holds both while it reconnects."""
         seconds = self._config.libvirt.daemon.ready_seconds
-        with _known("waiting until libvirt is back at a guest", uuid):
+        with known("waiting until libvirt is back at a guest", uuid):
             domain = self._domain(uuid)
             self._on(domain, "waiting until libvirt is back at it", domain.memoryStats, within_seconds=seconds)
 
     def live_xml(self, uuid: str) -> str:
-        with _known("reading a guest's definition", uuid):
+        with known("reading a guest's definition", uuid):
             domain = self._domain(uuid)
             return self._on(domain, "reading its definition", lambda: str(domain.XMLDesc(0)))
 
     @contextmanager
     def sender(self, uuid: str) -> Iterator[Sender]:
-        with _known("reaching a guest's QEMU", uuid):
+        with known("reaching a guest's QEMU", uuid):
             domain = self._domain(uuid)
 
         def put(doing: str, words: str, files: Sequence[int]) -> str:
-            with _known(doing, uuid):
+            with known(doing, uuid):
                 return self._ask(doing, lambda _: str(_monitor_command(domain, words, list(files))))
 
         yield PassthroughMonitor(domain.name(), put)
@@ -180,7 +121,7 @@ class LibvirtApi:
 
         doing = "changing a guest's definition"
         try:
-            with _known(doing, uuid):
+            with known(doing, uuid):
                 domain = self._domain(uuid)
                 return self._on(domain, "having its RAM in shared files from its next boot on", change)
         except PlainXmlError as error:
@@ -198,7 +139,7 @@ class LibvirtApi:
             return [domain.XMLDesc(0)] * live + [domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)] * config
 
         doing = "changing a guest's policy"
-        with _known(doing, uuid):
+        with known(doing, uuid):
             domain = self._domain(uuid)
             for xml in self._on(domain, doing, change):
                 found = read_policy(domain.name(), read_definition(xml).policy)
@@ -219,7 +160,7 @@ class LibvirtApi:
 
         name = domain.name()
         uuid, domain_id, (number, why, *_), persistent, autostart, xml, saved = self._on(domain, "looking at it", look)
-        state, reason = _state_of(number, why)
+        state, reason = state_of(number, why)
         definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
         label = surroundings.security_label(process.pid) if process else ""
@@ -297,7 +238,7 @@ class LibvirtApi:
         return self._guest(domain, self._trees())
 
     def destroy(self, uuid: str) -> None:
-        with contextlib.suppress(_Gone):
+        with contextlib.suppress(Gone):
             domain = self._domain(uuid)
             self._on(domain, "ending it", domain.destroy, within_seconds=30.0)  # libvirt waits 15 s for QEMU itself
 
@@ -308,9 +249,9 @@ class LibvirtApi:
             domain = self._domain(uuid)
             name = domain.name()
             (number, why, *_), xml = self._on(domain, "looking at it", lambda: (domain.state(), domain.XMLDesc(0)))
-        except _Gone:
+        except Gone:
             return None
-        state, reason = _state_of(number, why)
+        state, reason = state_of(number, why)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
         return Standing(
             state,
@@ -329,7 +270,7 @@ class LibvirtApi:
         return self._wait_until(within_seconds, lambda: not self._state(uuid)[0].active)
 
     def suspend(self, uuid: str) -> None:
-        with _known("pausing a guest", uuid):
+        with known("pausing a guest", uuid):
             domain = self._domain(uuid)
             self._on(domain, "pausing it", domain.suspend)
 
@@ -338,12 +279,12 @@ class LibvirtApi:
             if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:  # for which it is an error
                 domain.resume()
 
-        with _known("resuming a guest", uuid):
+        with known("resuming a guest", uuid):
             domain = self._domain(uuid)
             self._on(domain, "resuming it", work)
 
     def save(self, uuid: str, path: Path, within_seconds: float) -> None:
-        with _known("saving a guest", uuid):
+        with known("saving a guest", uuid):
             domain = self._domain(uuid)
             self._on(domain, "saving it", lambda: domain.save(str(path)), within_seconds)
 
@@ -352,7 +293,7 @@ class LibvirtApi:
             if domain.isActive() and domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
                 domain.abortJob()
 
-        with _known("breaking a job off", uuid):
+        with known("breaking a job off", uuid):
             domain = self._domain(uuid)
             self._on(domain, "breaking its job off", work)
         if not self._wait_until(within_seconds, lambda: (now := self.standing(uuid)) is None or not now.job):
@@ -360,7 +301,7 @@ class LibvirtApi:
 
     def restore(self, path: Path, within_seconds: float) -> None:
         doing, paused = f"restoring a guest from {path}", libvirt.VIR_DOMAIN_SAVE_PAUSED
-        with _known(doing, path.name):
+        with known(doing, path.name):
             self._ask(doing, lambda c: c.restoreFlags(str(path), None, paused), within_seconds=within_seconds)
 
     def unmark(self, uuid: str) -> None:
@@ -370,7 +311,7 @@ class LibvirtApi:
             if held_definition.NAMESPACE in domain.XMLDesc(0):
                 domain.setMetadata(element, None, None, held_definition.NAMESPACE, live)
 
-        with _known("taking a mark off", uuid):
+        with known("taking a mark off", uuid):
             domain = self._domain(uuid)
             self._on(domain, "taking our mark out of its definition", work)
 
@@ -381,7 +322,7 @@ class LibvirtApi:
             ShutDownBy.AGENT: libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
             ShutDownBy.ACPI: libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
         }[by]
-        with _known("asking a guest to shut down", uuid):
+        with known("asking a guest to shut down", uuid):
             domain = self._domain(uuid)
             self._on(domain, f"asking it by {by} to shut down", lambda: domain.shutdownFlags(flags), within_seconds)
 
@@ -390,7 +331,7 @@ class LibvirtApi:
             if domain.isActive():
                 domain.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
 
-        with _known("ending a guest", uuid):
+        with known("ending a guest", uuid):
             domain = self._domain(uuid)
             self._on(domain, "ending its QEMU", work, within_seconds)
 
@@ -409,7 +350,7 @@ class LibvirtApi:
             return True
 
         try:
-            with _known(doing, uuid):
+            with known(doing, uuid):
                 domain = self._domain(uuid)
                 started = self._on(domain, "starting it", work, within_seconds)
         except PlainXmlError as error:
@@ -423,7 +364,7 @@ class LibvirtApi:
             )
 
     def wait_started(self, uuid: str, within_seconds: float) -> None:
-        starting = GuestState.PAUSED_OTHERWISE, _PAUSES[libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
+        starting = GuestState.PAUSED_OTHERWISE, PAUSES[libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
         self._wait_until(within_seconds, lambda: self._state(uuid) != starting)
 
     def wait_agent(self, uuid: str, within_seconds: float) -> bool:
@@ -442,19 +383,9 @@ class LibvirtApi:
         try:
             domain = self._domain(uuid)
             number, why, *_ = self._on(domain, "looking at it", domain.state)
-        except _Gone:
+        except Gone:
             return GuestState.SHUT_OFF, ""
-        return _state_of(number, why)
-
-    @contextmanager
-    def agent(self, uuid: str) -> Iterator[GuestAgent]:
-        own = LibvirtApi(self._config, self._trees)  # a connection of its own: agents are asked side by side
-        try:
-            yield _Agent(own, uuid)
-        finally:
-            own.disconnect()
-
-    # -- the connection --------------------------------------------------------------------------------------
+        return state_of(number, why)
 
     def usable(self) -> bool:
         self.disconnect()
@@ -465,162 +396,12 @@ class LibvirtApi:
             return False
         return True
 
-    def disconnect(self) -> None:
-        connection, worker = self._line.connection, self._line.worker
-        self._line.connection = self._line.worker = None
-        if connection is not None and worker is not None:
-            with contextlib.suppress(HostagentError, libvirt.libvirtError):
-                worker.call("closing the connection", connection.close, self._config.libvirt.call_seconds)
-        if worker is not None:
-            worker.end()
-
-    @staticmethod
-    def _wait_until(within_seconds: float, condition: Callable[[], bool]) -> bool:
-        ends = time.monotonic() + within_seconds
-        while not condition():
-            if time.monotonic() > ends:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
-
-    def _domain(self, uuid: str) -> libvirt.virDomain:
-        return self._ask(f"finding guest {uuid}", lambda c: c.lookupByUUIDString(uuid))
-
-    def _on(
-        self,
-        domain: libvirt.virDomain,
-        doing: str,
-        work: Callable[[], T],
-        within_seconds: float | None = None,
-    ) -> T:
-        return self._ask(f"{domain.name()}: {doing}", lambda _: work(), within_seconds=within_seconds)
-
-    def _ask(self, doing: str, work: Callable[[libvirt.virConnect], T], *, within_seconds: float | None = None) -> T:
-        """One call; a connection that broke (the daemon was restarted) is made anew once."""
-        seconds = within_seconds or self._config.libvirt.call_seconds
-        for fresh in (self._line.connection is None, True):
-            with _asking(doing):
-                try:
-                    connection, worker = self._connect(fresh=fresh)
-                    return worker.call(doing, lambda c=connection: work(c), seconds)  # type: ignore[misc]
-                except OutcomeUnknown:
-                    self._line.connection = self._line.worker = None  # its thread may hang for ever
-                    raise
-                except libvirt.libvirtError as error:
-                    if fresh or not _is_broken(error):
-                        raise
-        raise AssertionError("the second turn returns or raises")
-
-    def _connect(self, *, fresh: bool) -> tuple[libvirt.virConnect, Worker]:
-        if fresh or self._line.connection is None or self._line.worker is None:
-            self.disconnect()
-            worker = Worker()
-            uri = self._config.libvirt.uri
-            connection = worker.call(
-                f"connecting to {uri}", lambda: libvirt.open(uri), self._config.libvirt.call_seconds
-            )
-            driver = worker.call(f"connecting to {uri}", connection.getType, self._config.libvirt.call_seconds)
-            if driver != "QEMU":
-                raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
-            self._line.connection, self._line.worker = connection, worker
-        return self._line.connection, self._line.worker
-
-
-def _state_of(number: int, why: int) -> tuple[GuestState, str]:
-    """libvirt's state and reason in our words."""
-    state = _STATES.get(number, GuestState.UNKNOWN)
-    if state is GuestState.PAUSED_OTHERWISE and why == libvirt.VIR_DOMAIN_PAUSED_USER:
-        state = GuestState.PAUSED_BY_OWNER
-    reasons = {libvirt.VIR_DOMAIN_PAUSED: _PAUSES, libvirt.VIR_DOMAIN_SHUTOFF: _SHUT_OFF}.get(number)
-    return state, reasons.get(why, str(why)) if reasons else ""
-
 
 def _monitor_command(domain: libvirt.virDomain, words: str, files: list[int]) -> str:
     answer, given = libvirt_qemu.qemuMonitorCommandWithFiles(domain, words, files, 0)
     for file in given:
         file.close()
     return str(answer)
-
-
-class _Agent:
-    """A guest's agent, through libvirt; the deadline is the call's own, nothing is set on the guest."""
-
-    def __init__(self, api: LibvirtApi, uuid: str) -> None:
-        self._api = api
-        self._uuid = uuid
-
-    def ask(self, command: str, arguments: dict[str, object] | None, within_seconds: float) -> object:
-        words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
-        seconds = max(1, round(within_seconds))
-        try:
-            domain = self._api._domain(self._uuid)
-            said = self._api._on(
-                domain,
-                f"asking its agent: {command}",
-                lambda: libvirt_qemu.qemuAgentCommand(domain, words, seconds, 0),
-                within_seconds=seconds + 5.0,  # libvirt first waits for the guest's turn
-            )
-        except _AgentSilent as error:
-            raise AgentError(error.fault, str(error)) from error
-        except (_Gone, HostagentError) as error:
-            fault = AgentFault.TIMEOUT if isinstance(error, OutcomeUnknown) else AgentFault.NO_AGENT
-            raise AgentError(fault, str(error)) from error
-        if len(said) > _REPLY_LIMIT:
-            raise AgentError(AgentFault.BAD_REPLY, f"{command}: {len(said)} characters")
-        try:
-            reply = json.loads(said)
-        except (ValueError, RecursionError) as error:
-            raise AgentError(AgentFault.BAD_REPLY, f"{command}: not JSON") from error
-        if not isinstance(reply, dict) or "return" not in reply:
-            raise AgentError(AgentFault.BAD_REPLY, f"{command}: no return value")
-        value: object = reply["return"]
-        return value
-
-
-class _AgentSilent(HostagentError):
-    """The agent did not answer, or refused."""
-
-    def __init__(self, doing: str, fault: AgentFault, found: str) -> None:
-        super().__init__(doing, found=found)
-        self.fault = fault
-
-
-_AGENT_FAULTS = {
-    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: AgentFault.TIMEOUT,
-    libvirt.VIR_ERR_AGENT_UNSYNCED: AgentFault.TIMEOUT,
-    # virterror.h; a binding built against an older libvirt does not name these two
-    112: AgentFault.TIMEOUT,  # VIR_ERR_AGENT_COMMAND_TIMEOUT
-    113: AgentFault.COMMAND_FAILED,  # VIR_ERR_AGENT_COMMAND_FAILED
-}
-
-
-@contextmanager
-def _asking(doing: str) -> Iterator[None]:
-    """libvirt's errors as ours, in one place."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        code, said = error.get_error_code(), error.get_error_message() or str(error)
-        if code == libvirt.VIR_ERR_NO_DOMAIN:
-            raise _Gone(doing) from error
-        if code in _AGENT_FAULTS:
-            disabled = "has been disabled" in said or "not found" in said
-            raise _AgentSilent(doing, AgentFault.COMMAND_DISABLED if disabled else _AGENT_FAULTS[code], said) from error
-        if code == libvirt.VIR_ERR_OPERATION_INVALID and "agent" in said.lower():
-            raise _AgentSilent(doing, AgentFault.NO_AGENT, said) from error
-        if _is_broken(error) or code in {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED}:
-            raise Refused(
-                doing, expected="libvirt to answer", found=said, hint="is libvirt's daemon running?"
-            ) from error
-        raise Failed(doing, found=said) from error
-
-
-def _is_broken(error: Any) -> bool:
-    return error.get_error_code() in {
-        libvirt.VIR_ERR_RPC,
-        libvirt.VIR_ERR_SYSTEM_ERROR,
-        libvirt.VIR_ERR_INVALID_CONN,
-    } and (error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE})
 
 
 def _content(path: Path) -> bytes:

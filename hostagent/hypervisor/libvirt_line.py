@@ -1,0 +1,242 @@
+"""A connection to a libvirt, this host's or another's: each call has a deadline, and its errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import libvirt
+import libvirt_qemu
+
+from hostagent.clock import AgentError, AgentFault, GuestAgent
+from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
+from hostagent.facts import GuestState
+from hostagent.hypervisor.deadline import Worker
+
+T = TypeVar("T")
+
+REPLY_LIMIT = 1 << 16  # an agent's answer is hostile input
+POLL_SECONDS = 0.02
+
+STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: GuestState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED_OTHERWISE,
+    libvirt.VIR_DOMAIN_SHUTDOWN: GuestState.SHUTTING_DOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUT_OFF,
+    libvirt.VIR_DOMAIN_CRASHED: GuestState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: GuestState.PM_SUSPENDED,
+}
+PAUSES = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: "user",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "migration",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "save",
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: "dump",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "I/O error",
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "post-copy",
+}
+SHUT_OFF = {
+    libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN: "",
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "shut down",
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "destroyed",
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "saved",
+    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: "migrated",
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "failed",
+    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "daemon",  # libvirt's, which ended it as it came back
+}
+
+
+class Gone(Exception):
+    """libvirt does not know the guest (any more)."""
+
+
+@contextmanager
+def known(doing: str, uuid: str) -> Iterator[None]:
+    """Raises Failed when libvirt does not know the guest (any more)."""
+    try:
+        yield
+    except Gone as error:
+        raise Failed(doing, expected=f"guest {uuid}", found="none") from error
+
+
+class _Line(threading.local):
+    """A thread's own connection: guests are saved and restored side by side."""
+
+    worker: Worker | None = None
+    connection: libvirt.virConnect | None = None
+
+
+class LibvirtLine:
+    """One connection for each thread, made anew when it broke or was closed."""
+
+    hint = "is libvirt's daemon running?"  # to whoever it does not answer
+
+    def __init__(self, uri: str, call_seconds: float) -> None:
+        self._uri = uri
+        self._call_seconds = call_seconds
+        self._line = _Line()
+        libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
+
+    @contextmanager
+    def agent(self, uuid: str) -> Iterator[GuestAgent]:
+        own = LibvirtLine(self._uri, self._call_seconds)  # a connection of its own: agents are asked side by side
+        try:
+            yield _Agent(own, uuid)
+        finally:
+            own.disconnect()
+
+    def disconnect(self) -> None:
+        connection, worker = self._line.connection, self._line.worker
+        self._line.connection = self._line.worker = None
+        if connection is not None and worker is not None:
+            with contextlib.suppress(HostagentError, libvirt.libvirtError):
+                worker.call("closing the connection", connection.close, self._call_seconds)
+        if worker is not None:
+            worker.end()
+
+    @staticmethod
+    def _wait_until(within_seconds: float, condition: Callable[[], bool]) -> bool:
+        ends = time.monotonic() + within_seconds
+        while not condition():
+            if time.monotonic() > ends:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def _domain(self, uuid: str) -> libvirt.virDomain:
+        return self._ask(f"finding guest {uuid}", lambda c: c.lookupByUUIDString(uuid))
+
+    def _on(
+        self,
+        domain: libvirt.virDomain,
+        doing: str,
+        work: Callable[[], T],
+        within_seconds: float | None = None,
+    ) -> T:
+        return self._ask(f"{domain.name()}: {doing}", lambda _: work(), within_seconds=within_seconds)
+
+    def _ask(self, doing: str, work: Callable[[libvirt.virConnect], T], *, within_seconds: float | None = None) -> T:
+        """One call; a connection that broke (the daemon was restarted) is made anew once."""
+        seconds = within_seconds or self._call_seconds
+        for fresh in (self._line.connection is None, True):
+            with asking(doing, self.hint):
+                try:
+                    connection, worker = self._connect(fresh=fresh)
+                    return worker.call(doing, lambda c=connection: work(c), seconds)  # type: ignore[misc]
+                except OutcomeUnknown:
+                    self._line.connection = self._line.worker = None  # its thread may hang for ever
+                    raise
+                except libvirt.libvirtError as error:
+                    if fresh or not _is_broken(error):
+                        raise
+        raise AssertionError("the second turn returns or raises")
+
+    def _connect(self, *, fresh: bool) -> tuple[libvirt.virConnect, Worker]:
+        if fresh or self._line.connection is None or self._line.worker is None:
+            self.disconnect()
+            worker = Worker()
+            uri = self._uri
+            connection = worker.call(f"connecting to {uri}", lambda: libvirt.open(uri), self._call_seconds)
+            driver = worker.call(f"connecting to {uri}", connection.getType, self._call_seconds)
+            if driver != "QEMU":
+                raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
+            self._line.connection, self._line.worker = connection, worker
+        return self._line.connection, self._line.worker
+
+
+def state_of(number: int, why: int) -> tuple[GuestState, str]:
+    """libvirt's state and reason in our words."""
+    state = STATES.get(number, GuestState.UNKNOWN)
+    if state is GuestState.PAUSED_OTHERWISE and why == libvirt.VIR_DOMAIN_PAUSED_USER:
+        state = GuestState.PAUSED_BY_OWNER
+    reasons = {libvirt.VIR_DOMAIN_PAUSED: PAUSES, libvirt.VIR_DOMAIN_SHUTOFF: SHUT_OFF}.get(number)
+    return state, reasons.get(why, str(why)) if reasons else ""
+
+
+class _Agent:
+    """A guest's agent, through libvirt; the deadline is the call's own, nothing is set on the guest."""
+
+    def __init__(self, api: LibvirtLine, uuid: str) -> None:
+        self._api = api
+        self._uuid = uuid
+
+    def ask(self, command: str, arguments: dict[str, object] | None, within_seconds: float) -> object:
+        words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        seconds = max(1, round(within_seconds))
+        try:
+            domain = self._api._domain(self._uuid)
+            said = self._api._on(
+                domain,
+                f"asking its agent: {command}",
+                lambda: libvirt_qemu.qemuAgentCommand(domain, words, seconds, 0),
+                within_seconds=seconds + 5.0,  # libvirt first waits for the guest's turn
+            )
+        except _AgentSilent as error:
+            raise AgentError(error.fault, str(error)) from error
+        except (Gone, HostagentError) as error:
+            fault = AgentFault.TIMEOUT if isinstance(error, OutcomeUnknown) else AgentFault.NO_AGENT
+            raise AgentError(fault, str(error)) from error
+        if len(said) > REPLY_LIMIT:
+            raise AgentError(AgentFault.BAD_REPLY, f"{command}: {len(said)} characters")
+        try:
+            reply = json.loads(said)
+        except (ValueError, RecursionError) as error:
+            raise AgentError(AgentFault.BAD_REPLY, f"{command}: not JSON") from error
+        if not isinstance(reply, dict) or "return" not in reply:
+            raise AgentError(AgentFault.BAD_REPLY, f"{command}: no return value")
+        value: object = reply["return"]
+        return value
+
+
+class _AgentSilent(HostagentError):
+    """The agent did not answer, or refused."""
+
+    def __init__(self, doing: str, fault: AgentFault, found: str) -> None:
+        super().__init__(doing, found=found)
+        self.fault = fault
+
+
+_AGENT_FAULTS = {
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: AgentFault.TIMEOUT,
+    libvirt.VIR_ERR_AGENT_UNSYNCED: AgentFault.TIMEOUT,
+    # virterror.h; a binding built against an older libvirt does not name these two
+    112: AgentFault.TIMEOUT,  # VIR_ERR_AGENT_COMMAND_TIMEOUT
+    113: AgentFault.COMMAND_FAILED,  # VIR_ERR_AGENT_COMMAND_FAILED
+}
+
+
+@contextmanager
+def asking(doing: str, hint: str) -> Iterator[None]:
+    """libvirt's errors as ours, in one place."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        code, said = error.get_error_code(), error.get_error_message() or str(error)
+        if code == libvirt.VIR_ERR_NO_DOMAIN:
+            raise Gone(doing) from error
+        if code in _AGENT_FAULTS:
+            disabled = "has been disabled" in said or "not found" in said
+            raise _AgentSilent(doing, AgentFault.COMMAND_DISABLED if disabled else _AGENT_FAULTS[code], said) from error
+        if code == libvirt.VIR_ERR_OPERATION_INVALID and "agent" in said.lower():
+            raise _AgentSilent(doing, AgentFault.NO_AGENT, said) from error
+        if _is_broken(error) or code in {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED}:
+            raise Refused(doing, expected="libvirt to answer", found=said, hint=hint) from error
+        raise Failed(doing, found=said) from error
+
+
+def _is_broken(error: Any) -> bool:
+    return error.get_error_code() in {
+        libvirt.VIR_ERR_RPC,
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        libvirt.VIR_ERR_INVALID_CONN,
+    } and (error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_NONE})

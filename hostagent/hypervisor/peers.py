@@ -1,0 +1,54 @@
+"""Looking at the peers of the settings, for the guests that may migrate to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from hostagent.config import PeerSettings
+from hostagent.errors import HostagentError
+from hostagent.facts import Guest, Peer
+from hostagent.hypervisor import MigratingHost
+
+HOME = ""  # the key of this host among those that guests migrate between
+_SIDE_BY_SIDE = 8
+
+
+def look_at_peers(
+    hosts: Mapping[str, MigratingHost],
+    settings: Sequence[PeerSettings],
+    guests: Collection[Guest],
+    live_xml: Callable[[str], str],
+) -> tuple[Peer, ...]:
+    """Each of them in its place; one that cannot be asked, or is this host itself, says so in its `fault`."""
+    if not settings:
+        return ()
+    running = [guest for guest in guests if guest.state.active]
+    try:
+        own, processor = hosts[HOME].uuid(), hosts[HOME].processor()
+        definitions = {guest.uuid: live_xml(guest.uuid) for guest in running}
+    except HostagentError as error:
+        return tuple(_unknown(one, f"this host's own libvirt: {error}") for one in settings)
+
+    def look(one: PeerSettings) -> Peer:
+        host = hosts[one.name]
+        try:
+            if host.uuid() == own:
+                return _unknown(one, "it is this host itself, or has the same UUID (host_uuid in libvirtd.conf)")
+            return _with_settings(host.look(one.name, running, definitions, processor), one)
+        except HostagentError as error:
+            return _unknown(one, error.found or str(error))
+        finally:
+            host.disconnect()  # this thread's own
+
+    with ThreadPoolExecutor(min(_SIDE_BY_SIDE, len(settings)), thread_name_prefix="peer") as pool:
+        return tuple(pool.map(look, settings))
+
+
+def _unknown(one: PeerSettings, why: str) -> Peer:
+    return _with_settings(Peer(one.name, one.uri, fault=why), one)
+
+
+def _with_settings(peer: Peer, one: PeerSettings) -> Peer:
+    return replace(peer, shared=tuple(map(str, one.shared)), max_guests=one.max_guests)

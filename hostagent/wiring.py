@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from hostagent.components.kvm import KvmComponent
 from hostagent.components.libvirt_packages import LibvirtPackages
 from hostagent.config import Config
 from hostagent.facts import Component, Host, QemuTree
-from hostagent.hypervisor import Daemon
+from hostagent.hypervisor import Daemon, Libvirt, MigratingHost
 from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon, reload_others
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
+from hostagent.hypervisor.migrating import MigratingApi
+from hostagent.hypervisor.peers import HOME, look_at_peers
 from hostagent.hypervisor.qemu_process import HostQemu
 from hostagent.planning.kernel_checks import KernelSwap
+from hostagent.planning.migrate_way import Destinations
 from hostagent.setup.host_files import SystemMounts
 from hostagent.setup.kernel_swaps import UNIT
 from hostagent.trees import qemu_trees
@@ -38,6 +42,22 @@ def trees_of(config: Config) -> tuple[QemuTree, ...]:
 def libvirt_of(config: Config) -> LibvirtApi:
     """libvirt, with the trees looked up once: an update does not expect them to change under it."""
     return LibvirtApi(config, cache(lambda: trees_of(config)))
+
+
+def hosts_of(config: Config) -> Mapping[str, MigratingHost]:
+    """The hosts that guests migrate between: the peers by name, and this one. None is asked anything yet."""
+    seconds = config.migrate.call_seconds
+    peers: dict[str, MigratingHost] = {one.name: MigratingApi(one.uri, seconds) for one in config.peer}
+    return {HOME: MigratingApi(config.libvirt.uri, config.libvirt.call_seconds), **peers}
+
+
+def destinations_of(config: Config, host: Host, libvirt: Libvirt) -> Destinations:
+    """Where the host's guests can migrate to, each peer asked."""
+    return Destinations(
+        look_at_peers(hosts_of(config), config.peer, host.guests, libvirt.live_xml),
+        config.migrate.comes_back,
+        config.migrate.uri,
+    )
 
 
 def components_of(config: Config, host: Host) -> tuple[Component, ...]:
@@ -141,6 +161,7 @@ def ports_of(
         token=lambda: secrets.token_hex(3),
         components={one.name: one for one in _components(config, lock, libvirt, daemon)},
         secret=lambda: secrets.token_hex(16),
+        hosts=hosts_of(config),
     )
 
 

@@ -111,6 +111,10 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
         found.append(("the host's clock was set during the pause, which was measured by the monotonic one", "dim"))
     if guest.pause_source == "outside":
         found.append(("the pause was measured from outside it: from being told to stand still to going on", "dim"))
+    if guest.pause_source == "between-looks":
+        found.append(
+            ("the pause is an upper bound: from when it was last seen running to the answer that it does", "dim")
+        )
     if guest.pause_source == "journal":
         found.append(("the pause is an upper bound: nobody saw it end", "dim"))
     if guest.halt_seconds is not None:

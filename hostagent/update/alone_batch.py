@@ -163,6 +163,7 @@ class AloneBatch:
     def _advance(self, member: AloneMember, steps: Sequence[Step[Any]]) -> None:
         """A cancelled update stops where the guest runs as before."""
         member.swap.cancelled = self.engine.cancelled
+        member.swap.tell = lambda doing: self.engine.tell(member.swap.key, member.swap.technique, doing)
         prepare = member.tables.prepare
         rest = [step for step in steps if step not in prepare]
         try:

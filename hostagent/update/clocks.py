@@ -43,7 +43,7 @@ def _measure_before(swap: AnyGuest) -> dict[str, object]:
     if swap.clock is ClockPolicy.OFF:
         return {}
     try:
-        with swap.ports.libvirt.agent(swap.uuid) as agent:
+        with swap.agent() as agent:
             offset = measure(agent, swap.ports.clock, settings.samples, agent_seconds=settings.agent_seconds)
     except (AgentError, HostagentError) as error:
         return {"clock_before_reason": str(error)}
@@ -55,7 +55,7 @@ def _bring_right(swap: AnyGuest) -> dict[str, object]:
         return {"clock_outcome": "uncorrected", "clock_reason": "paused"}
     settings = swap.ports.config.clock
     try:
-        with swap.ports.libvirt.agent(swap.uuid) as agent:
+        with swap.agent() as agent:
             result = bring_clock_right(
                 agent,
                 swap.ports.clock,

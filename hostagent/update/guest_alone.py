@@ -26,6 +26,7 @@ class GuestAlone(GuestOfUpdate[N], ABC):
     """The subject of such steps. Each question is asked of the world, in this process or a later one."""
 
     cancelled: Callable[[], bool] = field(default=lambda: False, kw_only=True)  # for a step that takes long
+    tell: Callable[[str], None] = field(default=lambda doing: None, kw_only=True)  # and its progress, to who watches
     undone: str = field(default="", kw_only=True)  # what its owner has to know of how it was brought back; a sentence
 
     keeps_memory: ClassVar[bool] = True  # then its clock is measured before, to be compared with

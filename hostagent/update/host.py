@@ -38,7 +38,7 @@ def update_qemu(
         group=plan.place.group if plan.place else 0,
         groups=plan.place.groups if plan.place else 0,
         adopt_definition=ports.config.update.adopt_definition,
-        guests=tuple(_ordered(guest) for guest in plan.to_update),
+        guests=tuple(_ordered(ports, guest) for guest in plan.to_update),
         pid=os.getpid(),
     )
     return _carry_out(ports, engine, update_id, order)
@@ -69,7 +69,7 @@ def update_host(
         component=plan.component,
         to=plan.to,
         swaps=plan.swaps,
-        guests=tuple(_ordered(guest) for guest in plan.to_update),
+        guests=tuple(_ordered(ports, guest) for guest in plan.to_update),
         pid=os.getpid(),
     )
     return _carry_out(ports, engine, update_id, order)
@@ -92,7 +92,7 @@ def _carry_out(ports: Ports, engine: Engine, update_id: str, order: UpdateOrder)
     return record_of(ports, update_id)
 
 
-def _ordered(guest: GuestPlan) -> OrderedGuest:
+def _ordered(ports: Ports, guest: GuestPlan) -> OrderedGuest:
     method = guest.method or Method.IN_PLACE
     return OrderedGuest(
         uuid=guest.uuid,
@@ -102,6 +102,7 @@ def _ordered(guest: GuestPlan) -> OrderedGuest:
         technique=(guest.technique or Technique.HANDOVER) if method.in_place else None,
         peer=guest.peer,
         boot_tcp=guest.boot_tcp,
+        comes_back=bool(guest.peer) and ports.config.migrate.comes_back,
         budget_seconds=guest.budget_seconds,
         clock=guest.clock,
     )

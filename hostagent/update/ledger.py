@@ -13,11 +13,13 @@ from hostagent.update.alone_batch import AloneBatch, AloneMember
 from hostagent.update.batch import Batch, Member
 from hostagent.update.cleared_batch import ClearedBatch
 from hostagent.update.guest_hold import Barrier, GuestHold
+from hostagent.update.guest_migration import GuestMigration
 from hostagent.update.guest_reboot import GuestReboot
 from hostagent.update.hold_batch import HeldMember, HoldBatch
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.member import MemberOf, write_end
+from hostagent.update.migration import COMES_BACK, STAYS
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.reboot import REBOOT
 from hostagent.update.saga import Engine
@@ -137,8 +139,28 @@ def _reboot(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGues
     )
 
 
+def _migration(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> AloneMember:
+    return AloneMember(
+        GuestMigration(
+            ports,
+            update_id,
+            guest.uuid,
+            guest.name,
+            _tree(order, guest),
+            guest.budget_seconds,
+            peer=guest.peer,
+            comes_back=guest.comes_back,
+            clock=guest.clock,
+        ),
+        tables=COMES_BACK if guest.comes_back else STAYS,
+    )
+
+
 # Methods that take each guest for itself.
-_ALONE: Mapping[Method, Callable[[Ports, str, UpdateOrder, OrderedGuest], AloneMember]] = {Method.REBOOT: _reboot}
+_ALONE: Mapping[Method, Callable[[Ports, str, UpdateOrder, OrderedGuest], AloneMember]] = {
+    Method.LIVE_MIGRATE: _migration,
+    Method.REBOOT: _reboot,
+}
 
 
 def members_of(batches: Batches) -> list[MemberOf[Any]]:

@@ -33,6 +33,7 @@ class OrderedGuest(BaseModel):
     technique: Technique | None = Technique.HANDOVER  # None: it is not updated in place
     peer: str = ""  # where it migrates to
     boot_tcp: str = ""  # what answers once it has booted
+    comes_back: bool = False  # from there
     budget_seconds: float  # for which it may stand still
     clock: ClockPolicy = ClockPolicy.STEP
 

@@ -12,7 +12,7 @@ from hostagent.update.holding import discard
 from hostagent.update.hook_question import forget_question
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.landing import has_landed, keep_others_out, land, tell_hook_again
-from hostagent.update.ledger import batches_of, end_update, members_of
+from hostagent.update.ledger import batches_of, end_update, members_of, record_of
 from hostagent.update.order import OrderKind, UpdateOrder
 from hostagent.update.rehearsal import dismiss, sweep_up
 from hostagent.update.saga import Engine, Teller
@@ -41,6 +41,9 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
             elif has_landed(ports, update, boot_id):
                 tell_hook_again(ports, update, boot_id)
                 _recover_update(ports, engine, update, landed=True)
+            elif _migrates(update):
+                _end_untouched(ports, update)
+                _recover_update(ports, engine, record_of(ports, update.id))  # the other host may have the guests
             else:
                 _close_after_restart(ports, update)
         except HostagentError as error:  # it stays open; the next one is not to blame
@@ -68,8 +71,19 @@ def get_ready_after_boot(ports: Ports, *, boot_id: str) -> None:
             continue
         if landed:
             tell_hook_again(ports, update, boot_id)
-        elif update.boot_id != boot_id:
+        elif update.boot_id != boot_id and not _migrates(update):
             _close_after_restart(ports, update)
+
+
+def _migrates(update: UpdateRecord) -> bool:
+    """Whether its guests go to another host, which is still there when this one was started anew."""
+    try:
+        return any(guest.method is Method.LIVE_MIGRATE for guest in UpdateOrder.of(update).guests)
+    except HostagentError:
+        return False
+
+
+_RESTARTED = "the host was restarted while the update was open; guests start with fresh RAM"
 
 
 def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord, *, landed: bool = False) -> None:
@@ -89,9 +103,19 @@ def _recover_update(ports: Ports, engine: Engine, update: UpdateRecord, *, lande
     end_update(ports, update.id, batches)
 
 
+def _end_untouched(ports: Ports, update: UpdateRecord) -> None:
+    """The host was started anew before anything was begun for them."""
+    ended = [
+        Entry(Kind.GUEST_ENDED, uuid, body={"outcome": Outcome.LOST, "reason": _RESTARTED, "kind": "host-restarted"})
+        for uuid, record in update.guests.items()
+        if record.outcome is None and not record.progress.open
+    ]
+    ports.journal.append(update.id, *ended)
+
+
 def _close_after_restart(ports: Ports, update: UpdateRecord) -> None:
     """The host was started anew: RAM files and processes are gone, and old state must never be loaded again."""
-    reason = "the host was restarted while the update was open; guests start with fresh RAM"
+    reason = _RESTARTED
     rebooting = _rebooting(update)
     ended = [
         Entry(

@@ -58,6 +58,7 @@ class GuestReport:
     halt_seconds: float | None = None  # that it stood still as its RAM began to be copied, besides the pause
     down_seconds: float | None = None  # that one which was rebooted was shut off
     boot_seconds: float | None = None  # and then took until it showed that it had booted
+    runs_on: str | None = None  # the peer that it has migrated to; "": it came back; None: it never left
     definition: str | None = None  # what became of the persistent one of a guest whose RAM was copied
 
     @property
@@ -95,6 +96,7 @@ class GuestReport:
             "clock_reason": self.clock_reason,
             "qemu": {"before": self.qemu_before, "after": self.qemu_after},
             "moved_bytes": self.moved_bytes,
+            "runs_on": self.runs_on,
             "definition": self.definition,
             "phases": dict(self.phases),
             "xml_differences": list(self.xml_differences),
@@ -268,7 +270,8 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
         clock_outcome=_text(measured, "clock_outcome"),
         clock_reason=_text(measured, "clock_reason") or _text(measured, "clock_before_reason"),
         qemu_before=before,
-        qemu_after=runs_on.get(record.outcome) if record.outcome else None,
+        qemu_after=(_text(measured, "qemu_after") if updated else None) or runs_on.get(record.outcome or Outcome.GONE),
+        runs_on=on_peer if updated and isinstance(on_peer := measured.get("runs_on"), str) else None,
         moved_bytes=moved if isinstance(moved, int) else None,
         definition=_text(measured, "definition"),
         halt_seconds=_number(measured, "halt_seconds"),

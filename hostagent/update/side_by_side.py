@@ -28,6 +28,8 @@ def side_by_side(ports: Ports, members: Sequence[M], work: Callable[[M], R], nam
             return work(member)
         finally:
             ports.libvirt.disconnect()  # this thread's own
+            for host in ports.hosts.values():
+                host.disconnect()
 
     with ThreadPoolExecutor(workers, thread_name_prefix=name) as pool:
         results = list(pool.map(on_a_thread, members))

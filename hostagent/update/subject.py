@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from hostagent import boot
-from hostagent.clock import HostClock
+from hostagent.clock import GuestAgent, HostClock
 from hostagent.components import HostComponent
 from hostagent.config import Config
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.facts import QemuTree
-from hostagent.hypervisor import Daemon, Libvirt, ProcessId, Qemu
+from hostagent.hypervisor import Daemon, Libvirt, MigratingHost, ProcessId, Qemu
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.plan import ClockPolicy
 from hostagent.update.journal import Entry, Journal, Json, Kind
@@ -73,6 +73,7 @@ class Ports:
     components: Mapping[str, HostComponent]  # that are swapped for the whole host at once
     secret: Callable[[], str]  # 128 bits that nobody can guess, in hexadecimal
     answers: Callable[[str, int, float], bool] = boot.answers  # whether a TCP port does, within so many seconds
+    hosts: Mapping[str, MigratingHost] = field(default_factory=dict)  # that guests migrate between: peers, "" this one
 
     def monotonic(self) -> float:
         """Seconds of the monotonic clock."""
@@ -175,6 +176,10 @@ class GuestOfUpdate(Generic[N]):
         with suppress(HostagentError):
             self.ports.journal.append(self.update, Entry(Kind.MEASURED, self.uuid, body=dict(self._unwritten)))
             self._unwritten.clear()
+
+    def agent(self) -> AbstractContextManager[GuestAgent]:
+        """The guest's agent, wherever it is."""
+        return self.ports.libvirt.agent(self.uuid)
 
     def is_there(self) -> bool:
         """Whether libvirt has the guest running, or paused; needs its daemon."""

@@ -23,6 +23,8 @@ from hostagent.hypervisor import RunState
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.fake import FakeHost
 from hostagent.hypervisor.fake_component import FakeComponent, FakeKernel, HostEnded
+from hostagent.hypervisor.fake_migrating import FakeMigratingHost
+from hostagent.hypervisor.fake_world import PeerState
 from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.update.host import update_host, update_qemu
@@ -34,6 +36,7 @@ from tests.crash import shapes
 SHARED_MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 UPDATE_ID = "u1"
 TCP_PORT = 22
+PEER = "b"  # the other host
 JOURNAL, FILE, WORLD = "journal", "file", "world"
 _FILE_EVENTS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "open"}
 _NOT_KEPT = {"driver.pid", "world.lock", "journal.sqlite-shm"}
@@ -51,6 +54,8 @@ class Scenario:
     held: tuple[str, ...] = ()  # by which technique they go
     rebooted: tuple[str, ...] = ()  # that are shut down and started anew
     force: bool = False  # those that do not shut themselves down are ended
+    migrated: tuple[str, ...] = ()  # that go to the peer
+    comes_back: bool = False  # from there
     swaps: bool = False  # a component of the host, with all guests held; they stay on their QEMU
     component: str = "modules"  # which
 
@@ -59,6 +64,7 @@ class Scenario:
         words += [f"{name} copied{' under KVM' if self.kvm else ''}" for name in self.copied]
         words += [f"{name} held" for name in self.held]
         words += [f"{name} rebooted{' by force' if self.force else ''}" for name in self.rebooted]
+        words += [f"{name} migrated{' there and back' if self.comes_back else ''}" for name in self.migrated]
         words += ["a swap for the host"] if self.swaps else []
         return ", ".join([*words, "rehearsed"] if self.rehearse else words)
 
@@ -181,6 +187,7 @@ class Rig:
                 *(guest.name, guest.uuid, Verdict.UPDATE, self._method(guest), self._technique(guest)),
                 *(guest.qemu, (), 30.0),
                 boot_tcp=f"{guest.name}:{TCP_PORT}",
+                peer=PEER if guest.name in self.scenario.migrated else "",
             )
             for guest in host.guests
             if guest.name in self.uuids
@@ -209,10 +216,12 @@ class Rig:
     def _method(self, guest: Guest) -> Method:
         if guest.name in self.scenario.rebooted:
             return Method.REBOOT
+        if guest.name in self.scenario.migrated:
+            return Method.LIVE_MIGRATE
         return Method.IN_PLACE_COPY if ram_to_copy(guest) else Method.IN_PLACE
 
     def _technique(self, guest: Guest) -> Technique | None:
-        if guest.name in self.scenario.rebooted:
+        if guest.name in (*self.scenario.rebooted, *self.scenario.migrated):
             return None
         return Technique.HOLD if guest.name in self.scenario.held else Technique.HANDOVER
 
@@ -263,6 +272,7 @@ class Rig:
                 components={"modules": self.component, "kernel": FakeKernel(self.host.world)},
                 secret=lambda: f"{next(self.tokens):032x}",
                 answers=self._answers,
+                hosts={name: FakeMigratingHost(self.host.world, name, shapes.OLD) for name in ("", PEER)},
             )
         finally:
             self.watched.pop()
@@ -293,6 +303,21 @@ class Rig:
                 "update": {"rehearse": self.scenario.rehearse, "copy_seconds": 20.0, "side_by_side": 1},
                 "clock": {"samples": 1},
                 "reboot": {"shutdown_seconds": 60.0, "boot_seconds": 60.0, "force": self.scenario.force},
+                "migrate": {
+                    "uri": "fake://home/system",
+                    "return": self.scenario.comes_back,
+                    "least_seconds": 2.0,
+                    "seconds_per_gib": 1.0,
+                },
+                "peer": [
+                    {
+                        "name": PEER,
+                        "uri": f"fake://{PEER}/system",
+                        "transport": "plain",
+                        "shared": [self.root / "images"],
+                        "coherent": True,
+                    }
+                ],
             }
         )
 
@@ -386,9 +411,17 @@ def rig(scenario: Scenario) -> Iterator[Rig]:
     try:
         host = FakeHost.create(folder / "w", (shapes.OLD, shapes.NEW), shapes.CACHES, shapes.q35())
         uuids = {
-            name: host.boot(shapes.q35(ordinary_ram=name in scenario.copied, kvm=scenario.kvm), name)
+            name: host.boot(
+                shapes.q35(ordinary_ram=name in scenario.copied, kvm=scenario.kvm, shared=name in scenario.migrated),
+                name,
+            )
             for name in scenario.guests
         }
+        (folder / "w" / "images").mkdir()
+        with host.world.change() as state:
+            state.peers[PEER] = PeerState()
+            for name in scenario.migrated:
+                state.guests[uuids[name]].autostart = True
         for name in scenario.paused:
             host.pause(uuids[name])
         yield Rig(host, scenario, uuids)

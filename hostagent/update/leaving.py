@@ -1,0 +1,266 @@
+"""What the steps of a live migration do: the guest goes to the peer, goes on there, and comes back if it shall."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from hostagent.config import Transport
+from hostagent.errors import Failed, NeedsOperator, OutcomeUnknown, Refused
+from hostagent.facts import Guest, GuestState, Peer
+from hostagent.hypervisor import Crossing, Migratable, MigrationOrder, ProcessId
+from hostagent.hypervisor.domain_xml import read_definition
+from hostagent.hypervisor.peers import HOME, look_at_peers
+from hostagent.libvirt_files.emulator import with_emulator
+from hostagent.libvirt_files.xml_spans import PlainXmlError
+from hostagent.planning.migrate_checks import migrate_blockers
+from hostagent.planning.migrate_way import peer_blockers
+from hostagent.update.guest_migration import GuestMigration, MigrationNotes, Stand
+from hostagent.update.passage import cross, go_on
+
+# QEMU's migration capabilities that may be on without anything of the guest's being left out (qapi/migration.json).
+HARMLESS = frozenset(
+    (
+        *("events", "auto-converge", "xbzrle", "zero-blocks", "late-block-activate", "pause-before-switchover"),
+        *("return-path", "multifd", "switchover-ack", "release-ram"),
+    )
+)
+CROSSINGS = {
+    Transport.TLS: Crossing.ENCRYPTED,
+    Transport.SSH: Crossing.TUNNELLED,
+    Transport.PLAIN: Crossing.PLAIN,
+}
+
+
+# -- beside the running guest -----------------------------------------------------------------------------------
+
+
+def prepare(swap: GuestMigration) -> None:
+    """Everything is looked at once more; nothing is begun of which anything is not as planned."""
+    ports, settings = swap.ports, swap.settings
+    ports.watcher.ready()
+    guest = _guest_as_planned(swap)
+    (peer,) = look_at_peers(ports.hosts, [settings], [guest], ports.libvirt.live_xml)
+    _refuse_unless_it_fits(swap, guest, peer)
+    _check_capabilities(swap)
+    _check_shared(swap, guest)
+    assert guest.process is not None  # noqa: S101 - _guest_as_planned() has looked
+    swap.begin_notes(
+        MigrationNotes(
+            old=ProcessId(guest.process.pid, guest.process.start_ticks),
+            peer=swap.peer,
+            emulator=_next_emulator(swap),
+            peer_emulator=peer.emulator,
+            peer_qemu=str(peer.qemu),
+            autostart=guest.autostart,
+            trusts_storage=settings.coherent or not guest.definition.cached_disks,
+            comes_back=swap.comes_back,
+            memory=guest.definition.memory,
+        )
+    )
+
+
+def is_prepared(swap: GuestMigration) -> bool:
+    return swap.saved is not None
+
+
+def _guest_as_planned(swap: GuestMigration) -> Guest:
+    guest = swap.ports.libvirt.guest(swap.uuid)
+    if guest is None or guest.state is not GuestState.RUNNING or guest.process is None:
+        found = "no such guest" if guest is None else f"{guest.state} ({guest.state_reason})"
+        raise Refused(f"{swap.name}: preparing its migration", expected="it running", found=found, hint="plan again")
+    return guest
+
+
+def _next_emulator(swap: GuestMigration) -> str:
+    """What the persistent definition names."""
+    return read_definition(swap.host(HOME).migratable(swap.uuid).persistent_xml).emulator
+
+
+def _refuse_unless_it_fits(swap: GuestMigration, guest: Guest, peer: Peer) -> None:
+    against = (*migrate_blockers(guest), *peer_blockers(guest, peer, to=None, comes_back=swap.comes_back))
+    if against:
+        found = "; ".join(map(str, against))
+        raise Refused(f"{swap.name}: preparing its migration", found=found, hint="plan again")
+
+
+def _check_capabilities(swap: GuestMigration) -> None:
+    """A QEMU that leaves shared RAM out of what it sends would send a guest without its memory."""
+    with swap.ports.libvirt.sender(swap.uuid) as sender:
+        on = sorted(name for name, state in sender.capabilities().items() if state and name not in HARMLESS)
+        reasons = sender.blocked_reasons()
+    doing = f"{swap.name}: preparing its migration"
+    if on:
+        raise Failed(doing, expected="QEMU to send all of it", found=f"{', '.join(on)} on")
+    if reasons:
+        raise Failed(doing, expected="nothing that keeps QEMU from migrating", found="; ".join(reasons))
+
+
+def _check_shared(swap: GuestMigration, guest: Guest) -> None:
+    """A file that is made here is there, in every directory that the guest's files are in."""
+    peer = swap.host(swap.peer)
+    for folder in swap.settings.shared:
+        if not any(PurePosixPath(path).is_relative_to(folder) for path in guest.definition.host_files):
+            continue
+        with _made(_token(swap, folder)) as token:
+            if not peer.sees(token):
+                raise Failed(
+                    f"{swap.name}: preparing its migration",
+                    expected=f"{folder} to be the same on {swap.peer}",
+                    found=f"that a file which was made in it here is not there: {token.name}",
+                    hint="mount the same file system there, or take it out of shared of the [[peer]]",
+                )
+
+
+def _token(swap: GuestMigration, folder: Path) -> Path:
+    """Named so that a later process finds it."""
+    return folder / f"hostagent-probe-{swap.update}-{swap.uuid}"
+
+
+@contextmanager
+def _made(token: Path) -> Iterator[Path]:
+    token.unlink(missing_ok=True)
+    os.close(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+    try:
+        yield token
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def unprepare(swap: GuestMigration) -> None:
+    """Nothing was kept of it but what a crash left in the shared directories."""
+    for folder in swap.settings.shared:
+        _token(swap, folder).unlink(missing_ok=True)
+
+
+# -- to the peer ------------------------------------------------------------------------------------------------
+
+
+def leave(swap: GuestMigration) -> None:
+    settings, notes = swap.settings, swap.notes
+    there = _with_emulators(swap, HOME, notes.peer_emulator, notes.peer_emulator)
+    order = MigrationOrder(
+        uri=settings.uri,
+        migrate_uri=settings.migrate_uri,
+        crossing=CROSSINGS[settings.transport],
+        there=there,
+        auto_converge=swap.ports.config.migrate.auto_converge,
+        trusts_storage=notes.trusts_storage,
+    )
+    cross(swap, swap.going, order, stoppable=True)
+
+
+def went(swap: GuestMigration) -> bool:
+    return swap.stand(swap.going) in (Stand.ARRIVED, Stand.GOES_ON)
+
+
+def _with_emulators(swap: GuestMigration, source: str, live: str, persistent: str) -> Migratable:
+    now = swap.host(source).migratable(swap.uuid)
+    try:
+        return Migratable(with_emulator(now.live_xml, live), with_emulator(now.persistent_xml, persistent))
+    except PlainXmlError as error:
+        doing = f"{swap.name}: naming the QEMU that it is to run on"
+        raise Failed(doing, expected="the XML that libvirt writes", found=str(error)) from error
+
+
+def stay(swap: GuestMigration) -> None:
+    """It goes on here, and nothing of it is left on the peer."""
+    home, seconds = swap.host(HOME), swap.ports.config.migrate.end_seconds
+    home.abort_job(swap.uuid, seconds)
+    found = swap.stand(swap.going)
+    if found is not Stand.NOT_LEFT:
+        raise NeedsOperator(
+            f"{swap.name}: keeping it on this host",
+            expected="it here",
+            found=str(found),
+            hint=f"virsh domstate --reason {swap.uuid}; hostagent recover",
+        )
+    here = swap.there(HOME)
+    if here is not None and here.state is GuestState.PAUSED_OTHERWISE:
+        go_on(swap, HOME)
+    swap.ports.watcher.running()
+    try:
+        swap.host(swap.peer).remove(swap.uuid)
+    except (Refused, OutcomeUnknown) as error:
+        uri = shlex.quote(swap.settings.uri)
+        swap.undone = (
+            f"{swap.peer} could not be asked whether a copy that never ran is left there ({error.found or error}); "
+            f"if one is, once it answers: virsh -c {uri} destroy {swap.uuid}; virsh -c {uri} undefine {swap.uuid}"
+        )
+
+
+def resume_there(swap: GuestMigration) -> None:
+    go_on(swap, swap.peer)
+
+
+def is_there(swap: GuestMigration) -> bool:
+    return swap.stand(swap.going) is Stand.GOES_ON or swap.stand(swap.returning) in (Stand.ARRIVED, Stand.GOES_ON)
+
+
+def look_there(swap: GuestMigration) -> None:
+    """What libvirt believes there. Whether it starts with its host does not migrate; one that comes back needs not."""
+    if not swap.comes_back:
+        swap.host(swap.peer).put_autostart(swap.uuid, on=swap.notes.autostart)
+    _looked_at(swap, swap.peer, autostart=swap.notes.autostart and not swap.comes_back)
+
+
+def was_looked_at(swap: GuestMigration) -> bool:
+    return swap.peer in swap.looked
+
+
+def _looked_at(swap: GuestMigration, name: str, *, autostart: bool) -> None:
+    """In each process anew: that tells where it is."""
+    found, doing = swap.there(name), f"{swap.name}: looking at it on {swap.called(name)}"
+    if found is None or not found.state.active:
+        raise Failed(doing, expected="it running", found="no such guest" if found is None else str(found.state))
+    if not found.persistent or found.autostart is not autostart:
+        what = f"persistent: {found.persistent}, starts with its host: {found.autostart}"
+        raise Failed(doing, expected=f"it persistent, starting with its host: {autostart}", found=what)
+    swap.tell_where(name)
+    swap.looked.add(name)
+
+
+# -- and back ---------------------------------------------------------------------------------------------------
+
+
+def return_home(swap: GuestMigration) -> None:
+    swap.clear_return()  # of an update that was cut off
+    settings, migrate = swap.settings, swap.ports.config.migrate
+    order = MigrationOrder(
+        uri=migrate.uri,
+        migrate_uri=migrate.migrate_uri,
+        crossing=CROSSINGS[settings.transport],
+        there=_with_emulators(swap, swap.peer, swap.tree.emulator, swap.notes.emulator),
+        auto_converge=migrate.auto_converge,
+        trusts_storage=swap.notes.trusts_storage,
+    )
+    swap.running_seen = None
+    cross(swap, swap.returning, order, stoppable=False)
+
+
+def is_on_its_way_back(swap: GuestMigration) -> bool:
+    return swap.stand(swap.returning) in (Stand.ARRIVED, Stand.GOES_ON)
+
+
+def resume_at_home(swap: GuestMigration) -> None:
+    go_on(swap, HOME)
+
+
+def is_home(swap: GuestMigration) -> bool:
+    here = swap.there(HOME)
+    return here is not None and here.state.active and not here.comes_in and not here.has_arrived
+
+
+def look_at_home(swap: GuestMigration) -> None:
+    swap.host(HOME).put_autostart(swap.uuid, on=swap.notes.autostart)
+    _looked_at(swap, HOME, autostart=swap.notes.autostart)
+    here = swap.there(HOME)
+    if here is not None and here.emulator != swap.tree.emulator:
+        raise Failed(f"{swap.name}: looking at it", expected=f"it on {swap.tree.emulator}", found=here.emulator)
+
+
+def was_looked_at_home(swap: GuestMigration) -> bool:
+    return HOME in swap.looked

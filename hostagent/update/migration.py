@@ -1,0 +1,43 @@
+"""The live migration: a guest goes to a peer while it runs, and comes back onto the new QEMU if it shall.
+
+It stands still as it arrives, and the commit (`resume`) is what has it go on there: before it the guest is brought back
+to where it was, which has all of it; after it, it runs on the peer whatever happens. Coming back is the same the other
+way round; when that fails the guest stays on the peer. The functions are in `leaving.py` and `passage.py`.
+"""
+
+from hostagent.update.guest_alone import Tables
+from hostagent.update.guest_migration import GuestMigration
+from hostagent.update.leaving import (
+    is_home,
+    is_on_its_way_back,
+    is_prepared,
+    is_there,
+    leave,
+    look_at_home,
+    look_there,
+    prepare,
+    resume_at_home,
+    resume_there,
+    return_home,
+    stay,
+    unprepare,
+    was_looked_at,
+    was_looked_at_home,
+    went,
+)
+from hostagent.update.saga import Step
+
+_PREPARE = (Step("prepare", prepare, is_prepared, undo=unprepare),)
+_GO = (
+    Step("migrate", leave, went, undo=stay),
+    Step("resume", resume_there, is_there, commits=True),
+)
+_LOOK = (Step("look", look_there, was_looked_at),)
+_RETURN = (
+    Step("return", return_home, is_on_its_way_back, undo=GuestMigration.clear_return),
+    Step("resume-at-home", resume_at_home, is_home, commits=True),
+    Step("look-at-home", look_at_home, was_looked_at_home),
+)
+
+STAYS: Tables[GuestMigration] = Tables(_PREPARE, _GO, _LOOK, left_by="look")
+COMES_BACK: Tables[GuestMigration] = Tables(_PREPARE, _GO, (*_LOOK, *_RETURN), left_by="look")

@@ -219,6 +219,15 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Destinations:
+    """Where guests can migrate to, and whether they come back."""
+
+    peers: tuple[Peer, ...] = ()  # in the order of the settings
+    comes_back: bool = True
+    home_uri: str = ""  # this host's libvirt, as the peers reach it; "": nobody has said
+
+
+@dataclass(frozen=True)
 class Host:
     """The host and everything on it that an update looks at."""
 
@@ -236,6 +245,7 @@ class Host:
     hold_hook: bool = False  # ours does, of this version
     machined: Version | None = None  # systemd-machined's version when it registers guests
     libvirt_clients: int = 0
+    destinations: Destinations = Destinations()
 
     @property
     def system_qemu(self) -> QemuTree | None:

@@ -16,7 +16,7 @@ from hostagent.components.kernel import KernelComponent
 from hostagent.components.kvm import KvmComponent
 from hostagent.components.libvirt_packages import LibvirtPackages
 from hostagent.config import Config
-from hostagent.facts import Component, Host, QemuTree
+from hostagent.facts import Component, Destinations, Host, QemuTree
 from hostagent.hypervisor import Daemon, Libvirt, MigratingHost
 from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon, reload_others
 from hostagent.hypervisor.driver_lock import DriverLock
@@ -24,8 +24,9 @@ from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.migrating import MigratingApi
 from hostagent.hypervisor.peers import HOME, look_at_peers
 from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.planning.guest_policy import Policies
 from hostagent.planning.kernel_checks import KernelSwap
-from hostagent.planning.migrate_way import Destinations
+from hostagent.policy import Allowed
 from hostagent.setup.host_files import SystemMounts
 from hostagent.setup.kernel_swaps import UNIT
 from hostagent.trees import qemu_trees
@@ -52,9 +53,11 @@ def hosts_of(config: Config) -> Mapping[str, MigratingHost]:
 
 
 def destinations_of(config: Config, host: Host, libvirt: Libvirt) -> Destinations:
-    """Where the host's guests can migrate to, each peer asked."""
+    """Where the host's guests can migrate to; peers are asked only if some guest may."""
+    policies = Policies(config.policy.layers())
+    may_go = [guest for guest in host.guests if Allowed.LIVE_MIGRATE in policies.of(guest).policy.allow]
     return Destinations(
-        look_at_peers(hosts_of(config), config.peer, host.guests, libvirt.live_xml),
+        look_at_peers(hosts_of(config), config.peer if may_go else (), may_go, libvirt.live_xml),
         config.migrate.comes_back,
         config.migrate.uri,
     )

@@ -76,10 +76,11 @@ class Call:
         return read_updates(wiring.journal_path(self.config))
 
     def host(self) -> Host:
-        """What libvirt and the host say now."""
+        """What libvirt and the host say now, and the peers of guests that may migrate."""
         libvirt = wiring.libvirt_of(self.config)
         try:
-            return libvirt.host()
+            host = libvirt.host()
+            return replace(host, destinations=wiring.destinations_of(self.config, host, libvirt))
         finally:
             libvirt.disconnect()
 

@@ -5,15 +5,16 @@ The first rung that nothing is against is taken; those below it are for when it 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from hostagent.facts import Guest, Host
+from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Blocker, Method, Reason, Technique, Way
 from hostagent.planning.checks import guest_blockers, handover_blockers
 from hostagent.planning.copy_checks import copy_blockers, ram_to_copy
 from hostagent.planning.guest_policy import GuestPolicy, policy_blockers
 from hostagent.planning.hold_checks import TAKEN, hold_blockers
+from hostagent.planning.migrate_way import Leaving, migrate_way
 from hostagent.planning.prediction import Past, over_budget, predict
 from hostagent.planning.reboot_way import reboot_way
 
@@ -27,14 +28,18 @@ def ways_of(
     promised: int = 0,
     technique: Technique | None = None,
     methods: Collection[Method] | None = None,
+    to: QemuTree | None = None,
+    leaving: Sequence[Leaving] = (),
 ) -> tuple[Way, ...]:
     """The ladder of a guest that runs.
 
     promised: bytes that others of the update need for copies of their RAM. technique: the only one to be used in
-    place; None: a handover, or else a hold. methods: the only ones to be used; None: any.
+    place; None: a handover, or else a hold. methods: the only ones to be used; None: any. to: what it shall run on.
+    leaving: others of the update that migrate.
     """
     ways = (
         in_place_way(host, guest, own, past, promised=promised, technique=technique),
+        migrate_way(guest, own, host.destinations, past, to=to, leaving=leaving),
         reboot_way(guest, own),
     )
     return tuple(_unless_asked_for_others(way, methods) for way in ways)

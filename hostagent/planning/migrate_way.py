@@ -9,22 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from hostagent.facts import Guest, Peer, QemuTree
+from hostagent.facts import Destinations, Guest, Peer, QemuTree
 from hostagent.plan import Blocker, Method, Prediction, Reason, Way
 from hostagent.planning.guest_policy import GuestPolicy, policy_blockers
 from hostagent.planning.migrate_checks import migrate_blockers
 from hostagent.planning.prediction import Past, over_budget, predict_migration
 
 OVERHEAD_BYTES = 256 << 20  # what a QEMU needs beside its guest's RAM
-
-
-@dataclass(frozen=True)
-class Destinations:
-    """Where guests can go, and whether they come back."""
-
-    peers: tuple[Peer, ...] = ()  # in the order of the settings
-    comes_back: bool = True
-    home_uri: str = ""  # this host's libvirt, as the peers reach it; "": nobody has said
 
 
 @dataclass(frozen=True)

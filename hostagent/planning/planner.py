@@ -10,6 +10,7 @@ from hostagent.planning.checks import handover_blockers, host_blockers
 from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.ladder import ways_of
+from hostagent.planning.migrate_way import Leaving
 from hostagent.planning.prediction import Past
 
 
@@ -95,6 +96,7 @@ def plan_guests(
 ) -> tuple[GuestPlan, ...]:
     """What bringing each onto that QEMU would mean; what one needs room for is no room for the next."""
     planned: list[GuestPlan] = []
+    leaving: list[Leaving] = []
     for guest, to in wanted:
         promised = sum(other.copied_bytes for other in planned)
         planned.append(
@@ -104,8 +106,11 @@ def plan_guests(
                 adopt=adopt,
                 technique=technique,
                 methods=methods,
+                leaving=leaving,
             )
         )
+        if planned[-1].peer:
+            leaving.append(Leaving(planned[-1].peer, guest.definition.memory))
     return tuple(planned)
 
 
@@ -136,14 +141,22 @@ def guest_plan(
     adopt: bool = False,
     technique: Technique | None = None,
     methods: Collection[Method] | None = None,
+    leaving: Sequence[Leaving] = (),
 ) -> GuestPlan:
     """What bringing a guest onto a QEMU would mean for it.
 
-    promised, technique, methods: as for its ladder. adopt: RAM that is in no file goes there, also on the QEMU that
-    the guest is on.
+    promised, technique, methods, leaving: as for its ladder. adopt: RAM that is in no file goes there, also on the QEMU
+    that the guest is on.
     """
     own = policies.of(guest)
-    ways = ways_of(host, guest, own, past, promised=promised, technique=technique, methods=methods)
+    ways = ways_of(
+        *(host, guest, own, past),
+        promised=promised,
+        technique=technique,
+        methods=methods,
+        to=to,
+        leaving=leaving,
+    )
     verdict = Verdict.UPDATE
     if not guest.state.active:
         verdict = Verdict.NOT_RUNNING

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostagent.errors import UsageError
-from hostagent.facts import Guest, Host, QemuTree
+from hostagent.facts import Destinations, Guest, Host, QemuTree
 from hostagent.plan import Method, Technique
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests
@@ -110,14 +110,16 @@ def _what_is_wrong(error: Exception) -> str:
 def facts_of(host: Host, guests: Sequence[str] | None, policies: Policies) -> dict[str, object]:
     """What a plan for these guests rests on, as JSON can hold it; guests by name, and what holds for each.
 
-    Left out is what comes and goes by itself: libvirt's clients, room for RAM, other guests than those named, and what
-    is kept of the system's QEMU as soon as somebody runs on it.
+    Left out is what comes and goes by itself: libvirt's clients, room for RAM, what peers have, other guests than those
+    named, and what is kept of the system's QEMU as soon as somebody runs on it.
     """
     steady = [dataclasses.replace(guest, memory_room=None) for guest in chosen_guests(host, guests)]
     chosen = {guest.name: _with_policy(guest, policies) for guest in steady}
     used = {guest.qemu for guest in steady}
     trees = tuple(tree for tree in host.qemu if tree in used or tree not in host.copies_of_system_qemu)
-    plain = _plain(dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None, qemu=trees))
+    plain = _plain(
+        dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None, qemu=trees, destinations=Destinations())
+    )
     assert isinstance(plain, dict)  # noqa: S101 - a dataclass
     # As it will be read back: tuples as lists, keys as text.
     facts: dict[str, object] = json.loads(json.dumps({**plain, "guests": chosen}))

@@ -19,6 +19,7 @@ from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import Ports
 
+_NOT_HERE = (Outcome.GONE, Outcome.UPDATED)  # one that was updated before the swap stays on another host
 _CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
 
 
@@ -76,7 +77,7 @@ class AloneBatch:
                 self._leave(member)
         if self._may_go_on():
             self._all(self._leave, [member for member in self._active() if not member.swap.keeps_memory])
-        stays = [member for member in self.members if not member.has_left and member.outcome is not Outcome.GONE]
+        stays = [member for member in self.members if not member.has_left and member.outcome not in _NOT_HERE]
         if not stays:
             return None
         failed = next((member for member in stays if not member.active), stays[0])
@@ -119,7 +120,7 @@ class AloneBatch:
         self._advance(member, member.tables.leave)
 
     def _may_go_on(self) -> bool:
-        return all(member.active or member.outcome is Outcome.GONE for member in self.members)
+        return all(member.active or member.outcome in _NOT_HERE for member in self.members)
 
     # -- after a crash -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hostagent.components.kvm import KvmComponent
 from hostagent.components.libvirt_packages import LibvirtPackages
 from hostagent.config import Config
 from hostagent.facts import Component, Destinations, Host, QemuTree
-from hostagent.hypervisor import Daemon, Libvirt, MigratingHost
+from hostagent.hypervisor import Daemon, MigratingHost
 from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon, reload_others
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
@@ -52,15 +53,18 @@ def hosts_of(config: Config) -> Mapping[str, MigratingHost]:
     return {HOME: MigratingApi(config.libvirt.uri, config.libvirt.call_seconds), **peers}
 
 
-def destinations_of(config: Config, host: Host, libvirt: Libvirt) -> Destinations:
-    """Where the host's guests can migrate to; peers are asked only if some guest may."""
+def with_peers(config: Config, host: Host) -> Host:
+    """The host, with where its guests can migrate to: each peer of the settings is asked, if some guest may go."""
     policies = Policies(config.policy.layers())
     may_go = [guest for guest in host.guests if Allowed.LIVE_MIGRATE in policies.of(guest).policy.allow]
-    return Destinations(
-        look_at_peers(hosts_of(config), config.peer if may_go else (), may_go, libvirt.live_xml),
-        config.migrate.comes_back,
-        config.migrate.uri,
-    )
+    if not config.peer or not may_go:
+        return host
+    libvirt = libvirt_of(config)
+    try:
+        peers = look_at_peers(hosts_of(config), config.peer, may_go, libvirt.live_xml)
+    finally:
+        libvirt.disconnect()
+    return replace(host, destinations=Destinations(peers, config.migrate.comes_back, config.migrate.uri))
 
 
 def components_of(config: Config, host: Host) -> tuple[Component, ...]:

@@ -76,13 +76,16 @@ class Call:
         return read_updates(wiring.journal_path(self.config))
 
     def host(self) -> Host:
-        """What libvirt and the host say now, and the peers of guests that may migrate."""
+        """What libvirt and the host say now."""
         libvirt = wiring.libvirt_of(self.config)
         try:
-            host = libvirt.host()
-            return replace(host, destinations=wiring.destinations_of(self.config, host, libvirt))
+            return libvirt.host()
         finally:
             libvirt.disconnect()
+
+    def host_and_peers(self) -> Host:
+        """The same, and what the hosts say that its guests could migrate to."""
+        return wiring.with_peers(self.config, self.host())
 
     def kept_host(self) -> Host:
         """The same, once what runs is kept, QEMU and the KVM modules: there is a way back to it after its upgrade."""
@@ -90,7 +93,7 @@ class Call:
             wiring.kvm_of(self.config).keep()
         except HostagentError as error:
             self.out.note(f"the KVM modules are not kept: {error}")
-        host = self.host()
+        host = self.host_and_peers()
         tree = not_kept(host)
         if tree is None:
             return host
@@ -100,7 +103,7 @@ class Call:
         except HostagentError as error:
             self.out.note(f"it is not kept: {error}")
             return host
-        return self.host()
+        return self.host_and_peers()
 
 
 def begin(asked: Asked, *, root: bool = True) -> Call:

@@ -150,7 +150,7 @@ def carry_out_plans(call: Call, work: Change, plans: Sequence[Plan | HostPlan], 
     """Each in order, up to the first that does not get through; an exit code as in_session()."""
     done: Carried = []
     for plan in plans:
-        host = call.host()  # each stands on the one before
+        host = call.host_and_peers()  # each stands on the one before
         went = _roll(call, work, host, plan, policies) if isinstance(plan, Plan) else _swap(call, work, host, plan)
         if isinstance(went, int):
             return went

@@ -109,7 +109,7 @@ class _Going:
             )
 
     def _replan(self, names: Sequence[str]) -> Plan:
-        self.host = self.call.host()
+        self.host = self.call.host_and_peers()
         there = {guest.name for guest in self.host.guests}
         known = [name for name in names if name in there]
         made = self.course.replan(self.host, known) if known else ()

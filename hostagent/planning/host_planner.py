@@ -13,7 +13,7 @@ from hostagent.planning.held_together import who_leaves
 from hostagent.planning.hold_checks import hold_blockers
 from hostagent.planning.kernel_checks import KernelSwap, kernel_blockers, ram_outlives
 from hostagent.planning.ladder import in_place_blockers
-from hostagent.planning.migrate_way import Leaving, migrate_way
+from hostagent.planning.migrate_way import Leaving, leaving_of, migrate_way
 from hostagent.planning.planner import plan_qemu
 from hostagent.planning.prediction import Past, over_budget, predict
 from hostagent.planning.reboot_way import reboot_way
@@ -122,20 +122,13 @@ class _Held:
         # Each stands still until all are saved, the swap is done and all are restored.
         together = self.swap_seconds + sum(prediction.pause_seconds for prediction in alone.values())
         planned: list[GuestPlan] = []
-        leaving: list[Leaving] = []
         for guest in self.policies.in_order(self.host.guests):
             ways: tuple[Way, ...] = ()
             if guest.state.active:
                 predicted = replace(alone[guest.uuid], pause_seconds=together) if guest.uuid in alone else None
-                away = migrate_way(
-                    *(guest, self.policies.of(guest), self.host.destinations, self.past),
-                    to=self.to or guest.qemu,
-                    leaving=leaving,
-                )
-                ways = self._ways(guest, predicted, against[guest.uuid], apart.get(guest.name), away)
+                leaving = leaving_of(planned, running)
+                ways = self._ways(guest, predicted, against[guest.uuid], apart.get(guest.name), leaving)
             planned.append(self._planned(guest, ways))
-            if planned[-1].peer:
-                leaving.append(Leaving(planned[-1].peer, guest.definition.memory))
         return tuple(planned)
 
     def _against(self, guest: Guest, apart: str | None) -> tuple[Blocker, ...]:
@@ -147,17 +140,24 @@ class _Held:
         return blockers if apart is None else (*blockers, _not_together(guest, apart))
 
     def _ways(
-        self, guest: Guest, predicted: Prediction | None, against: tuple[Blocker, ...], apart: str | None, away: Way
+        self,
+        guest: Guest,
+        predicted: Prediction | None,
+        against: tuple[Blocker, ...],
+        apart: str | None,
+        leaving: Sequence[Leaving],
     ) -> tuple[Way, ...]:
         own = self.policies.of(guest)
         if predicted and (too_long := over_budget(predicted, own.policy.budget_seconds)):
             against = (too_long,)
         reboot = reboot_way(guest, own)
-        if self.to is None and (unknown := binary(guest)):  # nobody knows what it would be started on
+        migrate = migrate_way(guest, own, self.host.destinations, self.past, to=self.to, leaving=leaving)
+        if self.to is None and (unknown := binary(guest)):  # nobody knows what it would be on again
             reboot = replace(reboot, blockers=(*reboot.blockers, unknown))
+            migrate = replace(migrate, blockers=(*migrate.blockers, unknown))
         if apart is not None:  # it would be shut down just while those stand still
             reboot = replace(reboot, blockers=(*reboot.blockers, _not_together(guest, apart)))
-        return Way(Method.IN_PLACE, Technique.HOLD, predicted, against), away, reboot
+        return Way(Method.IN_PLACE, Technique.HOLD, predicted, against), migrate, reboot
 
     def _planned(self, guest: Guest, ways: tuple[Way, ...]) -> GuestPlan:
         own = self.policies.of(guest)

@@ -25,17 +25,17 @@ def ways_of(
     own: GuestPolicy,
     past: Past | None = None,
     *,
+    to: QemuTree | None = None,
     promised: int = 0,
+    leaving: Sequence[Leaving] = (),
     technique: Technique | None = None,
     methods: Collection[Method] | None = None,
-    to: QemuTree | None = None,
-    leaving: Sequence[Leaving] = (),
 ) -> tuple[Way, ...]:
     """The ladder of a guest that runs.
 
-    promised: bytes that others of the update need for copies of their RAM. technique: the only one to be used in
-    place; None: a handover, or else a hold. methods: the only ones to be used; None: any. to: what it shall run on.
-    leaving: others of the update that migrate.
+    to: what it is to run on; None: that does not matter. promised: bytes that others of the update need for copies of
+    their RAM. leaving: others that go to peers. technique: the only one to be used in place; None: a handover, or else
+    a hold. methods: the only ones to be used; None: any.
     """
     ways = (
         in_place_way(host, guest, own, past, promised=promised, technique=technique),

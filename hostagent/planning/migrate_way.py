@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from hostagent.facts import Destinations, Guest, Peer, QemuTree
-from hostagent.plan import Blocker, Method, Prediction, Reason, Way
+from hostagent.plan import Blocker, GuestPlan, Method, Prediction, Reason, Way
 from hostagent.planning.guest_policy import GuestPolicy, policy_blockers
 from hostagent.planning.migrate_checks import migrate_blockers
 from hostagent.planning.prediction import Past, over_budget, predict_migration
@@ -24,6 +24,12 @@ class Leaving:
 
     peer: str
     memory: int
+
+
+def leaving_of(planned: Sequence[GuestPlan], guests: Sequence[Guest]) -> tuple[Leaving, ...]:
+    """The guests of a plan that migrate; `guests` are the host's."""
+    memory = {guest.uuid: guest.definition.memory for guest in guests}
+    return tuple(Leaving(one.peer, memory.get(one.uuid, 0)) for one in planned if one.peer)
 
 
 @dataclass(frozen=True)

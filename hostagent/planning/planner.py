@@ -10,7 +10,7 @@ from hostagent.planning.checks import handover_blockers, host_blockers
 from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.ladder import ways_of
-from hostagent.planning.migrate_way import Leaving
+from hostagent.planning.migrate_way import Leaving, leaving_of
 from hostagent.planning.prediction import Past
 
 
@@ -96,21 +96,18 @@ def plan_guests(
 ) -> tuple[GuestPlan, ...]:
     """What bringing each onto that QEMU would mean; what one needs room for is no room for the next."""
     planned: list[GuestPlan] = []
-    leaving: list[Leaving] = []
     for guest, to in wanted:
         promised = sum(other.copied_bytes for other in planned)
         planned.append(
             guest_plan(
                 *(host, guest, to, policies, past),
                 promised=promised,
+                leaving=leaving_of(planned, host.guests),
                 adopt=adopt,
                 technique=technique,
                 methods=methods,
-                leaving=leaving,
             )
         )
-        if planned[-1].peer:
-            leaving.append(Leaving(planned[-1].peer, guest.definition.memory))
     return tuple(planned)
 
 
@@ -138,24 +135,24 @@ def guest_plan(
     past: Past | None = None,
     *,
     promised: int = 0,
+    leaving: Sequence[Leaving] = (),
     adopt: bool = False,
     technique: Technique | None = None,
     methods: Collection[Method] | None = None,
-    leaving: Sequence[Leaving] = (),
 ) -> GuestPlan:
     """What bringing a guest onto a QEMU would mean for it.
 
-    promised, technique, methods, leaving: as for its ladder. adopt: RAM that is in no file goes there, also on the QEMU
-    that the guest is on.
+    promised, leaving, technique, methods: as for its ladder. adopt: RAM that is in no file goes there, also on the
+    QEMU that the guest is on.
     """
     own = policies.of(guest)
     ways = ways_of(
         *(host, guest, own, past),
+        to=to,
         promised=promised,
+        leaving=leaving,
         technique=technique,
         methods=methods,
-        to=to,
-        leaving=leaving,
     )
     verdict = Verdict.UPDATE
     if not guest.state.active:

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostagent.errors import UsageError
-from hostagent.facts import Destinations, Guest, Host, QemuTree
+from hostagent.facts import Guest, Host, QemuTree
 from hostagent.plan import Method, Technique
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.planner import chosen_guests
@@ -117,8 +117,9 @@ def facts_of(host: Host, guests: Sequence[str] | None, policies: Policies) -> di
     chosen = {guest.name: _with_policy(guest, policies) for guest in steady}
     used = {guest.qemu for guest in steady}
     trees = tuple(tree for tree in host.qemu if tree in used or tree not in host.copies_of_system_qemu)
+    asked = dataclasses.replace(host.destinations, peers=())
     plain = _plain(
-        dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None, qemu=trees, destinations=Destinations())
+        dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None, qemu=trees, destinations=asked)
     )
     assert isinstance(plain, dict)  # noqa: S101 - a dataclass
     # As it will be read back: tuples as lists, keys as text.

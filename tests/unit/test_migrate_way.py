@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampled import ALL, TREE, guest, within
 
-from hostagent.facts import Device, Guest, GuestState, Peer, QemuTree, RamBacking, Version
+from hostagent.facts import Destinations, Device, Guest, GuestState, Peer, QemuTree, RamBacking, Version
 from hostagent.plan import Method, Reason, Way
 from hostagent.planning.guest_policy import Policies
-from hostagent.planning.migrate_way import OVERHEAD_BYTES, Destinations, Leaving, migrate_way
+from hostagent.planning.migrate_way import OVERHEAD_BYTES, Leaving, migrate_way
 from hostagent.planning.prediction import Past
 from hostagent.policy import Allowed, PolicyPart
 

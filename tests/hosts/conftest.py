@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.bench.guest_spec import HOST_ADDRESS
+from tests.bench.host import DAEMON
 from tests.bench.lab import Lab
 from tests.bench.link import A, B
 from tests.bench.peer import Peer
@@ -16,6 +17,8 @@ from tests.bench.two_hosts import URIS, TwoHosts, two_hosts
 def both() -> Iterator[TwoHosts]:
     if "HOSTAGENT_BENCH" not in os.environ:
         pytest.skip("runs inside the bench")
+    if DAEMON != "libvirtd":
+        pytest.skip("of the modular daemons there is none that listens (virtproxyd)")
     with two_hosts() as both:
         yield both
 

@@ -3,7 +3,9 @@
 With libvirt 9.0, QEMU 7.2, and keepalives of both hosts as in tests/bench/listening.py:
 
 - Disks in a folder that both see, and that is no network file system, are unsafe for it (VIR_ERR_MIGRATE_UNSAFE)
-  without VIR_MIGRATE_UNSAFE. Their owner stays right: it counts in extended attributes who uses them.
+  without VIR_MIGRATE_UNSAFE. In such a one the source may give a disk back to root once the guest has left; a guest
+  that arrived paused then cannot open it ("Permission denied", see tests/bench/listening.py). Not so on what libvirt
+  knows to be shared: NFS and the like, and with 11.3 the shared_filesystems of qemu.conf.
 - The log of a console is begun anew on the target (virtlogd, without append).
 - With VIR_MIGRATE_PAUSED the guest arrives paused by the user (3, 1), persistent, without a lock on its disk.
 - When the answer to the last call is lost the source takes the migration for failed, and resumes the guest.
@@ -139,7 +141,8 @@ def test_of_a_lost_answer_only_the_disk_lock_keeps_it_from_running_twice(hosts: 
     """The source tries to resume it: why hostagent has it arrive paused."""
     with guest(hosts, SPEC) as travelling:
         lose_the_answer(travelling, LIVE | TLS)
-        assert (travelling.state(A), travelling.runs_on()) == (MIGRATING, [B])
+        assert travelling.runs_on() == [B]
+        assert (travelling.state(A) or (0, 0))[0] == libvirt.VIR_DOMAIN_PAUSED
         with travelling.on(A) as domain, pytest.raises(libvirt.libvirtError, match="write"):
             domain.resume()
         with travelling.proof(B) as proof:

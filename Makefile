@@ -28,9 +28,9 @@ real = $(BIN)/python -m tests.bench.left_over -- $(call enter,$(1)) $(BIN)/pytho
 ENTER := $(call enter,$(BENCH_ARGS))
 REAL := $(call real,$(BENCH_ARGS))
 # What has deadlines comes last there, by its name: the other bench, which takes both cores for a while, has ended then.
-FAULTS := tests/crash
+FAULTS := tests/crash tests/hosts
 HELD := $(addprefix tests/crash/,test_hold_faults.py test_real_hold.py)
-LIBVIRTD := tests/contract tests/libvirts -k "real or there_and_back"
+LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
@@ -41,7 +41,8 @@ demo: bench
 	$(ENTER) $(BIN)/python -m tests.bench.demo
 
 # Two benches side by side: most of what happens in one is waiting. A part (PYTEST_ARGS) needs only one. What
-# hostagent asks of libvirt, and a short way there and back, once more with a newer one and with its modular daemon.
+# hostagent asks of libvirt, and a short way there and back, once more with a newer one and with its modular daemon;
+# with the newer one from host to host, too.
 test: check bench rootfs
 ifeq ($(PYTEST_ARGS),)
 	$(BIN)/python -m tests.bench.side_by_side 'faults=$(REAL) $(FAULTS) $(addprefix --ignore=,$(HELD))' \

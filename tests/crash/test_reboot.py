@@ -433,3 +433,17 @@ def test_killed_anywhere_while_something_goes_wrong(kind: FaultKind) -> None:
                 yield moment.label, [line for line in wrong if line]
 
     sweep(trials)
+
+
+def test_one_that_was_asked_is_waited_for_by_recovery() -> None:
+    """The request outlives the updater: whoever obeys it later does not stay shut off for that."""
+
+    def trials(share: Share) -> Found:
+        with rig(BOTH) as host:
+            for moment in share.of(host.snapshots(host.update, ANYWHERE)):
+                host.go_back(moment)
+                raised = host.recover()
+                obeys_meanwhile(host)
+                yield moment.label, [*([raised] if raised else []), *(f"{name} does not run" for name in stands(host))]
+
+    sweep(trials)

@@ -94,12 +94,19 @@ class _Ticker:
         return min(after) - min(before) if before and after else 0
 
     def absences(self, at_least_ns: int) -> tuple[Absence, ...]:
-        """Gaps of that length over which the guest's clock lost as much: it stood still, and was not only slow."""
-        return tuple(
-            Absence(end - gap, end)
-            for index, (gap, end) in enumerate(zip(self.gaps, self.ends, strict=True))
-            if gap >= at_least_ns and self._step_over(index, NEAR) >= at_least_ns
-        )
+        """Gaps of that length over which the guest's clock lost as much: it stood still, and was not only slow.
+
+        Which one of two near each other it was cannot be told: they are one, from the first to the last.
+        """
+        found: list[tuple[int, Absence]] = []
+        for index, (gap, end) in enumerate(zip(self.gaps, self.ends, strict=True)):
+            if gap < at_least_ns or self._step_over(index, NEAR) < at_least_ns:
+                continue
+            begun = end - gap
+            if found and index - found[-1][0] <= NEAR:
+                begun = found.pop()[1].begun_ns
+            found.append((index, Absence(begun, end)))
+        return tuple(absence for _, absence in found)
 
     def felt(self) -> Felt:
         ordered = sorted(self.gaps)

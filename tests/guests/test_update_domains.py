@@ -22,7 +22,7 @@ import pytest
 from hostagent import wiring
 from hostagent.config import HealthSettings
 from hostagent.plan import Method
-from hostagent.policy import PolicyPart
+from hostagent.policy import Allowed, PolicyPart
 from hostagent.update.journal import Outcome
 from hostagent.update.rolled import Rolled, Stop
 from tests.bench.guest_spec import GuestSpec
@@ -52,7 +52,8 @@ class Way:
     at_least_ns: int
 
 
-WAYS = (Way(Method.IN_PLACE, "record", AT_LEAST_NS),)
+HANDED_OVER = Way(Method.IN_PLACE, "record", AT_LEAST_NS)
+REBOOTED = Way(Method.REBOOT, "", 2_000_000_000)  # an emulated guest boots for longer
 
 
 @dataclass
@@ -105,25 +106,28 @@ def world(host: Host, peer: Peer, lab: Lab) -> Iterator[World]:
             stack.enter_context(host.guest(spec))
         for guest in guests.values():
             guest.proof.wait_booted(120)
-        api = wiring.libvirt_of(lab.config)
-        try:
-            for name in SETS:
-                for domain in DOMAINS:
-                    own = PolicyPart(availability_set=name, update_domain=domain)
-                    api.put_policy(GUESTS[f"{name}{domain}"].uuid, own)
-        finally:
-            api.disconnect()
+        put_policies(lab)
         yield World(host, peer, lab, guests)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.method)
-def test_no_two_update_domains_of_a_set_are_disturbed_at_the_same_time(world: World, way: Way) -> None:
-    rolled = world.roll(way, "newer")
+def put_policies(lab: Lab, *allow: Allowed) -> None:
+    api = wiring.libvirt_of(lab.config)
+    try:
+        for name in SETS:
+            for domain in DOMAINS:
+                own = PolicyPart(allow=frozenset(allow) or None, availability_set=name, update_domain=domain)
+                api.put_policy(GUESTS[f"{name}{domain}"].uuid, own)
+    finally:
+        api.disconnect()
+
+
+def test_no_two_update_domains_of_a_set_are_disturbed_at_the_same_time(world: World) -> None:
+    rolled = world.roll(HANDED_OVER, "newer")
     assert (rolled.stop, rolled.reason) == (None, "")
     assert rolled.plan.groups == GROUPS
     assert world.on(tuple(GUESTS), world.lab.newer.emulator)
     world.check()
-    absences = world.absences(way)
+    absences = world.absences(HANDED_OVER)
     for name, found in absences.items():
         assert len(found) == 1, (name, found)  # each once, and no other guest's turn was felt
     only = {name: found for name, (found,) in absences.items()}
@@ -138,7 +142,7 @@ def test_guests_that_are_not_well_leave_later_update_domains_untouched(world: Wo
     """Back again, with a check that fails once the first update domain is done."""
     before = {name: guest.look() for name, guest in world.guests.items()}
     check = HealthSettings(availability_set="db", command=("/bin/false",), within_seconds=1.0)
-    rolled = world.roll(WAYS[0], "system", health=(check,))
+    rolled = world.roll(HANDED_OVER, "system", health=(check,))
     assert rolled.stop is Stop.UNHEALTHY
     assert rolled.reason == (
         "group 1 of 3 is not well: availability set db: expected /bin/false to end with exit status 0 within 1 s,"
@@ -169,6 +173,20 @@ def test_cancelled_while_it_waits_for_the_next_update_domain(world: World) -> No
     assert [guest["outcome"] for guest in document["updates"][0]["guests"]] == [Outcome.UPDATED] * 2
     assert world.on((*GROUPS[0], *GROUPS[1]), world.lab.system.emulator)
     world.check()
+
+
+def test_by_reboots_an_update_domain_is_up_again_before_the_next_one_goes_down(world: World) -> None:
+    """The two that are on the old QEMU still; the third one is not touched."""
+    put_policies(world.lab, Allowed.REBOOT)
+    rolled = world.roll(REBOOTED, "newer")
+    assert (rolled.stop, rolled.reason) == (None, "")
+    assert rolled.plan.groups == GROUPS[:2]
+    assert world.on(tuple(GUESTS), world.lab.newer.emulator)
+    world.check()
+    absences = world.absences(REBOOTED)
+    assert {name for name, found in absences.items() if found} == {*GROUPS[0], *GROUPS[1]}
+    first, second = ([one for name in group for one in absences[name]] for group in GROUPS[:2])
+    assert max(one.ended_ns for one in first) < min(one.begun_ns for one in second)
 
 
 def _until(readline: Callable[[], str], words: str) -> str:

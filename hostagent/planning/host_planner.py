@@ -12,7 +12,7 @@ from hostagent.planning.guest_policy import Policies, policy_blockers
 from hostagent.planning.held_together import who_leaves
 from hostagent.planning.hold_checks import hold_blockers
 from hostagent.planning.kernel_checks import KernelSwap, kernel_blockers, ram_outlives
-from hostagent.planning.ladder import in_place_blockers
+from hostagent.planning.ladder import in_place_blockers, plan_by_ladder
 from hostagent.planning.migrate_way import Leaving, leaving_of, migrate_way
 from hostagent.planning.planner import plan_qemu
 from hostagent.planning.prediction import Past, over_budget, predict
@@ -151,7 +151,7 @@ class _Held:
         if predicted and (too_long := over_budget(predicted, own.policy.budget_seconds)):
             against = (too_long,)
         reboot = reboot_way(guest, own)
-        migrate = migrate_way(guest, own, self.host.destinations, self.past, to=self.to, leaving=leaving)
+        migrate = migrate_way(guest, own, self.host.destinations, self.past, to=self.to or guest.qemu, leaving=leaving)
         if self.to is None and (unknown := binary(guest)):  # nobody knows what it would be on again
             reboot = replace(reboot, blockers=(*reboot.blockers, unknown))
             migrate = replace(migrate, blockers=(*migrate.blockers, unknown))
@@ -160,26 +160,10 @@ class _Held:
         return Way(Method.IN_PLACE, Technique.HOLD, predicted, against), migrate, reboot
 
     def _planned(self, guest: Guest, ways: tuple[Way, ...]) -> GuestPlan:
-        own = self.policies.of(guest)
-        chosen = next((way for way in ways if not way.blockers), None)
         verdict = Verdict.NOT_RUNNING
         if ways:
-            verdict = Verdict.UPDATE if chosen else Verdict.BLOCKED
-        return GuestPlan(
-            name=guest.name,
-            uuid=guest.uuid,
-            verdict=verdict,
-            method=chosen.method if chosen else None,
-            technique=chosen.technique if chosen else None,
-            before=guest.qemu,
-            blockers=ways[0].blockers if verdict is Verdict.BLOCKED else (),
-            budget_seconds=own.policy.budget_seconds,
-            predicted=chosen.predicted if chosen else None,
-            clock=own.policy.clock,
-            ways=ways,
-            peer=chosen.peer if chosen else "",
-            boot_tcp=own.policy.boot_tcp,
-        )
+            verdict = Verdict.BLOCKED if all(way.blockers for way in ways) else Verdict.UPDATE
+        return plan_by_ladder(guest, self.policies.of(guest), verdict, ways)
 
 
 def _not_together(guest: Guest, apart: str) -> Blocker:

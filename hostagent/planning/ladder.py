@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from hostagent.facts import Guest, Host, QemuTree
-from hostagent.plan import Blocker, Method, Reason, Technique, Way
+from hostagent.plan import Blocker, GuestPlan, Method, Reason, Technique, Verdict, Way
 from hostagent.planning.checks import guest_blockers, handover_blockers
 from hostagent.planning.copy_checks import copy_blockers, ram_to_copy
 from hostagent.planning.guest_policy import GuestPolicy, policy_blockers
@@ -43,6 +43,27 @@ def ways_of(
         reboot_way(guest, own),
     )
     return tuple(_unless_asked_for_others(way, methods) for way in ways)
+
+
+def plan_by_ladder(guest: Guest, own: GuestPolicy, verdict: Verdict, ways: tuple[Way, ...]) -> GuestPlan:
+    """What will be done to a guest that has that ladder: the first way that nothing is against, if it is updated."""
+    chosen = next((way for way in ways if not way.blockers), None) if verdict is Verdict.UPDATE else None
+    return GuestPlan(
+        name=guest.name,
+        uuid=guest.uuid,
+        verdict=verdict,
+        method=chosen.method if chosen else None,
+        technique=chosen.technique if chosen else None,
+        before=guest.qemu,
+        blockers=ways[0].blockers if verdict is Verdict.BLOCKED else (),
+        budget_seconds=own.policy.budget_seconds,
+        predicted=chosen.predicted if chosen else None,
+        copied_bytes=chosen.copied_bytes if chosen else 0,
+        clock=own.policy.clock,
+        ways=ways if verdict in (Verdict.UPDATE, Verdict.BLOCKED) else (),
+        peer=chosen.peer if chosen else "",
+        boot_tcp=own.policy.boot_tcp,
+    )
 
 
 def in_place_way(

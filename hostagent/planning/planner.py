@@ -9,7 +9,7 @@ from hostagent.plan import Blocker, GuestPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.checks import handover_blockers, host_blockers
 from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.planning.guest_policy import Policies
-from hostagent.planning.ladder import ways_of
+from hostagent.planning.ladder import plan_by_ladder, ways_of
 from hostagent.planning.migrate_way import Leaving, leaving_of
 from hostagent.planning.prediction import Past
 
@@ -161,23 +161,7 @@ def guest_plan(
         verdict = Verdict.UP_TO_DATE
     elif all(way.blockers for way in ways):
         verdict = Verdict.BLOCKED
-    chosen = next((way for way in ways if not way.blockers), None) if verdict is Verdict.UPDATE else None
-    return GuestPlan(
-        name=guest.name,
-        uuid=guest.uuid,
-        verdict=verdict,
-        method=chosen.method if chosen else None,
-        technique=chosen.technique if chosen else None,
-        before=guest.qemu,
-        blockers=ways[0].blockers if verdict is Verdict.BLOCKED else (),
-        budget_seconds=own.policy.budget_seconds,
-        predicted=chosen.predicted if chosen else None,
-        copied_bytes=chosen.copied_bytes if chosen else 0,
-        clock=own.policy.clock,
-        ways=ways if verdict in (Verdict.UPDATE, Verdict.BLOCKED) else (),
-        peer=chosen.peer if chosen else "",
-        boot_tcp=own.policy.boot_tcp,
-    )
+    return plan_by_ladder(guest, own, verdict, ways)
 
 
 def choose_tree(trees: Sequence[QemuTree], wanted: str) -> QemuTree:

@@ -290,7 +290,9 @@ class PeerSettings(_Table):
     shared: Annotated[
         tuple[AbsolutePath, ...], Field(strict=False, description="a list of absolute paths of directories")
     ] = ()  # that are the same on both hosts
-    coherent: YesOrNo = False  # and so at every moment, also through the hosts' page caches: a cluster file system
+    # libvirt itself takes only file systems that it knows as shared, and disks that go past the page cache. true: take
+    # what is in `shared` all the same. Whoever says so knows that both hosts see what is written at once.
+    coherent: YesOrNo = False
 
     @model_validator(mode="after")
     def _transport_fits(self) -> Self:

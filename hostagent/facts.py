@@ -137,7 +137,6 @@ class Definition:
     policy: str = ""  # its own policy, unread: see policy_xml.py
     host_files: tuple[str, ...] = ()  # that its QEMU opens on the host: images, kernel, firmware
     own_firmware: bool = False  # firmware that keeps variables in a file of the guest's
-    cached_disks: bool = False  # a disk that is written to goes through the host's page cache
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,6 @@ def read_definition(live_xml: str) -> Definition:
         policy=policy_text(root),
         host_files=tuple(_host_files(root)),
         own_firmware=root.find("os/nvram") is not None or root.find("os/loader[@type='pflash']") is not None,
-        cached_disks=any(_is_cached(disk) for disk in root.iterfind("devices/disk")),
     )
 
 
@@ -92,12 +91,6 @@ def _host_files(root: Element) -> Iterator[str]:
         for image in images_of(disk):
             if image.get("type") in ("file", "block"):
                 yield source_of(image)
-
-
-def _is_cached(disk: Element) -> bool:
-    """Whether another host may not see at once what is written: all but O_DIRECT (docs/formatdomain, "cache")."""
-    written = disk.find("readonly") is None and disk.find("source") is not None
-    return written and attribute(disk.find("driver"), "cache") not in ("none", "directsync")
 
 
 def devices(root: Element) -> Iterator[Element]:

@@ -18,6 +18,7 @@ class QemuConf:
     memory_backing_dir: str
     lock_manager: str
     capability_filters: tuple[str, ...]
+    changes_owners: bool  # of guests' files, to QEMU's user and back (dynamic_ownership)
 
 
 def read(path: Path) -> QemuConf:
@@ -32,6 +33,7 @@ def read(path: Path) -> QemuConf:
         memory_backing_dir=setting(conf, "memory_backing_dir") or DEFAULT_MEMORY_BACKING_DIR,
         lock_manager=setting(conf, "lock_manager") or "",
         capability_filters=_list(conf, "capability_filters"),
+        changes_owners=_number(conf, "dynamic_ownership") != 0,
     )
 
 
@@ -40,6 +42,12 @@ def setting(conf: bytes | None, key: str) -> str | None:
     text = (conf or b"").decode("utf-8", "surrogateescape")
     found = re.search(rf"""^[ \t]*{re.escape(key)}[ \t]*=[ \t]*(["'])(.*?)\1""", text, re.MULTILINE)
     return found[2] if found else None
+
+
+def _number(conf: bytes, key: str) -> int | None:
+    text = conf.decode("utf-8", "surrogateescape")
+    found = re.search(rf"^[ \t]*{re.escape(key)}[ \t]*=[ \t]*([0-9]+)", text, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _list(conf: bytes, key: str) -> tuple[str, ...]:

@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath
 from hostagent.config import Transport
 from hostagent.errors import Failed, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Peer
-from hostagent.hypervisor import Crossing, Migratable, MigrationOrder, ProcessId
+from hostagent.hypervisor import Crossing, Migratable, MigrationOrder, ProcessId, qemu_conf
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.peers import HOME, look_at_peers
 from hostagent.libvirt_files.emulator import with_emulator
 from hostagent.libvirt_files.xml_spans import PlainXmlError
 from hostagent.planning.migrate_checks import migrate_blockers
 from hostagent.planning.migrate_way import peer_blockers
+from hostagent.setup.host_files import SystemMounts
 from hostagent.update.guest_migration import GuestMigration, MigrationNotes, Stand
 from hostagent.update.passage import cross, go_on
 
@@ -26,6 +27,13 @@ HARMLESS = frozenset(
     (
         *("events", "auto-converge", "xbzrle", "zero-blocks", "late-block-activate", "pause-before-switchover"),
         *("return-path", "multifd", "switchover-ack", "release-ram"),
+    )
+)
+# As /proc/self/mountinfo names them (virFileIsSharedFSType of libvirt 9.0).
+KNOWN_AS_SHARED = frozenset(
+    (
+        *("nfs", "nfs4", "gfs2", "ocfs2", "afs", "smb3", "cifs", "ceph", "gpfs", "acfs"),
+        *("fuse.glusterfs", "fuse.quobyte", "fuse.ceph", "fuse.ceph-fuse"),
     )
 )
 CROSSINGS = {
@@ -56,7 +64,7 @@ def prepare(swap: GuestMigration) -> None:
             peer_emulator=peer.emulator,
             peer_qemu=str(peer.qemu),
             autostart=guest.autostart,
-            trusts_storage=settings.coherent or not guest.definition.cached_disks,
+            trusts_storage=settings.coherent,
             comes_back=swap.comes_back,
             memory=guest.definition.memory,
         )
@@ -100,11 +108,25 @@ def _check_capabilities(swap: GuestMigration) -> None:
 
 
 def _check_shared(swap: GuestMigration, guest: Guest) -> None:
-    """A file that is made here is there, in every directory that the guest's files are in."""
-    peer = swap.host(swap.peer)
-    for folder in swap.settings.shared:
-        if not any(PurePosixPath(path).is_relative_to(folder) for path in guest.definition.host_files):
+    """A file that is made here is there, in every directory that the guest's files are in.
+
+    A libvirt that lets a guest go gives its files back to whom they belonged, unless it knows their file system for
+    shared: the guest could not open them then where it arrives (virSecurityDACRestoreImageLabelInt).
+    """
+    peer, settings = swap.host(swap.peer), swap.settings
+    changes_owners = qemu_conf.read(swap.ports.config.paths.qemu_conf).changes_owners
+    for folder in settings.shared:
+        used = any(PurePosixPath(path).is_relative_to(folder) for path in guest.definition.host_files)
+        nodes = folder.is_relative_to("/dev") and not folder.is_relative_to("/dev/shm")  # noqa: S108 - no file is made
+        if not used or nodes:  # which are each host's own
             continue
+        if settings.coherent and changes_owners and (kind := _file_system(folder)) not in KNOWN_AS_SHARED:
+            raise Failed(
+                f"{swap.name}: preparing its migration",
+                expected=f"{folder} on a file system that libvirt knows as shared, or no libvirt that changes owners",
+                found=f"{kind}, and dynamic_ownership on",
+                hint="dynamic_ownership = 0 in qemu.conf of both hosts, with the images owned by QEMU's user",
+            )
         with _made(_token(swap, folder)) as token:
             if not peer.sees(token):
                 raise Failed(
@@ -113,6 +135,11 @@ def _check_shared(swap: GuestMigration, guest: Guest) -> None:
                     found=f"that a file which was made in it here is not there: {token.name}",
                     hint="mount the same file system there, or take it out of shared of the [[peer]]",
                 )
+
+
+def _file_system(folder: Path) -> str:
+    mounts = [mount for mount in SystemMounts().mounts() if folder.is_relative_to(mount.target)]
+    return max(mounts, key=lambda mount: len(mount.target.parts)).kind if mounts else "unknown"
 
 
 def _token(swap: GuestMigration, folder: Path) -> Path:
@@ -182,12 +209,15 @@ def stay(swap: GuestMigration) -> None:
     if here is not None and here.state is GuestState.PAUSED_OTHERWISE:
         go_on(swap, HOME)
     swap.ports.watcher.running()
+    peer = swap.host(swap.peer)
     try:
-        swap.host(swap.peer).remove(swap.uuid)
+        if swap.peer not in swap.silent and not peer.usable(seconds):
+            swap.silent.add(swap.peer)
+        peer.remove(swap.uuid)
     except (Refused, OutcomeUnknown) as error:
         uri = shlex.quote(swap.settings.uri)
         swap.undone = (
-            f"{swap.peer} could not be asked whether a copy that never ran is left there ({error.found or error}); "
+            f"{swap.peer} could not be asked whether a copy that never ran is left there: {error}; "
             f"if one is, once it answers: virsh -c {uri} destroy {swap.uuid}; virsh -c {uri} undefine {swap.uuid}"
         )
 

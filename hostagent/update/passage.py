@@ -117,8 +117,8 @@ class _Watch:
         found = "nothing of its memory across"
         if last is not None:
             found = (
-                f"{last.left / GIB:.2f} of {last.total / GIB:.2f} GiB left: the guest writes "
-                f"{last.dirtying / 2**20:.0f} MiB/s, and {last.speed / 2**20:.0f} MiB/s cross"
+                f"{last.left / GIB:.2f} of {last.total / GIB:.2f} GiB left: {last.speed / 2**20:.0f} MiB/s cross, "
+                f"and the guest writes {last.dirtying / 2**20:.0f} MiB/s"
             )
         return Failed(
             doing,

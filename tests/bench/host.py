@@ -177,6 +177,7 @@ class Host:
     def _make_disk(self, spec: GuestSpec) -> None:
         if spec.disk:
             _run("qemu-img", "create", "-q", "-f", "qcow2", str(spec.disk_path), DISK_SIZE)
+            shutil.chown(spec.disk_path, QEMU_USER, QEMU_USER)  # for a libvirt that leaves files to their owner
         if spec.screen:
             spec.medium_path.write_bytes(b"medium 1".ljust(1 << 20, b"."))
 

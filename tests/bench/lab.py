@@ -134,7 +134,7 @@ class Lab:
             ports = wiring.ports_of(self.config, current.journal)
 
             def replan(names: Sequence[str] | None) -> Plan:
-                host = ports.libvirt.host()
+                host = wiring.with_peers(self.config, ports.libvirt.host())
                 return plan_qemu(host, to, names, policies=policies, technique=technique, methods=methods)
 
             def carry(part: Plan) -> UpdateRecord:
@@ -174,7 +174,7 @@ class Lab:
         self, doing: str, make: Callable[[Host], Plan], tell: Teller, cancelled: Callable[[], bool]
     ) -> UpdateRecord:
         with self._changing(doing, tell) as ports:
-            host = ports.libvirt.host()
+            host = wiring.with_peers(self.config, ports.libvirt.host())
             plan = make(host)
             assert not plan.blockers and not plan.blocked, plan
             return host_update.update_qemu(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=cancelled)
@@ -182,7 +182,8 @@ class Lab:
     def swap(self, component: str, *, budget_seconds: float = 30.0, tell: Teller = say_nothing) -> UpdateRecord:
         """What `hostagent update COMPONENT` does, without its words."""
         with self._changing(f"update {component}", tell) as ports:
-            host, found = ports.libvirt.host(), ports.components[component]
+            host = wiring.with_peers(self.config, ports.libvirt.host())
+            found = ports.components[component]
             swap = Swap(found.look(), found.holds, found.first_seconds)
             plan = plan_host(host, component, [swap], policies=self.policies(budget_seconds), past=Past())
             assert not plan.blockers, plan

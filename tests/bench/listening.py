@@ -15,6 +15,9 @@ UTMP_BOOT_TIME = 2
 UTMP_RECORD = "=hxxi32s4s32s256shhiii16s20s"
 """utmp(5) as glibc has it for x86-64."""
 HOSTS_FILE = Path("/etc/hosts")
+# Both see the disks' folder, which is no file system that libvirt knows to be shared: the host that a guest leaves
+# would take them from the host that has it (virSecurityDACRestoreImageLabelInt).
+NOT_OURS = "dynamic_ownership = 0\n"
 # Who is silent for (count + 1) * interval seconds is taken for dead: libvirt's own 5 and 5 make half a minute.
 KEEPALIVE = "keepalive_interval = 2\nkeepalive_count = 3\n"
 LISTEN = """\
@@ -29,7 +32,7 @@ class ListeningHost(Host):
     """One side of the two; certificates come from the folder. Afterwards the host is as it was."""
 
     start_command = (*LIBVIRTD_START, "-l")
-    qemu_conf = f'{QEMU_CONF}default_tls_x509_cert_dir = "{certificates.QEMU_FOLDER}"\n{KEEPALIVE}'
+    qemu_conf = f'{QEMU_CONF}default_tls_x509_cert_dir = "{certificates.QEMU_FOLDER}"\n{KEEPALIVE}{NOT_OURS}'
 
     def __init__(self, side: Side, credentials: Path, *, ram: str) -> None:
         super().__init__(ram=ram, address=side.bridge_address, mac=side.bridge_mac)

@@ -56,6 +56,7 @@ class Scenario:
     force: bool = False  # those that do not shut themselves down are ended
     migrated: tuple[str, ...] = ()  # that go to the peer
     comes_back: bool = False  # from there
+    coherent: bool = False  # the settings vouch for the disks
     swaps: bool = False  # a component of the host, with all guests held; they stay on their QEMU
     component: str = "modules"  # which
 
@@ -315,7 +316,7 @@ class Rig:
                         "uri": f"fake://{PEER}/system",
                         "transport": "plain",
                         "shared": [self.root / "images"],
-                        "coherent": True,
+                        "coherent": self.scenario.coherent,
                     }
                 ],
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -134,6 +135,32 @@ def test_a_guest_that_does_not_get_away_runs_on(scenario: Scenario, fault: Fault
         assert wrong(host) == []
 
 
+def test_a_guest_whose_files_one_host_would_take_from_the_other_stays() -> None:
+    """Where libvirt does not know that both have them, and changes their owners."""
+    with rig(dataclasses.replace(GOES, coherent=True)) as host:
+        assert host.update() == ""
+        told = reports(host)["web1"]
+        assert told.outcome is Outcome.ROLLED_BACK
+        assert "dynamic_ownership on" in told.reason
+        assert wrong(host) == []
+    with rig(dataclasses.replace(GOES, coherent=True)) as host:
+        (host.root / "qemu.conf").write_text("dynamic_ownership = 0\n")
+        assert host.update() == ""
+        assert reports(host)["web1"].outcome is Outcome.UPDATED
+
+
+def test_a_guest_whose_qemu_would_leave_its_memory_out_stays() -> None:
+    with rig(GOES) as host:
+        with host.host.world.change() as state:
+            for process in state.living(host.uuids["web1"]):
+                process.capabilities["x-ignore-shared"] = True
+        assert host.update() == ""
+        told = reports(host)["web1"]
+        assert told.outcome is Outcome.ROLLED_BACK
+        assert "expected QEMU to send all of it, found x-ignore-shared on" in told.reason
+        assert wrong(host) == []
+
+
 def test_a_guest_that_writes_too_fast_is_given_up() -> None:
     with rig(GOES) as host:
         host.host.fault(FaultKind.MIGRATE_STALLS, times=-1)
@@ -141,7 +168,7 @@ def test_a_guest_that_writes_too_fast_is_given_up() -> None:
         told = reports(host)["web1"]
         assert told.outcome is Outcome.ROLLED_BACK
         assert "expected it to arrive within 2 s" in told.reason
-        assert "the guest writes 900 MiB/s, and 100 MiB/s cross" in told.reason
+        assert "100 MiB/s cross, and the guest writes 900 MiB/s" in told.reason
         assert wrong(host) == []
 
 

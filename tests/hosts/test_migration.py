@@ -1,0 +1,371 @@
+"""hostagent has guests migrate between two real hosts: there, and back onto a new QEMU, and whatever disturbs that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from hostagent.plan import GuestPlan, Method, Plan, Verdict
+from hostagent.update import host as host_update
+from hostagent.update.journal import Outcome, UpdateRecord
+from hostagent.update.report import GuestReport, report_of
+from tests.bench.guest_spec import GUEST_FILES, GuestSpec
+from tests.bench.lab import CONFIG, Lab
+from tests.bench.link import A, B, Side, Traffic
+from tests.bench.peer import Peer
+from tests.bench.two_hosts import MIGRATE_URIS, PLAIN_URIS, URIS, TwoHosts
+from tests.crash.real_updater import End, How, Order, When
+from tests.crash.real_world import Updater, guards, wait_for
+from tests.hosts.guests import Travelling, guest
+
+SPEC = GuestSpec("traveller", 1, 256, fill_mib=120, seed=53)
+SLOW = 200_000_000
+"""Bits a second: its RAM takes some seconds."""
+CRAWL = 8_000_000
+PEERS = """
+[migrate]
+uri = "{home}"
+migrate_uri = "{migrate_home}"
+return = {returns}
+least_seconds = {least}
+seconds_per_gib = 1
+call_seconds = 3
+end_seconds = {end}
+
+[[peer]]
+name = "host-b"
+uri = "{peer}"
+migrate_uri = "{migrate_peer}"
+transport = "{transport}"
+shared = ["{shared}"]
+coherent = true
+"""
+
+
+@pytest.fixture
+def put(lab: Lab) -> Iterator[Putting]:
+    folder = Path(f"{CONFIG}.d")
+    folder.mkdir(exist_ok=True)
+    try:
+        yield Putting(folder / "peers.toml")
+    finally:
+        (folder / "peers.toml").unlink(missing_ok=True)
+
+
+class Putting:
+    """Writes what is said of the peers."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, *, returns: bool = True, tls: bool = True, least: float = 60.0, end: float = 15.0) -> Lab:
+        uris = URIS if tls else PLAIN_URIS
+        self._path.write_text(
+            PEERS.format(
+                home=uris[A],
+                peer=uris[B],
+                migrate_home=MIGRATE_URIS[A],
+                migrate_peer=MIGRATE_URIS[B],
+                transport="tls" if tls else "plain",
+                returns=str(returns).lower(),
+                shared=GUEST_FILES,
+                least=least,
+                end=end,
+            )
+        )
+        return Lab.load()
+
+
+def goes(lab: Lab, **more: object) -> GuestReport:
+    """What `hostagent update qemu --method live-migrate` makes of the guest."""
+    update = lab.update(lab.newer, [SPEC.name], methods=[Method.LIVE_MIGRATE], **more)  # type: ignore[arg-type]
+    return told(update)
+
+
+def leaves(lab: Lab) -> GuestReport:
+    """An update that has the guest go to the peer, and stay there whatever runs there."""
+    with lab._changing("leaving", lambda *_: None) as ports:
+        host = ports.libvirt.host()
+        (found,) = [one for one in host.guests if one.name == SPEC.name]
+        plan = Plan(
+            "qemu",
+            lab.system,
+            (
+                GuestPlan(
+                    *(found.name, found.uuid, Verdict.UPDATE, Method.LIVE_MIGRATE, None, found.qemu, (), 10.0),
+                    peer="host-b",
+                ),
+            ),
+            (),
+        )
+        return told(
+            host_update.update_qemu(
+                *(ports, host, plan),
+                update_id=f"leave-{time.monotonic_ns()}",
+                tell=lambda *_: None,
+                cancelled=lambda: False,
+            )
+        )
+
+
+def told(update: UpdateRecord) -> GuestReport:
+    (report,) = report_of(update).guests
+    return report
+
+
+def last(lab: Lab) -> GuestReport:
+    return told(lab.updates()[-1])
+
+
+def is_well(travelling: Travelling, side: Side, *, emulator: str | None = None) -> None:
+    """It runs there alone, whole, and the other host does not know it."""
+    other = A if side is B else B
+    travelling.wait_until(lambda: travelling.runs_on() == [side])
+    travelling.wait_until(lambda: not travelling.is_known_on(other))
+    with travelling.on(side) as domain:
+        assert domain.isPersistent()
+        if emulator is not None:
+            assert f"<emulator>{emulator}</emulator>" in domain.XMLDesc()
+    with travelling.proof(side) as proof:
+        now = proof.check()
+    assert now.good
+    assert now.ram.pages == SPEC.fill_mib * 256
+    assert not list(GUEST_FILES.glob("hostagent-*"))
+
+
+# -- there and back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
+def test_it_goes_and_comes_back_onto_the_new_qemu(hosts: TwoHosts, peer: Peer, put: Putting, tls: bool) -> None:
+    lab, heard = put(tls=tls), list[str]()
+    connected = peer.connections(SPEC.address)
+    with guest(hosts, SPEC) as travelling:
+        with travelling.on(A) as domain:
+            domain.setAutostart(1)
+            defined = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        with travelling.proof(A) as proof:
+            was = proof.report()
+        peer.reset(SPEC.address)
+        report = goes(lab, tell=lambda _key, step, doing: heard.append(f"{step} {doing}"))
+        print(report.outcome, report.reason)
+        assert (report.outcome, report.reason, report.runs_on) == (Outcome.UPDATED, "", "")
+        assert report.qemu_after == str(lab.newer.version)
+        time.sleep(1.5)
+        is_well(travelling, A, emulator=lab.newer.emulator)
+        with travelling.proof(A) as proof:
+            now = proof.report()
+        assert (now.boot_id, peer.connections(SPEC.address)) == (was.boot_id, connected + 1)
+        with travelling.on(A) as domain:
+            assert domain.autostart()
+            assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == defined
+        felt = peer.felt(SPEC.address)
+        assert report.pause_seconds is not None
+        print(f"stood still {felt.longest_ns / 1e6:.0f} ms by the guest, {report.pause_seconds * 1e3:.0f} ms by us")
+        assert felt.longest_ns / 1e9 <= report.pause_seconds + 0.1  # a packet's way, on a busy machine
+        assert any("GiB to host-b" in line for line in heard)
+        assert any("GiB to this host" in line for line in heard)
+
+
+def test_it_goes_and_stays(hosts: TwoHosts, put: Putting) -> None:
+    lab = put(returns=False)
+    with guest(hosts, SPEC) as travelling:
+        with travelling.on(A) as domain:
+            domain.setAutostart(1)
+        report = leaves(lab)
+        print(report.outcome, report.reason)
+        assert (report.outcome, report.reason, report.runs_on) == (Outcome.UPDATED, "", "host-b")
+        is_well(travelling, B, emulator=lab.system.emulator)
+        with travelling.on(B) as domain:
+            assert domain.autostart()
+
+
+# -- it does not get away ---------------------------------------------------------------------------------------------
+
+
+def stays(lab: Lab, travelling: Travelling, report: GuestReport, why: str) -> None:
+    assert report.outcome is Outcome.ROLLED_BACK, report
+    assert why in report.reason
+    is_well(travelling, A, emulator=lab.system.emulator)
+
+
+def test_a_guest_that_writes_too_fast_is_given_up(hosts: TwoHosts, put: Putting) -> None:
+    lab = put(least=8.0)
+    hosts.link.slow(CRAWL)
+    with guest(hosts, SPEC) as travelling:
+        report = goes(lab)
+        print(report.reason)
+        stays(lab, travelling, report, "expected it to arrive within 8 s")
+        assert "the guest writes" in report.reason
+
+
+@contextmanager
+def once(reached: object, act: object) -> Iterator[None]:
+    """Beside what the block does, as soon as that is so."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set() and not reached():  # type: ignore[operator]
+            time.sleep(0.005)
+        if not over.is_set():
+            act()  # type: ignore[operator]
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def under_way(travelling: Travelling) -> object:
+    return lambda: travelling.moved_bytes() > 16 << 20
+
+
+def at_the_end(travelling: Travelling) -> object:
+    return lambda: travelling.state(A) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+
+
+@pytest.mark.parametrize("what", [Traffic.ALL, Traffic.ANSWERS, Traffic.MIGRATION], ids=lambda what: what.name)
+def test_the_network_is_cut_as_its_memory_crosses(hosts: TwoHosts, put: Putting, what: Traffic) -> None:
+    lab = put(least=15.0, end=3.0)
+    hosts.link.slow(SLOW)
+    with guest(hosts, SPEC) as travelling:
+        with once(under_way(travelling), lambda: hosts.link.cut(what)):
+            report = goes(lab)
+        print(report.outcome, report.reason)
+        assert travelling.runs_on() == [A]
+        assert report.outcome is Outcome.ROLLED_BACK
+        hosts.link.mend()
+        if travelling.is_known_on(B):
+            assert "could not be asked whether a copy" in report.reason
+            wait_for(lambda: not travelling.is_known_on(B), "the other host to end what came in")
+        stays(lab, travelling, report, "migrating to host-b")
+
+
+def test_the_answer_that_it_has_arrived_is_lost(hosts: TwoHosts, put: Putting) -> None:
+    """It runs on here; the copy that stands still there goes once the peer can be asked."""
+    lab = put(end=25.0)
+    hosts.link.slow(4 * SLOW)
+    with guest(hosts, SPEC) as travelling:
+
+        def cut() -> None:
+            hosts.link.cut(Traffic.ANSWERS)
+            time.sleep(12)
+            hosts.link.mend()
+
+        with once(at_the_end(travelling), cut):
+            report = goes(lab)
+        print(report.outcome, report.reason)
+        if report.outcome is Outcome.UPDATED:  # it was too late
+            pytest.skip("it had left before")
+        stays(lab, travelling, report, "migrating to host-b")
+
+
+def test_the_peer_loses_its_power(hosts: TwoHosts, put: Putting) -> None:
+    lab = put(end=5.0)
+    hosts.link.slow(SLOW)
+    with guest(hosts, SPEC) as travelling:
+        with once(under_way(travelling), hosts.b.kill):
+            report = goes(lab)
+        print(report.reason)
+        assert report.outcome is Outcome.ROLLED_BACK
+        assert travelling.state(A) in [(libvirt.VIR_DOMAIN_RUNNING, why) for why in range(12)]
+        hosts.mend()
+        is_well(travelling, A, emulator=lab.system.emulator)
+
+
+# -- it does not come back --------------------------------------------------------------------------------------------
+
+
+def comes_in(travelling: Travelling) -> object:
+    """It is on its way back."""
+    return lambda: travelling.runs_on() == [B] and travelling.is_known_on(A)
+
+
+def test_a_guest_that_cannot_come_back_stays_there_and_it_is_said(hosts: TwoHosts, put: Putting) -> None:
+    lab = put(least=15.0)
+    with guest(hosts, SPEC) as travelling:
+        with once(lambda: travelling.runs_on() == [B], lambda: hosts.link.slow(CRAWL)):
+            report = goes(lab)
+        print(report.outcome, report.reason)
+        assert (report.outcome, report.runs_on) == (Outcome.UPDATED, "host-b")
+        assert "it runs on host-b, and stays there" in report.reason
+        assert "expected it to arrive within 15 s" in report.reason
+        assert report.qemu_after == str(lab.system.version)
+        is_well(travelling, B, emulator=lab.system.emulator)
+
+
+def test_the_network_is_cut_on_the_way_back(hosts: TwoHosts, put: Putting) -> None:
+    """Nobody can say where it is until the peer answers again; then it is found, and stays there or has come back."""
+    lab = put(least=30.0, end=5.0)
+    with guest(hosts, SPEC) as travelling:
+        with once(comes_in(travelling), hosts.link.cut):
+            report = goes(lab)
+        print(report.outcome, report.reason)
+        assert report.outcome is Outcome.NEEDS_OPERATOR
+        assert f"virsh -c {URIS[B]} domstate --reason {SPEC.uuid}" in report.reason
+        assert travelling.runs_on() == [B]
+        hosts.link.mend()
+        lab.recover()
+        report = last(lab)
+        print(report.outcome, report.reason)
+        assert (report.outcome, report.runs_on) == (Outcome.UPDATED, "")
+        is_well(travelling, A, emulator=lab.newer.emulator)
+
+
+# -- the updater dies -------------------------------------------------------------------------------------------------
+
+STEPS = ("prepare", "migrate", "resume", "look", "return", "resume-at-home", "look-at-home")
+
+
+@pytest.mark.parametrize(
+    ("step", "how"),
+    [*((step, How.KILL) for step in STEPS), *((step, How.KILL_GUARD_TOO) for step in ("migrate", "resume", "return"))],
+)
+def test_the_updater_is_killed(hosts: TwoHosts, put: Putting, step: str, how: How) -> None:
+    lab = put()
+    when = When.AFTER if how is How.KILL else When.BEFORE
+    with guest(hosts, SPEC) as travelling:
+        order = Order(
+            to=lab.newer.name,
+            guests=(SPEC.name,),
+            methods=(Method.LIVE_MIGRATE,),
+            end=End(step=step, when=when, how=how),
+        )
+        updater = Updater(order)
+        assert updater.wait(120.0) == -signal.SIGKILL
+        wait_for(lambda: not guards(), "its guard to be done")
+        if how is How.KILL_GUARD_TOO:
+            lab.recover()
+        report = last(lab)
+        print(report.outcome, report.reason)
+        stayed = step in ("prepare", "migrate")
+        assert report.outcome is (Outcome.ROLLED_BACK if stayed else Outcome.UPDATED)
+        assert report.runs_on == (None if stayed else "")
+        is_well(travelling, A, emulator=(lab.system if stayed else lab.newer).emulator)
+        hosts.a.disconnect()
+
+
+def test_the_updater_is_killed_as_its_memory_crosses(hosts: TwoHosts, put: Putting) -> None:
+    """libvirt goes on by itself: its guard breaks that off."""
+    lab = put()
+    hosts.link.slow(SLOW)
+    with guest(hosts, SPEC) as travelling:
+        updater = Updater(Order(to=lab.newer.name, guests=(SPEC.name,), methods=(Method.LIVE_MIGRATE,)))
+        with once(under_way(travelling), lambda: os.kill(updater.pid, signal.SIGKILL)):
+            assert updater.wait(120.0) == -signal.SIGKILL
+            wait_for(lambda: not guards(), "its guard to be done")
+        report = last(lab)
+        assert report.outcome is Outcome.ROLLED_BACK
+        assert "cut off" in report.reason
+        is_well(travelling, A, emulator=lab.system.emulator)

@@ -140,14 +140,15 @@ class GuestMigration(GuestAlone[MigrationNotes]):
         except NeedsOperator:
             raise
         except HostagentError as error:
-            raise self._out_of_sight(error) from error
+            raise self.out_of_sight(error) from error
         if there is None or not there.state.active:
             return Stand.NOWHERE
         if there.comes_in:
             return Stand.UNDER_WAY
         return Stand.ARRIVED if there.has_arrived else Stand.GOES_ON
 
-    def _out_of_sight(self, error: HostagentError) -> NeedsOperator:
+    def out_of_sight(self, error: HostagentError) -> NeedsOperator:
+        """One of the two does not answer, so that nobody knows where it runs."""
         uri = shlex.quote(self.settings.uri)
         return NeedsOperator(
             f"{self.name}: looking for it on {self.peer} and on this host",

@@ -206,20 +206,26 @@ def stay(swap: GuestMigration) -> None:
             hint=f"virsh domstate --reason {swap.uuid}; hostagent recover",
         )
     here = swap.there(HOME)
-    if here is not None and here.state is GuestState.PAUSED_OTHERWISE:
-        go_on(swap, HOME)
-    swap.ports.watcher.running()
+    stands_still = here is not None and here.state is GuestState.PAUSED_OTHERWISE
+    if not stands_still:
+        swap.ports.watcher.running()
     peer = swap.host(swap.peer)
     try:
         if swap.peer not in swap.silent and not peer.usable(seconds):
             swap.silent.add(swap.peer)
+        # First: whoever sees both stand still may have the one on the peer go on, until it is gone.
         peer.remove(swap.uuid)
     except (Refused, OutcomeUnknown) as error:
+        if stands_still:
+            raise swap.out_of_sight(error) from error
         uri = shlex.quote(swap.settings.uri)
         swap.undone = (
             f"{swap.peer} could not be asked whether a copy that never ran is left there: {error}; "
             f"if one is, once it answers: virsh -c {uri} destroy {swap.uuid}; virsh -c {uri} undefine {swap.uuid}"
         )
+    if stands_still:
+        go_on(swap, HOME)
+        swap.ports.watcher.running()
 
 
 def resume_there(swap: GuestMigration) -> None:

@@ -1,0 +1,92 @@
+"""Somebody acts on a guest between two of our looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hostagent.hypervisor import RunState
+from hostagent.hypervisor.fake_physics import go_on, stands_still
+from hostagent.hypervisor.fake_world import FaultKind, Process, State
+from hostagent.update.journal import Outcome
+from tests.crash.judge import outcomes, reason
+from tests.crash.rig import PEER, WORLD, Points, Rig, Scenario, rig
+
+GOES = Scenario(guests=("web1",), migrated=("web1",))
+
+
+class _Dies(BaseException):
+    """The updater, at that moment."""
+
+
+def runs(host: Rig, name: str) -> list[str]:
+    """The hosts on which a guest runs."""
+    return [one.host for one in host.host.processes(host.uuids[name]) if one.state is RunState.RUNNING]
+
+
+def dies_when(host: Rig, reached: Callable[[State], bool]) -> None:
+    """The updater ends at the first moment at which the world is so."""
+
+    def act() -> None:
+        with host.host.world.look() as state:
+            found = reached(state)
+        if found:
+            raise _Dies
+
+    with pytest.raises(_Dies):
+        host.update(Points(act, only=(WORLD,)))
+
+
+def arrives_and_nobody_knows(host: Rig) -> None:
+    """All of it is on both hosts and stands still, as libvirt leaves it that was cut off after the last byte."""
+    uuid = host.uuids["web1"]
+    host.host.fault(FaultKind.FINISH_UNHEARD)
+    dies_when(host, lambda state: uuid in state.passing and state.passing[uuid].done)
+    with host.host.world.change() as state:
+        view, guest = state.daemon.views[uuid], state.guests[uuid]
+        here, there = state.processes[view.pid], state.processes[state.peers[PEER].views[uuid].pid]
+        stands_still(state, here, RunState.POSTMIGRATE)
+        here.disks, here.holds, there.holds = False, guest.life, guest.life
+        view.state, view.reason = "paused", "migration"
+
+
+def resumed_on_peer(host: Rig, *, disks: bool = False) -> None:
+    """By its owner; disks: whether they are of a kind that QEMU can lock."""
+    uuid = host.uuids["web1"]
+    with host.host.world.change() as state:
+        view = state.peers[PEER].views[uuid]
+        state.guests[uuid].ram = []  # it is the other one's now
+        go_on(host.host.world, state, state.processes[view.pid])
+        state.processes[view.pid].disks = disks
+        view.state, view.reason = "running", "unpaused"
+
+
+def test_nothing_goes_on_here_once_its_owner_has_it_go_on_there() -> None:
+    with rig(GOES) as host:
+        arrives_and_nobody_knows(host)
+        resumed_on_peer(host)
+        assert host.recover() == ""
+        assert (runs(host, "web1"), host.host.violations()) == ([PEER], [])
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert "hostagent recover" in reason(host, "web1")
+
+
+def test_nothing_goes_on_here_while_nobody_knows_whether_it_goes_on_there() -> None:
+    with rig(GOES) as host:
+        arrives_and_nobody_knows(host)
+        resumed_on_peer(host)
+        host.host.fault(FaultKind.PEER_SILENT, times=-1)
+        assert host.recover() == ""
+        assert (runs(host, "web1"), host.host.violations()) == ([PEER], [])
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert "hostagent recover" in reason(host, "web1")
+
+
+def test_it_goes_on_here_if_nobody_did_anything() -> None:
+    with rig(GOES) as host:
+        arrives_and_nobody_knows(host)
+        assert host.recover() == ""
+        assert (runs(host, "web1"), host.host.violations()) == ([""], [])
+        assert len(host.host.processes(host.uuids["web1"])) == 1
+        assert outcomes(host)["web1"] is Outcome.ROLLED_BACK

@@ -186,6 +186,8 @@ class GuestMigration(GuestAlone[MigrationNotes]):
         """What has arrived on the peer is past if the guest went on here before it ended, as libvirt lets it."""
         here, there = self.there(HOME), self.there(self.peer)
         by_owner = here is not None and here.reason in ENDED_FOR_GOOD
+        if there is not None and there.state.active and not there.comes_in and not there.has_arrived:
+            return Ended(Outcome.GONE, _CHOSEN.format(self.peer, self.uuid))
         if there is None or there.comes_in or by_owner:
             self.stale = True
             lost = Ended(Outcome.LOST, f"its QEMU ended here as it migrated; virsh start {self.uuid}")
@@ -276,3 +278,6 @@ class GuestMigration(GuestAlone[MigrationNotes]):
 
 
 _BY_OTHERS = "it was ended by somebody else meanwhile, and perhaps started anew; left alone"
+_CHOSEN = (
+    "it ended here, and somebody has it go on on {}; left alone. It must not be started here as well: virsh undefine {}"
+)

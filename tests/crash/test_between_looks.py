@@ -90,3 +90,14 @@ def test_it_goes_on_here_if_nobody_did_anything() -> None:
         assert (runs(host, "web1"), host.host.violations()) == ([""], [])
         assert len(host.host.processes(host.uuids["web1"])) == 1
         assert outcomes(host)["web1"] is Outcome.ROLLED_BACK
+
+
+def test_one_that_its_owner_ended_here_to_have_it_run_there_is_left_alone() -> None:
+    with rig(GOES) as host:
+        arrives_and_nobody_knows(host)
+        host.host.destroy(host.uuids["web1"])
+        resumed_on_peer(host)
+        assert host.recover() == ""
+        assert (runs(host, "web1"), host.host.violations()) == ([PEER], [])
+        assert outcomes(host)["web1"] is Outcome.GONE
+        assert PEER in reason(host, "web1")

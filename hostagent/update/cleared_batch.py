@@ -7,6 +7,8 @@ undone they stay away: what was before can only be put back while no guest runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,26 +39,35 @@ class ClearedBatch:
 
     def run(self) -> None:
         """Everybody leaves, the swap, everybody comes back."""
-        if (stays := self.leaving.leave()) is not None:
-            self.held.give_up(stays)
-        else:
-            self.held.run()
-        self._bring_back()
+        stays = self.leaving.leave()
+        with self._nobody_stays_away():
+            if stays is not None:
+                self.held.give_up(stays)
+            else:
+                self.held.run()
 
     def recover(self) -> None:
         """Finish or undo what a crash left: those that are held first, they stand still."""
-        self.held.recover()
-        if not self.held.swapped and self.held.failure is None:
-            self.held.failure = _CUT_OFF
-        if isinstance(self.held.failure, NeedsOperator):
-            self.leaving.stay_away(self.held.failure)
-        else:
-            self.leaving.recover(swapped=self.held.failure is None)
+        with self._nobody_stays_away(recovers=True):
+            self.held.recover()
 
-    def _bring_back(self) -> None:
+    @contextmanager
+    def _nobody_stays_away(self, *, recovers: bool = False) -> Iterator[None]:
+        """Those that left come back also when it cannot be written down how it ended for the others."""
+        unwritten: NeedsOperator | None = None
+        try:
+            yield
+        except NeedsOperator as error:
+            unwritten = error
+        if not self.held.swapped and self.held.failure is None:
+            self.held.failure = unwritten or _CUT_OFF
         if isinstance(self.held.failure, NeedsOperator):
             self.leaving.stay_away(self.held.failure)
+        elif recovers:
+            self.leaving.recover(swapped=self.held.failure is None)
         elif self.held.failure is None:
             self.leaving.come_back()
         else:
             self.leaving.turn_back(self.held.failure)
+        if unwritten is not None:
+            raise unwritten

@@ -1,19 +1,23 @@
-"""Somebody acts on a guest between two of our looks at it."""
+"""Somebody acts on a guest between two of our looks at it, or there is no room to write down what was done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake_physics import go_on, stands_still
-from hostagent.hypervisor.fake_world import FaultKind, Process, State
+from hostagent.hypervisor.fake_world import FaultKind, State
 from hostagent.update.journal import Outcome
 from tests.crash.judge import outcomes, reason
-from tests.crash.rig import PEER, WORLD, Points, Rig, Scenario, rig
+from tests.crash.rig import JOURNAL, PEER, WORLD, Points, Rig, Scenario, journal_full, rig
+from tests.crash.sweep import Share, sweep
 
 GOES = Scenario(guests=("web1",), migrated=("web1",))
+CLEARED = Scenario(held=("web1",), rebooted=("db1",), swaps=True)
+
+Found = Iterator[tuple[str, Sequence[str]]]
 
 
 class _Dies(BaseException):
@@ -101,3 +105,27 @@ def test_one_that_its_owner_ended_here_to_have_it_run_there_is_left_alone() -> N
         assert (runs(host, "web1"), host.host.violations()) == ([PEER], [])
         assert outcomes(host)["web1"] is Outcome.GONE
         assert PEER in reason(host, "web1")
+
+
+@pytest.mark.parametrize("scenario", [CLEARED], ids=str)
+def test_the_journal_is_full_for_good_and_everybody_runs(scenario: Scenario) -> None:
+    def trials(share: Share) -> Found:
+        for number in range(1, 200):
+            if not share.has(number):
+                continue
+            with rig(scenario) as host:
+                full: list[str] = []
+                points = Points(only=(JOURNAL,))
+
+                def act(points: Points = points, number: int = number) -> None:
+                    if len(points.labels) >= number and points.labels[-1].startswith("journal before"):
+                        journal_full()
+
+                points.act = act
+                said = host.update(points)
+                if len(points.labels) < number:
+                    return
+                away = [name for name in host.uuids if len(runs(host, name)) != 1]
+                yield f"{number} {points.labels[number - 1]}", [f"{away} away, and it was said: {said}"] * bool(away)
+
+    sweep(trials)

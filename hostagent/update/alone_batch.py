@@ -13,7 +13,7 @@ from typing import Any
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update import clocks
 from hostagent.update.guest_alone import Ended, GuestAlone, Tables
-from hostagent.update.journal import Outcome
+from hostagent.update.journal import Entry, Kind, Outcome, progressed
 from hostagent.update.member import MemberOf, have_libvirt, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
@@ -201,6 +201,9 @@ class AloneBatch:
             member.end(Outcome.NEEDS_OPERATOR, error)
             return
         member.tried_again = True
+        # There is no way back, so that its commit decides nothing: it goes on even where that cannot be written down.
+        commit = next(step.name for step in member.tables.carry if step.commits)
+        member.progress = progressed(member.progress, Entry(Kind.STEP_BEGUN, member.swap.key, commit))
         self._carry(member)
 
     def _back(self, member: AloneMember, error: HostagentError) -> None:

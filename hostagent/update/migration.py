@@ -35,7 +35,7 @@ _GO = (
 _LOOK = (Step("look", look_there, was_looked_at),)
 _RETURN = (
     Step("return", return_home, is_on_its_way_back, undo=GuestMigration.clear_return),
-    Step("resume-at-home", resume_at_home, is_home, commits=True),
+    Step("resume-at-home", resume_at_home, is_home),  # no commit: it has left the peer, and goes on whatever is written
     Step("look-at-home", look_at_home, was_looked_at_home),
 )
 

@@ -15,6 +15,7 @@ from tests.crash.rig import JOURNAL, PEER, WORLD, Points, Rig, Scenario, journal
 from tests.crash.sweep import Share, sweep
 
 GOES = Scenario(guests=("web1",), migrated=("web1",))
+RETURNS = Scenario(guests=("web1",), migrated=("web1",), comes_back=True)
 CLEARED = Scenario(held=("web1",), rebooted=("db1",), swaps=True)
 
 Found = Iterator[tuple[str, Sequence[str]]]
@@ -107,7 +108,7 @@ def test_one_that_its_owner_ended_here_to_have_it_run_there_is_left_alone() -> N
         assert PEER in reason(host, "web1")
 
 
-@pytest.mark.parametrize("scenario", [CLEARED], ids=str)
+@pytest.mark.parametrize("scenario", [CLEARED, GOES, RETURNS], ids=str)
 def test_the_journal_is_full_for_good_and_everybody_runs(scenario: Scenario) -> None:
     def trials(share: Share) -> Found:
         for number in range(1, 200):

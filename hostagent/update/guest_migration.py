@@ -212,8 +212,7 @@ class GuestMigration(GuestAlone[MigrationNotes]):
         """It has left: what failed since keeps it from coming back, or from going on."""
         here = self.there(HOME)
         if here is not None and here.state is GuestState.RUNNING:
-            self.tell_where(HOME)
-            return Ended(Outcome.UPDATED, f"it has come back, but: {error}")
+            return self._runs_here(error)
         try:
             there = self.there(self.peer)
         except HostagentError as silent:
@@ -230,6 +229,26 @@ class GuestMigration(GuestAlone[MigrationNotes]):
         if any(one is not None and one.reason in ENDED_FOR_GOOD for one in (here, there)):
             return Ended(Outcome.GONE, "updated, and ended since by its owner, or by itself")
         return Ended(Outcome.LOST, f"its QEMU ended after it had left this host ({error})")
+
+    def _runs_here(self, error: HostagentError) -> Ended:
+        """A peer that does not answer has let it go before it went on here."""
+        there = None
+        with suppress(HostagentError):
+            there = self.there(self.peer)
+        if there is not None and there.state.active:
+            return Ended(Outcome.NEEDS_OPERATOR, self._on_both(error))
+        self.tell_where(HOME)
+        return Ended(Outcome.UPDATED, f"it has come back, but: {error}")
+
+    def _on_both(self, error: HostagentError) -> NeedsOperator:
+        on_peer = f"virsh -c {shlex.quote(self.settings.uri)}"
+        return NeedsOperator(
+            f"{self.name}: having it on one host alone",
+            expected=f"it here, or on {self.peer}",
+            found=f"it on both, as somebody had it go on or started it ({error})",
+            hint=f"end the one whose writes are not to be kept: virsh destroy {self.uuid}, or {on_peer} destroy "
+            f"{self.uuid}; then: hostagent recover",
+        )
 
     def tell_where(self, name: str) -> None:
         """For the report."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from hostagent.config import Transport
-from hostagent.errors import Failed, NeedsOperator, OutcomeUnknown, Refused
+from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Peer
 from hostagent.hypervisor import Crossing, Migratable, MigrationOrder, ProcessId, qemu_conf
 from hostagent.hypervisor.domain_xml import read_definition
@@ -229,6 +229,11 @@ def stay(swap: GuestMigration) -> None:
 
 
 def resume_there(swap: GuestMigration) -> None:
+    here = None
+    with suppress(HostagentError):  # it has left, and waits: that is not for a libvirt that is silent just now
+        here = swap.host(HOME).there(swap.uuid)
+    if here is not None and here.state.active:
+        raise Failed(f"{swap.name}: having it go on on {swap.peer}", expected="nothing of it here", found=here.state)
     go_on(swap, swap.peer)
 
 

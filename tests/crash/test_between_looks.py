@@ -115,7 +115,6 @@ def test_the_journal_is_full_for_good_and_everybody_runs(scenario: Scenario) -> 
             if not share.has(number):
                 continue
             with rig(scenario) as host:
-                full: list[str] = []
                 points = Points(only=(JOURNAL,))
 
                 def act(points: Points = points, number: int = number) -> None:
@@ -130,3 +129,60 @@ def test_the_journal_is_full_for_good_and_everybody_runs(scenario: Scenario) -> 
                 yield f"{number} {points.labels[number - 1]}", [f"{away} away, and it was said: {said}"] * bool(away)
 
     sweep(trials)
+
+
+def comes_back_and_nobody_knows(host: Rig) -> None:
+    """It goes on on the peer, and all of it stands still here, as libvirt leaves it that heard no answer."""
+    uuid = host.uuids["web1"]
+
+    def reached(state: State) -> bool:
+        passing = state.passing.get(uuid)
+        return passing is not None and passing.source == PEER and passing.done
+
+    def act() -> None:
+        with host.host.world.look() as state:
+            passing, found = state.passing.get(uuid), reached(state)
+            comes = passing is not None and passing.source == PEER and not state.faults
+        if found:
+            raise _Dies
+        if comes:
+            host.host.fault(FaultKind.FINISH_UNHEARD)
+
+    with pytest.raises(_Dies):
+        host.update(Points(act, only=(WORLD,)))
+
+
+def test_one_that_its_owner_has_go_on_here_as_well_is_not_said_to_be_updated() -> None:
+    with rig(RETURNS) as host:
+        comes_back_and_nobody_knows(host)
+        uuid = host.uuids["web1"]
+        with host.host.world.change() as state:
+            state.processes[state.peers[PEER].views[uuid].pid].disks = False  # of a kind that QEMU cannot lock
+        host.host.resume(uuid)
+        assert host.recover() == ""
+        assert sorted(runs(host, "web1")) == ["", PEER]
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert "both" in reason(host, "web1") and "hostagent recover" in reason(host, "web1")
+
+
+def test_nothing_goes_on_there_once_its_owner_has_started_it_here() -> None:
+    with rig(GOES) as host:
+        uuid = host.uuids["web1"]
+        with host.host.world.look() as state:
+            ram = state.guests[uuid].ram
+        points = Points(only=(JOURNAL,))
+
+        def act() -> None:
+            if "after" in points.labels[-1] and "step-begun:resume" in points.labels[-1]:
+                raise _Dies
+
+        points.act = act
+        with pytest.raises(_Dies):
+            host.update(points)
+        with host.host.world.change() as state:
+            state.guests[uuid].persistent, state.guests[uuid].ram = True, ram
+        host.host.start(uuid)
+        assert host.recover() == ""
+        assert runs(host, "web1") == [""]
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert "both" in reason(host, "web1") and "hostagent recover" in reason(host, "web1")

@@ -95,15 +95,20 @@ def shut_down(reboot: GuestReboot) -> None:
 
 def _shuts_itself_down(reboot: GuestReboot) -> bool:
     """Ask, and wait as long as it may take. Its agent first, if that has answered, and later its power button too."""
-    libvirt, half = reboot.ports.libvirt, reboot.ports.config.reboot.shutdown_seconds / 2
+    half = reboot.ports.config.reboot.shutdown_seconds / 2
     told_agent = reboot.notes.agent and _ask(reboot, ShutDownBy.AGENT) is None
-    if told_agent and libvirt.wait_ended(reboot.uuid, half):
+    if told_agent and _has_ended(reboot, half):
         return True
     refused = _ask(reboot, ShutDownBy.ACPI)
     if refused is not None and not told_agent:
         reboot.note_if_possible(asked=0.0)  # nobody has asked it for anything
         raise refused
-    return libvirt.wait_ended(reboot.uuid, reboot.shutdown_left())
+    return _has_ended(reboot, reboot.shutdown_left())
+
+
+def _has_ended(reboot: GuestReboot, seconds: float) -> bool:
+    """Wait for it; whether it has, also where its owner has started it anew meanwhile: that one nobody ends."""
+    return reboot.ports.libvirt.wait_ended(reboot.uuid, seconds) or not reboot.old_is_alive()
 
 
 def _ask(reboot: GuestReboot, by: ShutDownBy) -> HostagentError | None:
@@ -128,9 +133,11 @@ def _end_it(reboot: GuestReboot) -> None:
             hint="see why it does not heed its agent or its power button; it is not ended by force",
         )
     reboot.note(forced=True)
+    if not reboot.old_is_alive():
+        return
     with suppress(OutcomeUnknown):
         libvirt.terminate(reboot.uuid, TERMINATE_SECONDS)
-    if not libvirt.wait_ended(reboot.uuid, TERMINATE_SECONDS):
+    if not _has_ended(reboot, TERMINATE_SECONDS):
         raise Failed(doing, expected="its QEMU to end, as it was told to", found="it there")
 
 

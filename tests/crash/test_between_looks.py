@@ -186,3 +186,28 @@ def test_nothing_goes_on_there_once_its_owner_has_started_it_here() -> None:
         assert runs(host, "web1") == [""]
         assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
         assert "both" in reason(host, "web1") and "hostagent recover" in reason(host, "web1")
+
+
+FORCED = Scenario(guests=("db1",), rebooted=("db1",), force=True)
+
+
+def test_what_its_owner_started_anew_is_neither_asked_to_shut_down_nor_ended() -> None:
+    """It shut down, and was started at once, while we were waiting for an answer."""
+    with rig(FORCED) as host:
+        uuid, started = host.uuids["db1"], list[int]()
+
+        def act() -> None:
+            with host.host.world.look() as state:
+                asked = any(one.ends_at_ns for one in state.living(uuid))
+            if asked and not started:
+                host.host.kill(host.host.processes(uuid)[0].pid)
+                with host.host.world.change() as state:
+                    state.guests[uuid].ended = state.guests[uuid].off = "shut down"
+                host.host.start(uuid)
+                started.append(host.host.processes(uuid)[0].pid)
+
+        host.update(Points(act, only=(WORLD,)))
+        assert started
+        assert [one.pid for one in host.host.processes(uuid)] == started
+        assert host.host.processes(uuid)[0].ends_at_ns == 0
+        assert outcomes(host)["db1"] is Outcome.ROLLED_BACK, reason(host, "db1")

@@ -27,6 +27,7 @@ from hostagent.update.leaving import (
 )
 from hostagent.update.saga import Step
 
+RETURN = "return"  # the step by which it comes back: once that is done the peer has let it go
 _PREPARE = (Step("prepare", prepare, is_prepared, undo=unprepare),)
 _GO = (
     Step("migrate", leave, went, undo=stay),
@@ -34,7 +35,7 @@ _GO = (
 )
 _LOOK = (Step("look", look_there, was_looked_at),)
 _RETURN = (
-    Step("return", return_home, is_on_its_way_back, undo=GuestMigration.clear_return),
+    Step(RETURN, return_home, is_on_its_way_back, undo=GuestMigration.clear_return),
     Step("resume-at-home", resume_at_home, is_home),  # no commit: it has left the peer, and goes on whatever is written
     Step("look-at-home", look_at_home, was_looked_at_home),
 )

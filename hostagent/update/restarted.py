@@ -9,14 +9,16 @@ from __future__ import annotations
 from contextlib import suppress
 
 from hostagent.errors import HostagentError
+from hostagent.hypervisor.peers import HOME
 from hostagent.plan import Method, Technique
-from hostagent.update.alone_batch import AloneBatch
+from hostagent.update.alone_batch import AloneBatch, AloneMember
 from hostagent.update.beside import discard_held
 from hostagent.update.cleared_batch import ClearedBatch
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.holding import discard
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord
 from hostagent.update.ledger import batches_of, end_update, record_of
+from hostagent.update.migration import RETURN
 from hostagent.update.order import OrderKind, UpdateOrder
 from hostagent.update.rehearsal import sweep_up
 from hostagent.update.saga import Engine
@@ -61,8 +63,28 @@ def recover_elsewhere(ports: Ports, engine: Engine, update: UpdateRecord) -> Non
     for batch in batches:
         alone = batch.leaving if isinstance(batch, ClearedBatch) else batch
         if isinstance(alone, AloneBatch):
+            for member in alone.members:
+                if member.active and _was_here(member):
+                    _close(member)
             alone.recover()
     end_update(ports, update.id, batches)
+
+
+def _was_here(member: AloneMember) -> bool:
+    """Whether it had not begun to leave, or had come back: then its memory went with this host."""
+    return member.tables.carry[0].name not in member.progress.open or RETURN in member.progress.done
+
+
+def _close(member: AloneMember) -> None:
+    with suppress(HostagentError, OSError):  # what is left in a shared directory keeps nothing open
+        if RETURN in member.progress.done:
+            member.swap.ports.hosts[HOME].put_autostart(member.swap.uuid, on=member.swap.notes.autostart)
+        else:
+            for step in member.tables.prepare:
+                if step.undo is not None:
+                    step.undo(member.swap)
+    member.end(Outcome.LOST, f"{_REASON}; where libvirt does not start it by itself, virsh start {member.swap.uuid}")
+    member.reason_kind = "host-restarted"
 
 
 def _elsewhere(update: UpdateRecord) -> frozenset[str]:

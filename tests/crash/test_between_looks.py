@@ -211,3 +211,53 @@ def test_what_its_owner_started_anew_is_neither_asked_to_shut_down_nor_ended() -
         assert [one.pid for one in host.host.processes(uuid)] == started
         assert host.host.processes(uuid)[0].ends_at_ns == 0
         assert outcomes(host)["db1"] is Outcome.ROLLED_BACK, reason(host, "db1")
+
+
+def test_the_host_is_restarted_before_a_guest_has_begun_to_leave() -> None:
+    """Its memory went with the host, whether or not somebody has started it since."""
+    for starts in (False, True):
+        with rig(GOES) as host:
+            uuid, points = host.uuids["web1"], Points(only=(JOURNAL,))
+
+            def act(points: Points = points) -> None:
+                if points.labels[-1] == "journal after noted":
+                    raise _Dies
+
+            points.act = act
+            with pytest.raises(_Dies):
+                host.update(points)
+            with host.host.world.change() as state:
+                host.host.world.end_kernel(state, leaps=False)
+            assert host.boot() == ""
+            host.host.somebody_starts_daemon()
+            if starts:
+                host.host.start(uuid)
+            assert host.recover() == ""
+            assert outcomes(host)["web1"] is Outcome.LOST, reason(host, "web1")
+            assert "the host was restarted" in reason(host, "web1")
+            assert runs(host, "web1") == [""] * starts
+            assert not list((host.root / "images").iterdir())
+
+
+def test_the_host_is_restarted_once_a_guest_is_back() -> None:
+    """It had all of it, standing still: that is gone, and what somebody starts has fresh RAM."""
+    for starts in (False, True):
+        with rig(RETURNS) as host:
+            uuid, points = host.uuids["web1"], Points(only=(JOURNAL,))
+
+            def act(points: Points = points) -> None:
+                if "after" in points.labels[-1] and "step-begun:resume-at-home" in points.labels[-1]:
+                    raise _Dies
+
+            points.act = act
+            with pytest.raises(_Dies):
+                host.update(points)
+            with host.host.world.change() as state:
+                host.host.world.end_kernel(state, leaps=False)
+            assert host.boot() == ""
+            host.host.somebody_starts_daemon()
+            if starts:
+                host.host.start(uuid)
+            assert host.recover() == ""
+            assert outcomes(host)["web1"] is Outcome.LOST, reason(host, "web1")
+            assert runs(host, "web1") == [""] * starts

@@ -228,7 +228,14 @@ class GuestMigration(GuestAlone[MigrationNotes]):
             return Ended(Outcome.NEEDS_OPERATOR, self._stands_still(stands, error))
         if any(one is not None and one.reason in ENDED_FOR_GOOD for one in (here, there)):
             return Ended(Outcome.GONE, "updated, and ended since by its owner, or by itself")
-        return Ended(Outcome.LOST, f"its QEMU ended after it had left this host ({error})")
+        ended = f"its QEMU ended after it had left this host ({error})"
+        return Ended(Outcome.LOST, f"{ended}{self._defined(here, there)}")
+
+    def _defined(self, here: There | None, there: There | None) -> str:
+        """Where it can be started, for it went with its definition."""
+        if there is not None:
+            return f"; it is defined on {self.peer}: virsh -c {shlex.quote(self.settings.uri)} start {self.uuid}"
+        return f"; it is defined here: virsh start {self.uuid}" if here is not None else ""
 
     def _runs_here(self, error: HostagentError) -> Ended:
         """A peer that does not answer has let it go before it went on here."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from hostagent.hypervisor import RunState
+from hostagent.hypervisor.fake_passing import peer_dies
 from hostagent.hypervisor.fake_physics import go_on, stands_still
 from hostagent.hypervisor.fake_world import FaultKind, State
 from hostagent.update.journal import Outcome
@@ -261,3 +262,20 @@ def test_the_host_is_restarted_once_a_guest_is_back() -> None:
             assert host.recover() == ""
             assert outcomes(host)["web1"] is Outcome.LOST, reason(host, "web1")
             assert runs(host, "web1") == [""] * starts
+
+
+def test_one_that_ended_with_the_peer_is_said_to_be_defined_there() -> None:
+    with rig(RETURNS) as host:
+        points = Points(only=(JOURNAL,))
+
+        def act() -> None:
+            if "after" in points.labels[-1] and "step-begun:return" in points.labels[-1]:
+                with host.host.world.change() as state:
+                    peer_dies(host.host.world, state, PEER)
+                    state.peers[PEER].alive = True
+
+        points.act = act
+        assert host.update(points) == ""
+        assert (outcomes(host)["web1"], runs(host, "web1")) == (Outcome.LOST, [])
+        uuid = host.uuids["web1"]
+        assert f"defined on {PEER}: virsh -c fake://{PEER}/system start {uuid}" in reason(host, "web1")

@@ -193,7 +193,7 @@ class AloneBatch:
             else:
                 self._back(member, error)
         except HostagentError as stuck:
-            member.end(Outcome.NEEDS_OPERATOR, stuck)
+            member.end(Outcome.NEEDS_OPERATOR, _for_a_person(stuck))
 
     def _forward_again(self, member: AloneMember, error: HostagentError) -> None:
         """It is where it is to be, whatever failed: that is no reason to bring it back."""
@@ -229,3 +229,11 @@ class AloneBatch:
         updated = [member for member in self.members if member.outcome is Outcome.UPDATED and not member.closed]
         clocks.bring_right([member.swap for member in updated if not member.swap.rehearsal])
         write_ends(self.engine.journal, self.update, self.members)
+
+
+def _for_a_person(stuck: HostagentError) -> HostagentError:
+    """With what to do next, whatever it was."""
+    if isinstance(stuck, NeedsOperator) or "hostagent recover" in (stuck.hint or ""):
+        return stuck
+    hint = f"{stuck.hint}; then: hostagent recover" if stuck.hint else "hostagent recover"
+    return NeedsOperator(stuck.doing, expected=stuck.expected, found=stuck.found, hint=hint)

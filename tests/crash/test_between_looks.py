@@ -279,3 +279,17 @@ def test_one_that_ended_with_the_peer_is_said_to_be_defined_there() -> None:
         assert (outcomes(host)["web1"], runs(host, "web1")) == (Outcome.LOST, [])
         uuid = host.uuids["web1"]
         assert f"defined on {PEER}: virsh -c fake://{PEER}/system start {uuid}" in reason(host, "web1")
+
+
+def test_one_that_ended_here_while_the_peer_is_silent_waits_and_says_for_what() -> None:
+    with rig(GOES) as host:
+        arrives_and_nobody_knows(host)
+        host.host.kill(host.host.processes(host.uuids["web1"])[0].pid)
+        host.host.fault(FaultKind.PEER_SILENT, times=-1)
+        assert host.recover() == ""
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert "hostagent recover" in reason(host, "web1")
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert "whether it went on here" in reason(host, "web1")

@@ -219,6 +219,8 @@ class GuestMigration(GuestAlone[MigrationNotes]):
             return Ended(Outcome.NEEDS_OPERATOR, self._silent_peer(here, silent))
         if there is not None and there.state.active and not there.has_arrived:
             self.clear_return()
+            if there.comes_in:  # it was on its way back, and libvirt left it standing there
+                self.host(self.peer).resume(self.uuid)
             self.tell_where(self.peer)
             with suppress(HostagentError):
                 self.host(self.peer).put_autostart(self.uuid, on=self.notes.autostart)

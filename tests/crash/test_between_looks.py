@@ -293,3 +293,22 @@ def test_one_that_ended_here_while_the_peer_is_silent_waits_and_says_for_what() 
         assert host.recover() == ""
         assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
         assert "whether it went on here" in reason(host, "web1")
+
+
+def test_one_that_stands_still_on_both_as_it_comes_back_goes_on() -> None:
+    """As the peer's libvirt leaves it that was cut off after the last byte."""
+    with rig(RETURNS) as host:
+        comes_back_and_nobody_knows(host)
+        uuid = host.uuids["web1"]
+        with host.host.world.change() as state:
+            guest, view = state.guests[uuid], state.peers[PEER].views[uuid]
+            here, there = state.processes[state.daemon.views[uuid].pid], state.processes[view.pid]
+            stands_still(state, there, RunState.POSTMIGRATE)
+            there.disks, there.holds, here.holds = False, guest.life, guest.life
+            view.state, view.reason = "paused", "migration"
+        host.host.fault(FaultKind.MIGRATE_REFUSED)
+        assert host.recover() == ""
+        assert (runs(host, "web1"), host.host.violations()) == ([PEER], [])
+        assert len(host.host.processes(uuid)) == 1
+        assert outcomes(host)["web1"] is Outcome.UPDATED
+        assert "runs on b" in reason(host, "web1")

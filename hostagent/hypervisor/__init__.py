@@ -442,6 +442,10 @@ class Libvirt(Protocol):
         ...
 
 
+MAY_NEVER_HAVE_RUN = ("user", "migration", "starting up")
+"""Why a copy stands still that a migration has made; any other reason is only given for what has run."""
+
+
 @dataclass(frozen=True)
 class There:
     """What the libvirt of one of two hosts says of a guest that is to migrate between them."""

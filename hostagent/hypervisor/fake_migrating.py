@@ -11,7 +11,7 @@ from pathlib import Path
 from hostagent.clock import GuestAgent
 from hostagent.errors import Failed, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Peer, QemuTree, Version
-from hostagent.hypervisor import Migratable, MigrationLook, MigrationOrder, Passage, RunState, There
+from hostagent.hypervisor import MAY_NEVER_HAVE_RUN, Migratable, MigrationLook, MigrationOrder, Passage, RunState, There
 from hostagent.hypervisor.fake_daemon import emulator_in
 from hostagent.hypervisor.fake_libvirt import FakeAgent
 from hostagent.hypervisor.fake_passing import HOME, LOOKS, begins, ends, goes_on, is_up
@@ -168,6 +168,8 @@ class FakeMigratingHost:
             process = state.processes[view.pid]
             if process.state is RunState.RUNNING:
                 raise Failed("ending a copy that never ran", expected="it standing still", found="running")
+            if view.reason not in MAY_NEVER_HAVE_RUN:
+                raise Failed("ending a copy that never ran", expected="it standing still", found=view.reason)
             if not [one for one in state.living(uuid) if one.holds == state.guests[uuid].life and one is not process]:
                 state.violated(f"the last that there was of {state.guests[uuid].name} was removed")
             process.client = ""

@@ -20,7 +20,7 @@ import libvirt
 
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown
 from hostagent.facts import Guest, GuestState, Peer, Version
-from hostagent.hypervisor import Crossing, Migratable, MigrationLook, MigrationOrder, Passage, There
+from hostagent.hypervisor import MAY_NEVER_HAVE_RUN, Crossing, Migratable, MigrationLook, MigrationOrder, Passage, There
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.host_capabilities import (
     ARCHITECTURE,
@@ -201,9 +201,10 @@ class MigratingApi(LibvirtLine):
     def remove(self, uuid: str) -> None:
         def work() -> str:
             number, why, *_ = domain.state()
-            state, _ = state_of(number, why)
-            if state.active and state not in (GuestState.PAUSED_BY_OWNER, GuestState.PAUSED_OTHERWISE):
-                return str(state)
+            state, reason = state_of(number, why)
+            stands_still = state in (GuestState.PAUSED_BY_OWNER, GuestState.PAUSED_OTHERWISE)
+            if state.active and not (stands_still and reason in MAY_NEVER_HAVE_RUN):
+                return f"{state} ({reason})" if reason else str(state)
             persistent = domain.isPersistent()
             if state.active:
                 domain.destroy()

@@ -312,3 +312,20 @@ def test_one_that_stands_still_on_both_as_it_comes_back_goes_on() -> None:
         assert len(host.host.processes(uuid)) == 1
         assert outcomes(host)["web1"] is Outcome.UPDATED
         assert "runs on b" in reason(host, "web1")
+
+
+def test_a_copy_that_ran_and_was_stopped_by_its_disk_is_not_ended() -> None:
+    with rig(GOES) as host:
+        arrives_and_nobody_knows(host)
+        resumed_on_peer(host)
+        uuid = host.uuids["web1"]
+        with host.host.world.change() as state:
+            view = state.peers[PEER].views[uuid]
+            stands_still(state, state.processes[view.pid], RunState.PAUSED)
+            view.state, view.reason = "paused", "I/O error"
+            there = view.pid
+        assert host.recover() == ""
+        assert there in [one.pid for one in host.host.processes(uuid)]
+        assert (runs(host, "web1"), host.host.violations()) == ([], [])
+        assert outcomes(host)["web1"] is Outcome.NEEDS_OPERATOR
+        assert "I/O error" in reason(host, "web1")

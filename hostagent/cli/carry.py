@@ -98,7 +98,8 @@ def exit_code(reports: Sequence[UpdateReport], signal: int | None) -> int:
     if outcomes & {Outcome.NEEDS_OPERATOR, Outcome.LOST, None}:
         return ExitCode.NEEDS_OPERATOR
     if outcomes <= {Outcome.UPDATED}:
-        return ExitCode.DONE
+        away = any(guest.reason for report in reports for guest in report.guests)  # it did not come back from a peer
+        return ExitCode.LOWER_RUNG if away else ExitCode.DONE
     return ExitCode.FAILED if signal is None else ExitCode.SIGNAL + signal
 
 
@@ -114,7 +115,8 @@ def _what_was_done(report: UpdateReport) -> str:
     to = report.to.version if report.to else "?"
     if updated == len(report.guests):
         done = "adopted" if report.kind is OrderKind.ADOPTION else f"updated to QEMU {to}"
-        return f"{whole} {done}, RAM {_ram(report)}."
+        away = [f" {guest.name} runs on {guest.runs_on} now." for guest in report.guests if guest.runs_on]
+        return f"{whole} {done}, RAM {_ram(report)}.{''.join(away)}"
     waiting = [guest.name for guest in report.guests if guest.outcome is Outcome.NEEDS_OPERATOR]
     if waiting or report.is_open:
         return f"{updated} of {whole} updated. A person has to see to the rest; then: hostagent recover"

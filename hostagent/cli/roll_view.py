@@ -101,7 +101,8 @@ def exit_code(done: Sequence[Rolled], signal: int | None) -> int:
         return ExitCode.NEEDS_OPERATOR
     stops = {rolled.stop for rolled in done} - {None}
     if not stops:
-        return ExitCode.LOWER_RUNG if any(rolled.used_lower_rung for rolled in done) else ExitCode.DONE
+        lower = any(rolled.used_lower_rung or rolled.left_some_away for rolled in done)
+        return ExitCode.LOWER_RUNG if lower else ExitCode.DONE
     if signal is None or stops == {Stop.UNHEALTHY}:
         return ExitCode.FAILED
     return ExitCode.SIGNAL + signal

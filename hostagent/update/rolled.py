@@ -83,6 +83,11 @@ class Rolled:
         return len(self.updates) == 1 and len(self.plan.groups) <= 1 and self.stop is not Stop.UNHEALTHY
 
     @property
+    def left_some_away(self) -> bool:
+        """Whether a guest was updated, but did not come back from where it had migrated to."""
+        return any(one.record.outcome is Outcome.UPDATED and one.record.reason for one in self.last)
+
+    @property
     def used_lower_rung(self) -> bool:
         """Whether a guest was updated by a method that disturbs it more than the one planned."""
         planned = {guest.uuid: guest.method or Method.IN_PLACE for guest in self.plan.to_update}

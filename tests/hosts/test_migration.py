@@ -31,6 +31,9 @@ SLOW = 200_000_000
 """Bits a second: its RAM takes some seconds."""
 CRAWL = 8_000_000
 PEERS = """
+[policy]
+allow = ["in-place", "in-place-copy", "live-migrate"]
+
 [migrate]
 uri = "{home}"
 migrate_uri = "{migrate_home}"

@@ -11,6 +11,7 @@ from journals import HANDOVER, MEASURED, NEW, OLD, Writer
 
 from hostagent import wiring
 from hostagent.errors import Failed
+from hostagent.plan import Method
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import Entry, Kind, Outcome
 from hostagent.update.subject import Ports
@@ -200,6 +201,22 @@ def test_progress_goes_to_stderr_and_the_report_to_stdout(hostagent: Caller) -> 
 def test_over_budget_is_flagged(hostagent: Caller) -> None:
     hostagent.updates_by(lambda writer, update: writer.updated(update, "web1", pause_seconds=12.5))
     assert "12.5 s  10 s OVER" in hostagent(*UPDATE, "--yes").stdout
+
+
+def test_a_guest_that_did_not_come_back_is_said_to_be_elsewhere(hostagent: Caller) -> None:
+    """The report has its place and the reason, and the exit code is that of a lower rung."""
+
+    def fill(writer: Writer, update: str) -> None:
+        writer.begin(update, "web1", method=Method.LIVE_MIGRATE)
+        writer.measured(update, "web1", runs_on="host2", qemu_after="7.2.22", pause_seconds=0.2)
+        writer.end_guest(update, "web1", Outcome.UPDATED, "it runs on host2, and stays there: too slow")
+        writer.end(update, Outcome.UPDATED)
+
+    hostagent.updates_by(fill)
+    result = hostagent(*UPDATE, "--yes")
+    assert result.exit_code == 1
+    assert "web1 runs on host2 now." in result.stdout
+    assert "and stays there: too slow" in result.stdout
 
 
 U, R, G, L, N = (

@@ -269,6 +269,8 @@ def _looked_at(swap: GuestMigration, name: str, *, autostart: bool) -> None:
 
 def return_home(swap: GuestMigration) -> None:
     swap.clear_return()  # of an update that was cut off
+    if is_on_its_way_back(swap):  # too late to break it off: it has arrived meanwhile
+        return
     settings, migrate = swap.settings, swap.ports.config.migrate
     order = MigrationOrder(
         uri=migrate.uri,

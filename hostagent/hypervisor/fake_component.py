@@ -36,7 +36,7 @@ class FakeKernel:
     def apply(self) -> None:
         with self.world.change() as state:
             state.now_ns += SWAP_NS
-            if users := [one.pid for one in state.living()]:
+            if users := [one.pid for one in state.living() if not one.host]:
                 state.violated(f"the kernel ended under {users}")
             if state.take(FaultKind.APPLY_FAILS):
                 raise Failed(f"applying {self.name}", found="it came back")
@@ -99,7 +99,7 @@ class FakeComponent:
     def _swap(self, build: str, fault: FaultKind, doing: str) -> None:
         with self.world.change() as state:
             state.now_ns += SWAP_NS
-            if users := [one.pid for one in state.living()]:
+            if users := [one.pid for one in state.living() if not one.host]:
                 raise Failed(f"{doing} {self.name}", found=f"in use by {users}")
             state.modules = "gone"  # it is taken out first
             if state.take(fault):

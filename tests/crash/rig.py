@@ -206,6 +206,7 @@ class Rig:
                 *(guest.name, guest.uuid, Verdict.UPDATE, self._method(guest), self._technique(guest)),
                 *(guest.qemu, (), 30.0),
                 boot_tcp=f"{guest.name}:{TCP_PORT}",
+                peer=PEER if guest.name in self.scenario.migrated else "",
             )
             for guest in host.guests
             if guest.name in self.uuids

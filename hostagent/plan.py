@@ -1,6 +1,8 @@
 """What will be done to each guest, and why not more: values, no behaviour beyond asking."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from hostagent.facts import Component, QemuTree
@@ -147,6 +149,17 @@ class GuestPlan:
         methods = [way.method for way in self.ways]
         at = methods.index(self.method) + 1 if self.method in methods else 0
         return tuple(way for way in self.ways[at:] if not way.blockers)
+
+    def by(self, way: Way) -> GuestPlan:
+        """The same, by that way."""
+        return replace(
+            self,
+            method=way.method,
+            technique=way.technique,
+            predicted=way.predicted,
+            copied_bytes=way.copied_bytes,
+            peer=way.peer,
+        )
 
 
 class _OfGuests:

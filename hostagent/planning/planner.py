@@ -42,12 +42,22 @@ def without_blocked_in_place(
 ) -> tuple[tuple[GuestPlan, ...], tuple[Blocker, ...]]:
     """The guests, and what of the host stops them all; where some go in another way that stops only the others."""
     against = plan_blockers(host, planned)
-    if not against or all(guest.method is None or guest.method.in_place for guest in planned):
-        return tuple(planned), against
-    return tuple(_stays(guest, against) if guest.method and guest.method.in_place else guest for guest in planned), ()
+    if not against:
+        return tuple(planned), ()
+    otherwise = tuple(_otherwise(guest, against) for guest in planned)
+    if any(guest.verdict is Verdict.UPDATE for guest in otherwise):
+        return otherwise, ()
+    return tuple(planned), against
 
 
-def _stays(guest: GuestPlan, against: tuple[Blocker, ...]) -> GuestPlan:
+def _otherwise(guest: GuestPlan, against: tuple[Blocker, ...]) -> GuestPlan:
+    """What becomes of it where nobody can be updated in place: the next rung of its ladder, if there is one."""
+    if guest.method is None or not guest.method.in_place:
+        return guest
+    ways = tuple(replace(way, blockers=against) if way.method is guest.method else way for way in guest.ways)
+    guest = replace(guest, ways=ways)
+    if guest.lower:
+        return guest.by(guest.lower[0])
     return replace(
         guest, verdict=Verdict.BLOCKED, method=None, technique=None, predicted=None, copied_bytes=0, blockers=against
     )

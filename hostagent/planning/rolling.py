@@ -85,12 +85,4 @@ def _lower(guest: GuestPlan, tried: Method) -> GuestPlan | None:
     below = [way for way in guest.ways if not way.blockers and rungs.index(way.method) > rungs.index(tried)]
     if not below or guest.verdict is not Verdict.UPDATE:
         return None
-    way = below[0]
-    return replace(
-        guest,
-        method=way.method,
-        technique=way.technique,
-        predicted=way.predicted,
-        copied_bytes=way.copied_bytes,
-        peer=way.peer,
-    )
+    return guest.by(below[0])

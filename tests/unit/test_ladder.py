@@ -197,12 +197,15 @@ def test_what_stops_the_whole_host_in_place_stops_only_those_without_another_way
     plain = sampled.guest()
     kept = replace(plain, name="web1", uuid="u1")
     started = replace(_allowing("web2", Allowed.REBOOT), uuid="u2")
-    host = sampled.host(guests=(kept, started), lock_manager="sanlock")
+    own = in_namespace(written_policy(PolicyPart(allow=frozenset(Allowed), boot_tcp="10.0.0.5:22")))
+    either = replace(kept, name="web3", uuid="u3", definition=replace(plain.definition, policy=own))
+    host = sampled.host(guests=(kept, started, either), lock_manager="sanlock")
     plan = plan_qemu(host, NEW, None, policies=Policies())
     assert plan.blockers == ()
     assert [(one.name, one.verdict, one.method) for one in plan.guests] == [
         ("web1", Verdict.BLOCKED, None),
         ("web2", Verdict.UPDATE, Method.REBOOT),
+        ("web3", Verdict.UPDATE, Method.REBOOT),
     ]
     assert [blocker.reason for blocker in plan.guests[0].blockers] == [Reason.LOCK_MANAGER]
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from hostagent.config import Transport
+from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Peer
 from hostagent.hypervisor import Crossing, Migratable, MigrationOrder, ProcessId, qemu_conf
@@ -234,7 +235,16 @@ def resume_there(swap: GuestMigration) -> None:
         here = swap.host(HOME).there(swap.uuid)
     if here is not None and here.state.active:
         raise Failed(f"{swap.name}: having it go on on {swap.peer}", expected="nothing of it here", found=here.state)
+    _see_it_forgotten(swap)
     go_on(swap, swap.peer)
+
+
+def _see_it_forgotten(swap: GuestMigration) -> None:
+    """libvirt has unlinked its definition here: a power cut must not bring that back, and start a second copy."""
+    folder = swap.ports.config.paths.qemu_conf.parent / "qemu"
+    for path in (folder, folder / "autostart"):
+        with suppress(FileNotFoundError):
+            fsync(path)
 
 
 def is_there(swap: GuestMigration) -> bool:

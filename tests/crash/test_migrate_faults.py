@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake_passing import peer_dies
 from hostagent.hypervisor.fake_world import FaultKind
 from hostagent.plan import Method
+from hostagent.update import leaving
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.report import GuestReport, report_of
 from tests.crash import shapes
@@ -85,6 +87,21 @@ def _open_for_a_reason(update: UpdateRecord) -> Iterator[str]:
     waiting = any(guest.outcome is Outcome.NEEDS_OPERATOR for guest in update.guests.values())
     if update.is_open != waiting:
         yield f"update {update.id} is {'open' if update.is_open else 'closed'}, and somebody waits: {waiting}"
+
+
+def test_that_it_has_left_is_on_the_disk_before_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut brings its definition back here, where libvirt may start a second copy."""
+    with rig(GOES) as host:
+        seen: list[tuple[str, int]] = []
+
+        def sees(path: Path) -> None:
+            with host.host.world.look() as state:
+                living = state.living(host.uuids["web1"])
+                seen.append((path.name, sum(one.state is RunState.RUNNING for one in living)))
+
+        monkeypatch.setattr(leaving, "fsync", sees)
+        assert host.update() == ""
+        assert seen == [("qemu", 0), ("autostart", 0)]
 
 
 # -- what should happen -----------------------------------------------------------------------------------------------

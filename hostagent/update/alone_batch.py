@@ -194,6 +194,8 @@ class AloneBatch:
                 self._back(member, error)
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, _for_a_person(stuck))
+        if not member.active:
+            self.ports.watcher.running()  # nobody works at it any more, and the updater goes on
 
     def _forward_again(self, member: AloneMember, error: HostagentError) -> None:
         """It is where it is to be, whatever failed: that is no reason to bring it back."""

@@ -221,7 +221,8 @@ def test_each_fault_at_each_moment(fault: FaultKind, times: int) -> None:
                 if len(points.labels) < number:
                     return
                 told = reports(host).get("web1")
-                yield f"at {number}", [raised] * bool(raised) + wrong(host)
+                armed = ["the guard waits for it still"] * (host.guard.until is not None)
+                yield f"at {number}", [raised] * bool(raised) + armed + wrong(host)
                 if told and told.outcome is Outcome.NEEDS_OPERATOR:
                     host.host.no_more_faults()
                     with host.host.world.change() as state:
@@ -249,7 +250,8 @@ def test_the_peer_dies_at_each_moment() -> None:
                 raised = host.update(points)
                 if len(points.labels) < number:
                     return
-                yield f"at {number}", [raised] * bool(raised) + wrong(host)
+                armed = ["the guard waits for it still"] * (host.guard.until is not None)
+                yield f"at {number}", [raised] * bool(raised) + armed + wrong(host)
                 with host.host.world.change() as state:
                     state.peers[PEER].alive = True
                 host.recover()

@@ -269,6 +269,9 @@ class FakeLibvirt:
             if state.take(FaultKind.SHUTDOWN_REFUSED, uuid):
                 raise Failed(f"{guest.name}: {doing}", found="cannot acquire state change lock")
             is_asked_to_shut_down(state, guest)
+            if state.take(FaultKind.SHUTDOWN_CUTS_AGENT_OFF, uuid):
+                state.now_ns += 10_000_000_000
+                raise Failed(f"{guest.name}: {doing}", found="Guest agent disappeared while executing command")
             if state.take(FaultKind.SHUTDOWN_UNHEARD, uuid):
                 raise _unheard(state, doing)
 

@@ -74,6 +74,7 @@ class FaultKind(StrEnum):
     SHUTDOWN_IGNORED = "a guest does not shut itself down"
     SHUTDOWN_LATE = "a guest takes two minutes to shut itself down"
     SHUTDOWN_UNHEARD = "a guest is asked to shut down, the answer is lost"
+    SHUTDOWN_CUTS_AGENT_OFF = "a guest's agent obeys, and is gone before it has answered"
     START_FAILS = "a guest that is shut off does not start"
     START_HANGS = "a start that never begins is never answered"
     START_UNHEARD = "a start works, its answer is lost"

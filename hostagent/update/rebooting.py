@@ -100,10 +100,16 @@ def _shuts_itself_down(reboot: GuestReboot) -> bool:
     if told_agent and _has_ended(reboot, half):
         return True
     refused = _ask(reboot, ShutDownBy.ACPI)
-    if refused is not None and not told_agent:
+    if refused is not None and not told_agent and _runs_on(reboot):
         reboot.note_if_possible(asked=0.0)  # nobody has asked it for anything
         raise refused
     return _has_ended(reboot, reboot.shutdown_left())
+
+
+def _runs_on(reboot: GuestReboot) -> bool:
+    """An agent that obeys may be gone before its answer is, and nobody can press the button of what shuts down."""
+    now = reboot.now()
+    return now is not None and now.state is GuestState.RUNNING and now.process == reboot.notes.old
 
 
 def _has_ended(reboot: GuestReboot, seconds: float) -> bool:

@@ -79,7 +79,7 @@ def test_one_that_ignores_the_request_is_ended_where_that_is_allowed() -> None:
         assert (ends(host), problems(host)) == ((UPDATED, UPDATED), [])
 
 
-@pytest.mark.parametrize("kind", [K.SHUTDOWN_UNHEARD, K.START_UNHEARD], ids=str)
+@pytest.mark.parametrize("kind", [K.SHUTDOWN_UNHEARD, K.SHUTDOWN_CUTS_AGENT_OFF, K.START_UNHEARD], ids=str)
 def test_an_answer_that_is_lost_is_overcome(kind: FaultKind) -> None:
     with rig(BOTH) as host:
         host.host.fault(kind, host.uuids["web1"])

@@ -403,10 +403,11 @@ class Libvirt(Protocol):
         """Take hostagent's mark out of the live definition; done when there is none."""
         ...
 
-    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> None:
-        """Ask the guest to shut itself down; whether it does is another matter.
+    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> bool:
+        """Ask the guest to shut itself down, and whether that was asked: not of one that does not run.
 
-        OutcomeUnknown when there is no answer in time: libvirt waits for a while until an agent has obeyed.
+        Whether it does so is another matter. OutcomeUnknown when there is no answer in time: libvirt waits for a while
+        until an agent has obeyed. One that has obeyed may have been cut off before it answered, which is a Failed.
         """
         ...
 

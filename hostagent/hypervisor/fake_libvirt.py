@@ -260,8 +260,11 @@ class FakeLibvirt:
 
     # -- shutting down and starting ------------------------------------------------------------------------------
 
-    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> None:
+    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> bool:
         doing = f"asking a guest by {by} to shut down"
+        with self._asked(doing) as state:
+            if uuid in state.guests and uuid not in state.daemon.views:
+                return False
         with self._active(doing, uuid) as (state, guest, _):
             silent = guest.silent or state.take(FaultKind.NO_AGENT, uuid)
             if by is ShutDownBy.AGENT and silent:
@@ -274,6 +277,7 @@ class FakeLibvirt:
                 raise Failed(f"{guest.name}: {doing}", found="Guest agent disappeared while executing command")
             if state.take(FaultKind.SHUTDOWN_UNHEARD, uuid):
                 raise _unheard(state, doing)
+        return True
 
     def terminate(self, uuid: str, within_seconds: float) -> None:
         self.destroy(uuid)

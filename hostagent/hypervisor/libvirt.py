@@ -317,14 +317,21 @@ class LibvirtApi(LibvirtLine):
 
     # -- shutting down and starting ----------------------------------------------------------------------------
 
-    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> None:
+    def shut_down(self, uuid: str, by: ShutDownBy, within_seconds: float) -> bool:
         flags = {
             ShutDownBy.AGENT: libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
             ShutDownBy.ACPI: libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
         }[by]
+
+        def work() -> bool:
+            runs = bool(domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+            if runs:
+                domain.shutdownFlags(flags)
+            return runs
+
         with known("asking a guest to shut down", uuid):
             domain = self._domain(uuid)
-            self._on(domain, f"asking it by {by} to shut down", lambda: domain.shutdownFlags(flags), within_seconds)
+            return self._on(domain, f"asking it by {by} to shut down", work, within_seconds)
 
     def terminate(self, uuid: str, within_seconds: float) -> None:
         def work() -> None:

@@ -96,18 +96,25 @@ def shut_down(reboot: GuestReboot) -> None:
 def _shuts_itself_down(reboot: GuestReboot) -> bool:
     """Ask, and wait as long as it may take. Its agent first, if that has answered, and later its power button too."""
     half = reboot.ports.config.reboot.shutdown_seconds / 2
-    told_agent = reboot.notes.agent and _ask(reboot, ShutDownBy.AGENT) is None
-    if told_agent and _has_ended(reboot, half):
+    told = _ask(reboot, ShutDownBy.AGENT) if reboot.notes.agent else _NotAsked(reboot.name)
+    if told is None and _has_ended(reboot, half):
         return True
     refused = _ask(reboot, ShutDownBy.ACPI)
-    if refused is not None and not told_agent and _runs_on(reboot):
-        reboot.note_if_possible(asked=0.0)  # nobody has asked it for anything
-        raise refused
-    return _has_ended(reboot, reboot.shutdown_left())
+    if refused is None or told is None:
+        return _has_ended(reboot, reboot.shutdown_left())
+    # An agent that obeys may be cut off before it has answered, and nobody can press the button of what shuts down.
+    if not isinstance(told, _NotAsked) and not _runs_on(reboot):
+        return _has_ended(reboot, reboot.shutdown_left())
+    reboot.note_if_possible(asked=0.0)  # nobody has asked it for anything
+    raise refused
+
+
+class _NotAsked(Failed):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: asking it to shut itself down", expected="it running", found="that it is not")
 
 
 def _runs_on(reboot: GuestReboot) -> bool:
-    """An agent that obeys may be gone before its answer is, and nobody can press the button of what shuts down."""
     now = reboot.now()
     return now is not None and now.state is GuestState.RUNNING and now.process == reboot.notes.old
 
@@ -120,12 +127,12 @@ def _has_ended(reboot: GuestReboot, seconds: float) -> bool:
 def _ask(reboot: GuestReboot, by: ShutDownBy) -> HostagentError | None:
     """Why it was not asked; None when it was, or may have been."""
     try:
-        reboot.ports.libvirt.shut_down(reboot.uuid, by, ASK_SECONDS)
+        asked = reboot.ports.libvirt.shut_down(reboot.uuid, by, ASK_SECONDS)
     except OutcomeUnknown:
         return None
     except HostagentError as error:
         return error
-    return None
+    return None if asked else _NotAsked(reboot.name)
 
 
 def _end_it(reboot: GuestReboot) -> None:

@@ -455,7 +455,7 @@ class There:
     reason: str
     persistent: bool
     autostart: bool
-    emulator: str
+    emulator: str  # "" while a job goes on
     job: bool  # a migration, a save or the like goes on
 
     @property

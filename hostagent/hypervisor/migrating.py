@@ -99,14 +99,15 @@ class MigratingApi(LibvirtLine):
         def look() -> There:
             number, why, *_ = domain.state()
             state, reason = state_of(number, why)
-            persistent = bool(domain.isPersistent())
+            persistent, job = bool(domain.isPersistent()), state.active and _has_job(domain)
             return There(
                 state,
                 reason,
                 persistent,
                 bool(persistent and domain.autostart()),
-                read_definition(domain.XMLDesc(0)).emulator,
-                state.active and _has_job(domain),
+                # libvirt 11.3 keeps whoever asks for the definition of a guest that comes in waiting until it has.
+                "" if job else read_definition(domain.XMLDesc(0)).emulator,
+                job,
             )
 
         try:

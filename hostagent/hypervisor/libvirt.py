@@ -274,15 +274,6 @@ class LibvirtApi(LibvirtLine):
             domain = self._domain(uuid)
             self._on(domain, "pausing it", domain.suspend)
 
-    def resume(self, uuid: str) -> None:
-        def work() -> None:
-            if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:  # for which it is an error
-                domain.resume()
-
-        with known("resuming a guest", uuid):
-            domain = self._domain(uuid)
-            self._on(domain, "resuming it", work)
-
     def save(self, uuid: str, path: Path, within_seconds: float) -> None:
         with known("saving a guest", uuid):
             domain = self._domain(uuid)

@@ -95,6 +95,17 @@ class LibvirtLine:
         finally:
             own.disconnect()
 
+    def resume(self, uuid: str) -> None:
+        """Have it run; done when it does."""
+
+        def work() -> None:
+            if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:  # for which it is an error
+                domain.resume()
+
+        with known("resuming a guest", uuid):
+            domain = self._domain(uuid)
+            self._on(domain, "resuming it", work)
+
     def disconnect(self) -> None:
         connection, worker = self._line.connection, self._line.worker
         self._line.connection = self._line.worker = None

@@ -190,15 +190,6 @@ class MigratingApi(LibvirtLine):
 
         return self._wait_until(within_seconds, answers)
 
-    def resume(self, uuid: str) -> None:
-        def work() -> None:
-            if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:  # for which it is an error
-                domain.resume()
-
-        with known("resuming a guest", uuid):
-            domain = self._domain(uuid)
-            self._on(domain, "resuming it", work)
-
     def remove(self, uuid: str) -> None:
         def work() -> str:
             number, why, *_ = domain.state()

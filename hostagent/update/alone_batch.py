@@ -14,13 +14,12 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update import clocks
 from hostagent.update.guest_alone import Ended, GuestAlone, Tables
 from hostagent.update.journal import Entry, Kind, Outcome, progressed
-from hostagent.update.member import MemberOf, have_libvirt, says_yes, write_ends
+from hostagent.update.member import CUT_OFF, MemberOf, have_libvirt, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import Ports
 
 _NOT_HERE = (Outcome.GONE, Outcome.UPDATED)  # one that was updated before the swap stays on another host
-_CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
 
 
 @dataclass
@@ -131,7 +130,7 @@ class AloneBatch:
         """
         for member in self._active():
             if not member.progress.open:
-                member.end(Outcome.ROLLED_BACK, _CUT_OFF)
+                member.end(Outcome.ROLLED_BACK, CUT_OFF)
                 member.blame_what_failed_first()
         try:
             if self._active():
@@ -175,7 +174,7 @@ class AloneBatch:
             self._fell(member, failed.error)
 
     def _undo(self, member: AloneMember) -> None:
-        self._fell(member, _CUT_OFF)
+        self._fell(member, CUT_OFF)
 
     def _fell(self, member: AloneMember, error: HostagentError) -> None:
         """A guest did not get through: forward, back, or to a person, as the world allows."""

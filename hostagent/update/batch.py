@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
+from hostagent.errors import HostagentError, NeedsOperator, OutcomeUnknown
 from hostagent.hypervisor import Move
 from hostagent.update import clocks
 from hostagent.update.attachment import believed
@@ -20,7 +20,7 @@ from hostagent.update.crossing import loaded_and_paused
 from hostagent.update.definitions import adopt_definitions
 from hostagent.update.handover import AFTER, ATTACH, BESIDE, COPY, DETACH, SWAP
 from hostagent.update.journal import Outcome, Progress
-from hostagent.update.member import MemberOf, says_yes, write_ends
+from hostagent.update.member import CUT_OFF, MemberOf, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.swap import GuestSwap, HostSwap
 from hostagent.update.taking_over import bury_old, put_settings_right, record_is_ours, went_back
@@ -98,12 +98,11 @@ class Batch:
             if not self._host_forward(DETACH):
                 self._write_outcomes()  # nothing can be asked of the QEMUs; the members need a person
                 return
-        cut_off = Failed("the update", found="it was cut off, and undone by recovery")
         for member in sorted(self._active(), key=_stands_still, reverse=True):
             if not member.committed:
-                self._fell(member, cut_off)
+                self._fell(member, CUT_OFF)
             elif says_yes(lambda swap=member.swap: went_back(swap)):  # type: ignore[misc]
-                self._back(member, cut_off)
+                self._back(member, CUT_OFF)
             else:
                 self._advance(member, SWAP)
             member.blame_what_failed_first()

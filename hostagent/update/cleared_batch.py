@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hostagent.errors import Failed, HostagentError, NeedsOperator
+from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.update.alone_batch import AloneBatch
 from hostagent.update.hold_batch import HoldBatch
-from hostagent.update.member import MemberOf
-
-_CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
+from hostagent.update.member import CUT_OFF, MemberOf
 
 
 @dataclass
@@ -60,7 +58,7 @@ class ClearedBatch:
         except NeedsOperator as error:
             unwritten = error
         if not self.held.swapped and self.held.failure is None:
-            self.held.failure = unwritten or _CUT_OFF
+            self.held.failure = unwritten or CUT_OFF
         if isinstance(self.held.failure, NeedsOperator):
             self.leaving.stay_away(self.held.failure)
         elif recovers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,13 @@ class GuestAlone(GuestOfUpdate[N], ABC):
     undone: str = field(default="", kw_only=True)  # what its owner has to know of how it was brought back; a sentence
 
     keeps_memory: ClassVar[bool] = True  # then its clock is measured before, to be compared with
+
+    def note_if_possible(self, **changes: object) -> None:
+        """Write down what decides nothing: a full disk does not keep a guest from going on, or being started."""
+        try:
+            self.note(**changes)
+        except HostagentError:
+            self.saved = dataclasses.replace(self.notes, **changes)  # type: ignore[type-var]
 
     @abstractmethod
     def settle(self) -> None:

@@ -7,7 +7,6 @@ any more has let it go, and one that knows it shut off saw it end.
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -24,9 +23,8 @@ from hostagent.hypervisor import MigratingHost, ProcessId, There
 from hostagent.hypervisor.peers import HOME
 from hostagent.update.guest_alone import Ended, GuestAlone
 from hostagent.update.journal import Outcome
+from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
 
-# Why a guest does not run that its owner has ended, or it itself.
-ENDED_FOR_GOOD = {"shut down", "destroyed"}
 LEFT = "migrated"  # why it does not run where libvirt could not forget it
 
 
@@ -110,13 +108,6 @@ class GuestMigration(GuestAlone[MigrationNotes]):
         """A host, as people call it."""
         return name or "this host"
 
-    def note_if_possible(self, **changes: object) -> None:
-        """Write down what decides nothing: a full disk does not keep a guest from going on."""
-        try:
-            self.note(**changes)
-        except HostagentError:
-            self.saved = dataclasses.replace(self.notes, **changes)  # type: ignore[arg-type]
-
     def there(self, name: str) -> There | None:
         """What a host says of it; one that does not answer at once is given a while, but only once."""
         host = self.host(name)
@@ -171,7 +162,7 @@ class GuestMigration(GuestAlone[MigrationNotes]):
     def ended_by_others(self, opened: Sequence[str]) -> Ended | None:
         if "migrate" not in opened:
             here = self.there(HOME)
-            return Ended(Outcome.GONE, _BY_OTHERS) if here is None or not here.state.active else None
+            return Ended(Outcome.GONE, ENDED_BY_OTHERS) if here is None or not here.state.active else None
         match self.stand(self.going):
             case Stand.NOT_LEFT if not self.old_is_alive():
                 self.stale = True
@@ -191,7 +182,7 @@ class GuestMigration(GuestAlone[MigrationNotes]):
         if there is None or there.comes_in or by_owner:
             self.stale = True
             lost = Ended(Outcome.LOST, f"its QEMU ended here as it migrated; virsh start {self.uuid}")
-            return Ended(Outcome.GONE, _BY_OTHERS) if by_owner else lost
+            return Ended(Outcome.GONE, ENDED_BY_OTHERS) if by_owner else lost
         on_peer = f"virsh -c {shlex.quote(self.settings.uri)}"
         return Ended(
             Outcome.NEEDS_OPERATOR,
@@ -305,7 +296,6 @@ class GuestMigration(GuestAlone[MigrationNotes]):
             raise Failed(f"{self.name}: ending what is left on {self.peer}", found=str(error), hint=hint) from error
 
 
-_BY_OTHERS = "it was ended by somebody else meanwhile, and perhaps started anew; left alone"
 _CHOSEN = (
     "it ended here, and somebody has it go on on {}; left alone. It must not be started here as well: virsh undefine {}"
 )

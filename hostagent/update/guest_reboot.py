@@ -6,7 +6,6 @@ before it is sent, and by the reason that libvirt gives for a guest that does no
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,9 +16,10 @@ from hostagent.facts import QemuTree
 from hostagent.hypervisor import ProcessId, Standing
 from hostagent.update.guest_alone import Ended, GuestAlone
 from hostagent.update.journal import Outcome
+from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
 
 # Why a guest does not run that its owner has ended, or it itself.
-ENDED_FOR_GOOD = {"shut down", "destroyed", "saved"}
+_ENDED_FOR_GOOD = ENDED_FOR_GOOD | {"saved"}
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,6 @@ class GuestReboot(GuestAlone[RebootNotes]):
     boot_tcp: str = field(default="", kw_only=True)  # as its policy says
     started: float | None = field(default=None, kw_only=True)  # by this process, seconds of the monotonic clock
     proven: bool = field(default=False, kw_only=True)  # seen to have booted, by this process
-
-    def note_if_possible(self, **changes: object) -> None:
-        """Write down what decides nothing: a full disk does not keep a guest from being started."""
-        try:
-            self.note(**changes)
-        except HostagentError:
-            self.saved = dataclasses.replace(self.notes, **changes)  # type: ignore[arg-type]
 
     def shutdown_left(self) -> float:
         """How long a guest that was asked to shut down may still take, seconds."""
@@ -88,10 +81,10 @@ class GuestReboot(GuestAlone[RebootNotes]):
         asked = notes is not None and bool(notes.asked)
         if now.state.active:
             another = notes is not None and now.process not in (None, notes.old)
-            return Ended(Outcome.GONE, _BY_OTHERS) if another and not asked else None
+            return Ended(Outcome.GONE, ENDED_BY_OTHERS) if another and not asked else None
         forced = notes is not None and notes.forced
         by_owner = now.reason == "saved" or (now.reason == "destroyed" and not forced)
-        return Ended(Outcome.GONE, _BY_OTHERS) if by_owner or not asked else None
+        return Ended(Outcome.GONE, ENDED_BY_OTHERS) if by_owner or not asked else None
 
     def went_forward(self) -> bool:
         tree = self.runs_on() if self.notes.asked else None
@@ -103,7 +96,7 @@ class GuestReboot(GuestAlone[RebootNotes]):
             if self.went_forward():
                 return Ended(Outcome.NEEDS_OPERATOR, error)
             return Ended(Outcome.GONE, f"it was started on {self.tree.version}, and anew by somebody else since")
-        if now is None or now.reason in ENDED_FOR_GOOD:
+        if now is None or now.reason in _ENDED_FOR_GOOD:
             return Ended(Outcome.GONE, "updated, and ended since by its owner, or by itself")
         return Ended(
             Outcome.NEEDS_OPERATOR,
@@ -117,6 +110,3 @@ class GuestReboot(GuestAlone[RebootNotes]):
 
     def comes_first(self) -> bool:
         return self.saved is not None and bool(self.saved.asked) and not self.old_is_alive()
-
-
-_BY_OTHERS = "it was ended by somebody else meanwhile, and perhaps started anew; left alone"

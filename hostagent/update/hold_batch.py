@@ -14,14 +14,13 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update import clocks
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.hold import AFTER, HOLD, HOLD_STEPS, PREPARE, RESTORE, RESUME
-from hostagent.update.holding import ENDED_FOR_GOOD, has_state, is_told, told_of, unprepare
+from hostagent.update.holding import has_state, is_told, told_of, unprepare
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
-from hostagent.update.member import MemberOf, have_libvirt, says_yes, write_ends
+from hostagent.update.member import CUT_OFF, MemberOf, have_libvirt, says_yes, write_ends
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
-
-_CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
+from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
 
 
 @dataclass
@@ -174,10 +173,10 @@ class HoldBatch:
         self.recovers = True
         for member in self._active():
             if not member.progress.open:
-                member.end(Outcome.ROLLED_BACK, _CUT_OFF)
+                member.end(Outcome.ROLLED_BACK, CUT_OFF)
         if not self._active() and not self.host_is_open:
             if self.host_progress.begun and not self.host_progress.open:
-                self.failure = _CUT_OFF  # everything was undone
+                self.failure = CUT_OFF  # everything was undone
             self._settle()
             return
         try:
@@ -200,7 +199,7 @@ class HoldBatch:
 
     def _recover_alone(self, member: HeldMember) -> None:
         if not _goes_forward(member):
-            self._fell(member, _CUT_OFF)
+            self._fell(member, CUT_OFF)
         elif (failed := self._try(member, RESUME)) is not None:
             self._fell_late(member, failed)
 
@@ -215,14 +214,14 @@ class HoldBatch:
             self._all(RESTORE)
             self._all_on()
         else:
-            self._all_back(_CUT_OFF)
+            self._all_back(CUT_OFF)
 
     def _leave_out(self) -> None:
         """Who ended while nobody was at work is not restored from what was saved before: it may have gone on."""
         for member in self._active():
             try:
                 if not member.committed and (gone := self._ended_by_others(member)) is not None:
-                    self._let_go(member, gone, _CUT_OFF)
+                    self._let_go(member, gone, CUT_OFF)
             except HostagentError as stuck:
                 member.end(Outcome.NEEDS_OPERATOR, stuck)
 
@@ -355,6 +354,6 @@ def _goes_forward(member: HeldMember) -> bool:
 
 
 _WORDS = {
-    Outcome.GONE: "it was ended by somebody else meanwhile, and perhaps started anew; left alone",
+    Outcome.GONE: ENDED_BY_OTHERS,
     Outcome.LOST: "its QEMU ended before its state was saved",
 }

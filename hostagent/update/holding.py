@@ -31,8 +31,6 @@ SAVE_SECONDS = 30.0  # libvirt itself waits so long for its turn with a guest
 ABORT_SECONDS = 30.0
 PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, GuestState.PM_SUSPENDED
 
-# Why a guest does not run that is not brought back: its owner ended it, or it itself.
-ENDED_FOR_GOOD = {"destroyed", "shut down"}
 _IMAGE_LIMIT = 2 << 30  # device state, and what RAM is in no file: a display's, firmware's
 _HEAD = 64  # bytes of an image
 

@@ -94,14 +94,16 @@ def _tree(order: UpdateOrder, guest: OrderedGuest) -> QemuTree:
     return tree
 
 
+def _who(
+    ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest
+) -> tuple[Ports, str, str, str, QemuTree, float]:
+    """What every guest of an update begins with, whatever it goes by."""
+    return ports, update_id, guest.uuid, guest.name, _tree(order, guest), guest.budget_seconds
+
+
 def _swap(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> GuestSwap:
     return GuestSwap(
-        ports,
-        update_id,
-        guest.uuid,
-        guest.name,
-        _tree(order, guest),
-        guest.budget_seconds,
+        *_who(ports, update_id, order, guest),
         copies=guest.method is Method.IN_PLACE_COPY,
         adopts_definition=order.adopt_definition,
         clock=guest.clock,
@@ -111,12 +113,7 @@ def _swap(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest)
 
 def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest, barrier: Barrier | None) -> GuestHold:
     return GuestHold(
-        ports,
-        update_id,
-        guest.uuid,
-        guest.name,
-        _tree(order, guest),
-        guest.budget_seconds,
+        *_who(ports, update_id, order, guest),
         barrier,
         clock=guest.clock,
         rehearsal=order.kind is OrderKind.REHEARSAL,
@@ -126,12 +123,7 @@ def _hold(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest,
 def _reboot(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> AloneMember:
     return AloneMember(
         GuestReboot(
-            ports,
-            update_id,
-            guest.uuid,
-            guest.name,
-            _tree(order, guest),
-            guest.budget_seconds,
+            *_who(ports, update_id, order, guest),
             clock=guest.clock,
             boot_tcp=guest.boot_tcp,
         ),
@@ -142,12 +134,7 @@ def _reboot(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGues
 def _migration(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedGuest) -> AloneMember:
     return AloneMember(
         GuestMigration(
-            ports,
-            update_id,
-            guest.uuid,
-            guest.name,
-            _tree(order, guest),
-            guest.budget_seconds,
+            *_who(ports, update_id, order, guest),
             peer=guest.peer,
             comes_back=guest.comes_back,
             clock=guest.clock,

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from hostagent.errors import HostagentError, NeedsOperator
+from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update.journal import Entry, GuestRecord, Journal, Kind, Outcome, Progress
 from hostagent.update.subject import AnyGuest, Ports
 
 S = TypeVar("S", bound=AnyGuest)
+
+CUT_OFF = Failed("the update", found="it was cut off, and undone by recovery")
 
 
 @dataclass

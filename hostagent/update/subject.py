@@ -27,6 +27,10 @@ from hostagent.update.pause import Deadline
 
 KILL_SECONDS = 10.0
 
+# Why a guest does not run that its owner has ended, or it itself.
+ENDED_FOR_GOOD = frozenset(("shut down", "destroyed"))
+ENDED_BY_OTHERS = "it was ended by somebody else meanwhile, and perhaps started anew; left alone"
+
 
 class Watcher(Protocol):
     """The guard, as the one who works sees it."""

@@ -414,6 +414,15 @@ class HealthSettings(_Table):
         return None if self.tcp is None else tcp_address(self.tcp)
 
 
+class MetricsSettings(_Table):
+    """``[metrics]``: what Prometheus is told."""
+
+    guest_names: YesOrNo = True  # false: figures of single guests are merged, under no name
+    update_domain: Annotated[str, Field(pattern=f"^({NAME})?$", description=EXPECTED[Setting.UPDATE_DOMAIN])] = (
+        ""  # of this host, among others that are not to be disturbed at the same time
+    )
+
+
 class Config(_Table):
     """All settings; every one has a default."""
 
@@ -441,6 +450,7 @@ class Config(_Table):
             description="tables, each of them a [[health]] with availability_set or guest, and with tcp or command",
         ),
     ] = ()
+    metrics: Annotated[MetricsSettings, Field(description="a table")] = MetricsSettings()
 
     @field_validator("component")
     @classmethod

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from hostagent import __version__
 from hostagent.plan import Method, Technique
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind
+from hostagent.update.paused import paused_in
 from hostagent.update.report import GuestReport, UpdateReport, report_of
 
 PAUSE_PHASES = ("switch", "record", "resume")  # the steps of a handover that a guest stands still in
@@ -28,6 +30,7 @@ class Fold:
 
     updates: tuple[UpdateReport, ...]
     rehearsals: tuple[UpdateReport, ...]
+    paused: Mapping[str, float] = field(default_factory=dict)  # guest -> since when, Unix time
     guests: list[tuple[UpdateReport, GuestReport]] = field(init=False)  # of updates, ended for good, oldest first
 
     def __post_init__(self) -> None:
@@ -42,8 +45,10 @@ class Fold:
 
 def fold_of(updates: Iterable[UpdateRecord]) -> Fold:
     """Read the journal's updates."""
-    reports = [report_of(update) for update in updates]
+    records = tuple(updates)
+    reports = [report_of(update) for update in records]
     return Fold(
+        paused={name: since for update in records for name, since in paused_in(update).items()},
         updates=tuple(report for report in reports if report.kind in (OrderKind.UPDATE, OrderKind.ADOPTION)),
         rehearsals=tuple(report for report in reports if report.kind is OrderKind.REHEARSAL),
     )
@@ -115,7 +120,7 @@ def rollbacks(fold: Fold) -> Values:
     """Guests that were brought back, by the kind of error."""
     kinds = [guest.reason_kind for _, guest in fold.guests if guest.outcome is Outcome.ROLLED_BACK]
     known = [(reason,) for reason in (*ROLLBACK_REASONS, OTHER)]
-    return _counted(known, ((kind if kind in ROLLBACK_REASONS else OTHER,) for kind in kinds))
+    return _counted(known, ((_bounded(kind),) for kind in kinds))
 
 
 def last_pauses(fold: Fold) -> Values:
@@ -140,6 +145,60 @@ def rehearsals(fold: Fold) -> Values:
     """Rehearsals by how they ended."""
     known = [(outcome,) for outcome in FINAL]
     return _counted(known, ((update.outcome,) for update in fold.rehearsals if update.outcome))
+
+
+def fallbacks(fold: Fold) -> Values:
+    """Guests that went further down their ladder, in the same roll as the update that was undone."""
+    known = [(one, other, "failed") for at, one in enumerate(Method) for other in list(Method)[at + 1 :]]
+    undone: dict[tuple[str, str], GuestReport] = {}  # roll and guest -> what was undone last
+    found: list[Labels] = []
+    for update in fold.updates:
+        for guest in update.guests:
+            if update.place is None:
+                continue
+            before = undone.pop((update.place.roll, guest.uuid), None)
+            if before is not None and before.method != guest.method:
+                found.append((before.method, guest.method, _bounded(before.reason_kind)))
+            if guest.outcome is Outcome.ROLLED_BACK:
+                undone[update.place.roll, guest.uuid] = guest
+    return _counted(known, found)
+
+
+def budgets(fold: Fold) -> Values:
+    """What each guest was allowed last."""
+    return {(guest.name,): guest.budget_seconds for _, guest in fold.guests if guest.budget_seconds is not None}
+
+
+def paused_since(fold: Fold) -> Values:
+    """Guests that stand still now."""
+    return {(name,): since for name, since in fold.paused.items()}
+
+
+class State(StrEnum):
+    """What goes on, as far as the journal knows."""
+
+    IDLE = "idle"
+    REHEARSING = "rehearsing"
+    UPDATING = "updating"
+    NEEDS_OPERATOR = "needs-operator"
+
+
+def update_state(fold: Fold) -> Values:
+    """What goes on: the worst of it is 1, everything else 0."""
+    return {(state,): float(state is _state(fold)) for state in State}
+
+
+def _state(fold: Fold) -> State:
+    going_on = [update for update in fold.updates if update.is_open]
+    if any(update.standing == Outcome.NEEDS_OPERATOR for update in going_on):
+        return State.NEEDS_OPERATOR
+    if going_on:
+        return State.UPDATING
+    return State.REHEARSING if any(one.is_open for one in fold.rehearsals) else State.IDLE
+
+
+def _bounded(kind: str) -> str:
+    return kind if kind in ROLLBACK_REASONS else OTHER
 
 
 def _counted(known: Iterable[Labels], found: Iterable[Labels]) -> Values:

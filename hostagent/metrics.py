@@ -1,7 +1,8 @@
-"""Every metric with its help text, folded from the journal: it does not matter who ran an update, or when.
+"""Every metric with its help text: most are folded from the journal, so it does not matter who ran an update, or when.
 
-A scrape reads the journal and asks nobody else. Rehearsals count in `hostagent_rehearsals_total` alone. A guest that
-waits for a person is counted once it has ended for good; until then its update is among the open ones.
+A scrape reads the journal and asks nobody else; what only a look at the host shows is that of the last look, and absent
+without one. Rehearsals count in `hostagent_rehearsals_total` alone. A guest that waits for a person is counted once it
+has ended for good; until then its update is among the open ones.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hostagent import journal_figures as figures
+from hostagent import look_figures as looks
 from hostagent.journal_figures import Fold, Labels, Lengths, Values, fold_of
+from hostagent.observed import Observed
 from hostagent.printable import printable
 from hostagent.update.journal import UpdateRecord
 
@@ -30,20 +34,23 @@ class Kind(Enum):
     HISTOGRAM = auto()
 
 
+Source = TypeVar("Source", Fold, Observed)
+
+
 @dataclass(frozen=True)
-class Declared:
+class Declared(Generic[Source]):
     """One metric, and where its values come from."""
 
     name: str
     kind: Kind
     labels: Labels
     help: str
-    values: Callable[[Fold], Values | Lengths]
+    values: Callable[[Source], Values | Lengths]
 
 
 # -- the table -----------------------------------------------------------------------------------------------------
 
-METRICS = (
+OF_JOURNAL: tuple[Declared[Fold], ...] = (
     Declared("hostagent_build_info", Kind.GAUGE, ("version",), "Version of hostagent; always 1.", figures.build_info),
     Declared(
         "hostagent_guest_pause_seconds",
@@ -129,21 +136,104 @@ METRICS = (
         "Rehearsals with throw-away guests, by how they ended.",
         figures.rehearsals,
     ),
+    Declared(
+        "hostagent_fallbacks_total",
+        Kind.COUNTER,
+        ("from", "to", "reason"),
+        "Guests that went on by a lower method of their ladder, by the kind of error that undid the one before.",
+        figures.fallbacks,
+    ),
+    Declared(
+        "hostagent_guest_budget_seconds",
+        Kind.GAUGE,
+        ("guest",),
+        "The longest pause that the guest was allowed at its last update.",
+        figures.budgets,
+    ),
+    Declared(
+        "hostagent_guest_paused_since_timestamp_seconds",
+        Kind.GAUGE,
+        ("guest",),
+        "Since when the guest stands still for an update, Unix time; absent for all others.",
+        figures.paused_since,
+    ),
+    Declared(
+        "hostagent_update_state",
+        Kind.GAUGE,
+        ("state",),
+        "1 for what the journal says is going on; an updater that died leaves it so until hostagent recover.",
+        figures.update_state,
+    ),
 )
 
+OF_LOOK: tuple[Declared[Observed], ...] = (
+    Declared(
+        "hostagent_host_info",
+        Kind.GAUGE,
+        ("hostname", "update_domain"),
+        "This host, and its update domain by the settings; always 1.",
+        looks.host_info,
+    ),
+    Declared(
+        "hostagent_component_info",
+        Kind.GAUGE,
+        ("component", "running", "installed", "freshness"),
+        "What runs of a component, and what is installed; a series for each QEMU that guests run on. Always 1.",
+        looks.component_info,
+    ),
+    Declared(
+        "hostagent_component_outdated",
+        Kind.GAUGE,
+        ("component",),
+        "1 if what runs of a component, or some of it, is not what is installed, else 0.",
+        looks.components_outdated,
+    ),
+    Declared(
+        "hostagent_guests",
+        Kind.GAUGE,
+        ("state",),
+        "Guests of the host, by state.",
+        looks.guests,
+    ),
+    Declared(
+        "hostagent_guests_outdated",
+        Kind.GAUGE,
+        ("component",),
+        "Guests that run on something of a component that is not what is installed.",
+        looks.guests_outdated,
+    ),
+    Declared(
+        "hostagent_guest_blockers",
+        Kind.GAUGE,
+        ("guest", "method", "reason"),
+        "How many reasons of that kind are against updating a running guest by that method.",
+        looks.blockers,
+    ),
+    Declared(
+        "hostagent_last_look_timestamp_seconds",
+        Kind.GAUGE,
+        (),
+        "When the host was looked at, Unix time: so old are the guests, components and blockers here.",
+        looks.looked,
+    ),
+)
 
-def exposition(updates: Iterable[UpdateRecord]) -> str:
-    """All metrics in Prometheus' text format."""
+METRICS: tuple[Declared[Fold] | Declared[Observed], ...] = (*OF_JOURNAL, *OF_LOOK)
+
+
+def exposition(updates: Iterable[UpdateRecord], seen: Observed | None = None) -> str:
+    """All metrics in Prometheus' text format; without a look those that only one shows are absent."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(JournalCollector(lambda: updates))
+    registry.register(JournalCollector(lambda: updates, lambda: seen))
     return generate_latest(registry).decode()
 
 
 class JournalCollector(Collector):
     """Folds the journal anew at each scrape."""
 
-    def __init__(self, read: Callable[[], Iterable[UpdateRecord]]) -> None:
+    def __init__(self, read: Callable[[], Iterable[UpdateRecord]], last_look: Callable[[], Observed | None]) -> None:
         self._read = read
+        self._last_look = last_look
 
     def describe(self) -> Iterable[Metric]:
         """Names alone, so that registering does not read the journal."""
@@ -152,11 +242,16 @@ class JournalCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of the table."""
         fold = fold_of(self._read())
-        for declared in METRICS:
+        for declared in OF_JOURNAL:
             yield _filled(declared, declared.values(fold))
+        if (seen := self._last_look()) is not None:
+            for of_look in OF_LOOK:
+                yield _filled(of_look, of_look.values(seen))
 
 
-def _empty(declared: Declared) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+def _empty(
+    declared: Declared[Fold] | Declared[Observed],
+) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
     match declared.kind:
         case Kind.COUNTER:
             return CounterMetricFamily(declared.name, declared.help, labels=declared.labels)
@@ -166,7 +261,7 @@ def _empty(declared: Declared) -> CounterMetricFamily | GaugeMetricFamily | Hist
             return HistogramMetricFamily(declared.name, declared.help, labels=declared.labels)
 
 
-def _filled(declared: Declared, values: Values | Lengths) -> Metric:
+def _filled(declared: Declared[Fold] | Declared[Observed], values: Values | Lengths) -> Metric:
     family = _empty(declared)
     # Two names that look alike are one: a scrape with the same labels twice would be refused as a whole.
     for labels, value in {tuple(map(printable, raw)): value for raw, value in values.items()}.items():

@@ -25,6 +25,7 @@ from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.migrating import MigratingApi
 from hostagent.hypervisor.peers import HOME, look_at_peers
 from hostagent.hypervisor.qemu_process import HostQemu
+from hostagent.observed import Observed, observe
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.kernel_checks import KernelSwap
 from hostagent.policy import Allowed
@@ -32,7 +33,9 @@ from hostagent.setup.host_files import SystemMounts
 from hostagent.setup.kernel_swaps import UNIT
 from hostagent.trees import qemu_trees
 from hostagent.update.journal import Journal, SqliteJournal
+from hostagent.update.journal_reader import read_updates
 from hostagent.update.libvirtd_swap import LibvirtdComponent
+from hostagent.update.report import past_of
 from hostagent.update.subject import NoWatcher, Ports, Watcher
 
 
@@ -71,6 +74,23 @@ def components_of(config: Config, host: Host) -> tuple[Component, ...]:
     """What runs of each component of the host, and what is installed."""
     daemon = DriverLock(config.paths.libvirt_run / "driver.pid").holder()
     return (qemu.look(host), libvirtd.look(host.libvirt, daemon), kvm_of(config).look(), kernel_of(config).look())
+
+
+def observed_of(config: Config) -> Observed:
+    """A look at the host for metrics; raises what libvirt answers with when it does not."""
+    libvirt = libvirt_of(config)
+    try:
+        host = with_peers(config, libvirt.host())
+    finally:
+        libvirt.disconnect()
+    return observe(
+        host,
+        components_of(config, host),
+        Policies(config.policy.layers()),
+        past_of(read_updates(journal_path(config))),
+        at=now(),
+        update_domain=config.metrics.update_domain,
+    )
 
 
 def kvm_of(config: Config) -> KvmComponent:

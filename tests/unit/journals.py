@@ -51,21 +51,22 @@ class Writer:
         to: QemuTree = NEW,
         undoes: str = "",
         method: Method = Method.IN_PLACE,
+        technique: Technique = Technique.HANDOVER,
+        roll: str = "",
     ) -> None:
         """An update of guests of these names; their uuids are "uuid of NAME"."""
-        technique = Technique.HANDOVER if method.in_place else None
         guests = tuple(
             OrderedGuest(
                 uuid=f"uuid of {name}",
                 name=name,
                 before=OLD,
                 method=method,
-                technique=technique,
+                technique=technique if method.in_place else None,
                 budget_seconds=10.0,
             )
             for name in names
         )
-        order = UpdateOrder(kind=kind, to=to, guests=guests, pid=1, undoes=undoes)
+        order = UpdateOrder(kind=kind, to=to, guests=guests, pid=1, undoes=undoes, roll=roll)
         begun = [Entry(Kind.GUEST_BEGUN, guest.uuid, body={"name": guest.name}) for guest in guests]
         self.append(update, Entry(Kind.UPDATE_BEGUN, body=order.body()), *begun)
 

@@ -100,7 +100,7 @@ def test_an_unknown_key_names_line_and_the_keys_there_are(tmp_path: Path) -> Non
 def test_an_unknown_table(tmp_path: Path) -> None:
     assert refusal(tmp_path, "[update]\n[quux]\nx = 1\n") == (
         "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, reboot, "
-        "policy, migrate, peer, component, roll, health in the file's top level, found unknown key 'quux'"
+        "policy, migrate, peer, component, roll, health, metrics in the file's top level, found unknown key 'quux'"
     )
 
 

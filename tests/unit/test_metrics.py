@@ -8,9 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from hostagent import __version__
-from hostagent.metrics import METRICS, PAUSE_BUCKETS, exposition
+from hostagent.metrics import METRICS, OF_JOURNAL, PAUSE_BUCKETS, exposition
 from hostagent.plan import Method
-from hostagent.update.journal import Outcome
+from hostagent.update.journal import Entry, Kind, Outcome
 from hostagent.update.order import OrderKind
 
 
@@ -32,7 +32,7 @@ PAUSES = {"method": "in-place", "technique": "handover", "component": "qemu"}
 def test_an_empty_journal_gives_every_family_and_zeros() -> None:
     text = exposition([])
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    assert {declared.name.removesuffix("_total") for declared in METRICS} == set(families)
+    assert {declared.name.removesuffix("_total") for declared in OF_JOURNAL} == set(families)
     assert all(family.documentation for family in families.values())
     assert value(Writer(), "hostagent_build_info", version=__version__) == 1
     assert value(Writer(), "hostagent_guest_pause_seconds_count", **PAUSES) == 0
@@ -169,3 +169,89 @@ def test_names_that_look_alike_do_not_spoil_the_scrape() -> None:
     names = [sample.name for sample in samples(writer) if sample.labels.get("guest")]
     pairs = list(zip(names, found, strict=True))
     assert len(pairs) == len(set(pairs))
+
+
+def paused(writer: Writer) -> dict[str, float]:
+    name = "hostagent_guest_paused_since_timestamp_seconds"
+    return {sample.labels["guest"]: sample.value for sample in samples(writer) if sample.name == name}
+
+
+def test_a_guest_stands_still_from_its_pause_until_it_goes_on() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1", "db9")
+    writer.steps("u1", "web1", "prepare", "start", "reconcile")
+    assert paused(writer) == {}
+    writer.steps("u1", "web1", "switch")
+    began = writer.now
+    writer.steps("u1", "web1", "record", "resume")
+    assert paused(writer) == {"web1": pytest.approx(began)}  # it was asked to go on; nobody knows whether it does
+    writer.append("u1", Entry(Kind.STEP_DONE, "uuid of web1", "resume"))
+    assert paused(writer) == {}
+
+
+def test_a_guest_whose_pause_was_undone_runs() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1")
+    writer.steps("u1", "web1", "switch")
+    writer.append("u1", Entry(Kind.UNDO_BEGUN, "uuid of web1", "switch"))
+    assert list(paused(writer)) == ["web1"]
+    writer.append("u1", Entry(Kind.UNDO_DONE, "uuid of web1", "switch"))
+    assert paused(writer) == {}
+
+
+def test_one_that_waits_for_a_person_stands_still_until_its_update_has_ended() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1")
+    writer.steps("u1", "web1", "switch")
+    began = writer.now
+    writer.end_guest("u1", "web1", Outcome.NEEDS_OPERATOR, "stuck", "needs-operator")
+    assert paused(writer) == {"web1": pytest.approx(began)}
+    assert state(writer) == "needs-operator"
+    writer.end_guest("u1", "web1", Outcome.LOST)
+    assert paused(writer) == {}
+    writer.end("u1", Outcome.LOST)
+    assert state(writer) == "idle"
+
+
+def test_nobody_stands_still_for_a_rehearsal_or_a_reboot() -> None:
+    writer = Writer()
+    writer.begin("u1-rehearsal", "throw-away", kind=OrderKind.REHEARSAL)
+    writer.steps("u1-rehearsal", "throw-away", "switch")
+    assert state(writer) == "rehearsing"
+    writer.begin("u2", "web1", method=Method.REBOOT)
+    writer.steps("u2", "web1", "shut down")
+    assert paused(writer) == {}
+    assert state(writer) == "updating"
+
+
+def state(writer: Writer) -> str:
+    """What goes on; exactly one thing does."""
+    found = [
+        sample.labels["state"]
+        for sample in samples(writer)
+        if sample.name == "hostagent_update_state" and sample.value == 1
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_guest_that_goes_on_down_its_ladder_fell_back_once() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1", roll="r1")
+    writer.end_guest("u1", "web1", Outcome.ROLLED_BACK, "no", "failed")
+    writer.end("u1", Outcome.ROLLED_BACK)
+    fell = {"from": "in-place", "to": "reboot", "reason": "failed"}
+    assert value(writer, "hostagent_fallbacks_total", **fell) == 0
+    writer.begin("u2", "web1", roll="r1", method=Method.REBOOT)
+    assert value(writer, "hostagent_fallbacks_total", **fell) == 1
+    writer.end_guest("u2", "web1", Outcome.UPDATED)
+    writer.end("u2", Outcome.UPDATED)
+    assert value(writer, "hostagent_fallbacks_total", **fell) == 1
+    writer.begin("u3", "web1", roll="r2", method=Method.LIVE_MIGRATE)  # another day
+    assert value(writer, "hostagent_fallbacks_total", **fell) == 1
+
+
+def test_budgets_are_those_of_the_last_update() -> None:
+    writer = Writer()
+    writer.updated("u1", "web1")
+    assert value(writer, "hostagent_guest_budget_seconds", guest="web1") == 10.0

@@ -8,11 +8,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from hostagent import config_files
+from hostagent.agent_settings import AgentSettings
 from hostagent.config_files import SettingsFile
 from hostagent.errors import UsageError
 from hostagent.plan import ClockPolicy
@@ -28,6 +29,7 @@ from hostagent.policy import (
     is_guest_name,
     tcp_address,
 )
+from hostagent.setting_types import AbsolutePath, Command, Seconds, Table, Text, YesOrNo, absolute
 
 DAY_SECONDS = 86400.0
 OWN_COMPONENTS = ("qemu", "libvirtd", "kvm", "kernel", "all")
@@ -49,29 +51,6 @@ class DaemonControl(StrEnum):
     COMMAND = "command"
 
 
-def _absolute(path: Path) -> Path:
-    # No "..": what is below a directory of ours must stay there. No quotes: paths go into qemu.conf.
-    text = str(path)
-    if not path.is_absolute() or ".." in path.parts or not text.isprintable() or '"' in text or "\\" in text:
-        raise ValueError("not absolute")
-    return path
-
-
-# Each description completes "expected ...": it is what a person reads who typed something else.
-AbsolutePath = Annotated[
-    Path,
-    Field(strict=False, description="an absolute path without '..', quotes or backslashes"),
-    AfterValidator(_absolute),
-]
-Seconds = Annotated[float, Field(gt=0, le=3600, description="a number of seconds above 0, at most 3600")]
-Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
-YesOrNo = Annotated[bool, Field(description="true or false")]
-Command = Annotated[
-    tuple[Text, ...],
-    Field(strict=False, min_length=1, description="a list of texts: an absolute path and its arguments"),
-]
-
-
 def _a_guest_name(name: str) -> str:
     if not is_guest_name(name):
         raise ValueError("no name of a guest")
@@ -82,11 +61,7 @@ _GuestName = Annotated[str, AfterValidator(_a_guest_name)]
 _Method = Annotated[Allowed, Field(strict=False)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class DaemonSettings(_Table):
+class DaemonSettings(Table):
     """``[libvirt.daemon]``: the daemon that holds the QEMU driver."""
 
     control: Annotated[DaemonControl, Field(strict=False, description="auto, systemd or command")] = DaemonControl.AUTO
@@ -96,7 +71,7 @@ class DaemonSettings(_Table):
     @field_validator("start")
     @classmethod
     def _starts_a_path(cls, start: tuple[str, ...]) -> tuple[str, ...]:
-        _absolute(Path(start[0]))
+        absolute(Path(start[0]))
         return start
 
     @property
@@ -107,7 +82,7 @@ class DaemonSettings(_Table):
         return self.control is DaemonControl.SYSTEMD
 
 
-class LibvirtSettings(_Table):
+class LibvirtSettings(Table):
     """``[libvirt]``: how libvirt is reached, and which one there should be."""
 
     uri: Text = "qemu:///system"
@@ -122,7 +97,7 @@ class LibvirtSettings(_Table):
     daemon: Annotated[DaemonSettings, Field(description="a table")] = DaemonSettings()
 
 
-class PathSettings(_Table):
+class PathSettings(Table):
     """``[paths]``: where things are on this host."""
 
     state: AbsolutePath = Path("/var/lib/hostagent")
@@ -134,7 +109,7 @@ class PathSettings(_Table):
     apt_sources: AbsolutePath = Path("/etc/hostagent/qemu.list")  # for `qemu fetch`; the system's own if there is none
 
 
-class SetupSettings(_Table):
+class SetupSettings(Table):
     """``[setup]``: what ``hostagent setup`` puts on a host whose qemu.conf does not say otherwise."""
 
     memory_backing_dir: AbsolutePath = Path("/var/lib/libvirt/ram")
@@ -150,7 +125,7 @@ class SetupSettings(_Table):
     ] = ""  # persistent memory for guests' RAM, in the place of a tmpfs: it outlives the kernel
 
 
-class UpdateSettings(_Table):
+class UpdateSettings(Table):
     """``[update]``: limits of an update."""
 
     start_seconds: Seconds = 30.0  # a new QEMU must answer within
@@ -164,7 +139,7 @@ class UpdateSettings(_Table):
     apparmor: YesOrNo = True  # take guests that AppArmor confines
 
 
-class RebootSettings(_Table):
+class RebootSettings(Table):
     """``[reboot]``: how guests are updated that are shut down for it, and started anew."""
 
     shutdown_seconds: Seconds = 300.0  # for a guest to shut itself down
@@ -172,7 +147,7 @@ class RebootSettings(_Table):
     force: YesOrNo = False  # end one that does not shut itself down: what it has not written to its disks is lost
 
 
-class PolicySettings(_Table):
+class PolicySettings(Table):
     """What may be said of guests, in ``[policy]`` of all and in a ``[[policy.guest]]`` of some; see docs/policy.md."""
 
     allow: Annotated[
@@ -237,7 +212,7 @@ class PolicyTable(PolicySettings):
         return (Layer("[policy]", self.part()), *some)
 
 
-class ClockSettings(_Table):
+class ClockSettings(Table):
     """``[clock]``: how the guests' clocks are measured and set after a pause."""
 
     require_synchronised_host: YesOrNo = True
@@ -245,7 +220,7 @@ class ClockSettings(_Table):
     samples: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 8
 
 
-class KernelSettings(_Table):
+class KernelSettings(Table):
     """``[kernel]``: the host's kernel."""
 
     release: Annotated[
@@ -272,7 +247,7 @@ Uri = Annotated[str, Field(pattern=f"^{_URI}$", description="a URI like 'qemu+tl
 UriOrNone = Annotated[str, Field(pattern=f"^({_URI})?$", description="a URI, or ''")]
 
 
-class PeerSettings(_Table):
+class PeerSettings(Table):
     """``[[peer]]``: another host that guests may migrate to; the first one that a guest fits is taken."""
 
     name: Annotated[
@@ -307,7 +282,7 @@ class PeerSettings(_Table):
         return self
 
 
-class MigrateSettings(_Table):
+class MigrateSettings(Table):
     """``[migrate]``: how guests migrate to peers, and come back."""
 
     uri: UriOrNone = ""  # this host's libvirt, as the peers' libvirt reaches it; without it no guest comes back
@@ -321,7 +296,7 @@ class MigrateSettings(_Table):
     end_seconds: Seconds = 60.0  # until a migration that was broken off has ended on both sides
 
 
-class ComponentSettings(_Table):
+class ComponentSettings(Table):
     """``[[component]]``: something of the host that its owner updates by commands, with guests held or not."""
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,30}$", description="a short name in small letters")]
@@ -339,7 +314,7 @@ class ComponentSettings(_Table):
     @classmethod
     def _starts_a_path(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         if words:
-            _absolute(Path(words[0]))
+            absolute(Path(words[0]))
         return words
 
     @field_validator("name")
@@ -350,7 +325,7 @@ class ComponentSettings(_Table):
         return name
 
 
-class RollSettings(_Table):
+class RollSettings(Table):
     """``[roll]``: how an update goes over groups of guests, one after the other; see docs/update-domains.md."""
 
     max_unavailable: Annotated[
@@ -362,7 +337,7 @@ class RollSettings(_Table):
     settle_seconds: Seconds = 30.0  # within which guests must be as they were, once they are updated
 
 
-class HealthSettings(_Table):
+class HealthSettings(Table):
     """``[[health]]``: what has to answer after guests were updated, before others are."""
 
     availability_set: Annotated[
@@ -392,7 +367,7 @@ class HealthSettings(_Table):
     @classmethod
     def _starts_a_path(cls, words: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if words:
-            _absolute(Path(words[0]))
+            absolute(Path(words[0]))
         return words
 
     @model_validator(mode="after")
@@ -414,7 +389,7 @@ class HealthSettings(_Table):
         return None if self.tcp is None else tcp_address(self.tcp)
 
 
-class MetricsSettings(_Table):
+class MetricsSettings(Table):
     """``[metrics]``: what Prometheus is told."""
 
     guest_names: YesOrNo = True  # false: figures of single guests are merged, under no name
@@ -423,7 +398,7 @@ class MetricsSettings(_Table):
     )
 
 
-class Config(_Table):
+class Config(Table):
     """All settings; every one has a default."""
 
     libvirt: Annotated[LibvirtSettings, Field(description="a table")] = LibvirtSettings()
@@ -443,6 +418,7 @@ class Config(_Table):
         tuple[ComponentSettings, ...], Field(strict=False, description="tables, each of them a [[component]]")
     ] = ()
     roll: Annotated[RollSettings, Field(description="a table")] = RollSettings()
+    agent: Annotated[AgentSettings, Field(description="a table")] = AgentSettings()
     health: Annotated[
         tuple[HealthSettings, ...],
         Field(
@@ -508,7 +484,7 @@ def _explain(model: type[BaseModel], files: Sequence[SettingsFile], error: Valid
             found=f"unknown key '{keys[-1]}'",
             hint=_hint(keys, near),
         )
-    if fault["type"] == "transport":
+    if fault["type"] in ("transport", "agent"):
         return UsageError(doing, expected=fault["msg"], found=fault["ctx"]["uri"])
     found = "nothing" if fault["type"] == "missing" else _shown(fault["input"])
     return UsageError(doing, expected=f"{'.'.join(keys)} = {allowed}", found=found)

@@ -100,7 +100,8 @@ def test_an_unknown_key_names_line_and_the_keys_there_are(tmp_path: Path) -> Non
 def test_an_unknown_table(tmp_path: Path) -> None:
     assert refusal(tmp_path, "[update]\n[quux]\nx = 1\n") == (
         "reading /hostagent.toml, line 2: expected one of libvirt, paths, setup, update, clock, kernel, reboot, "
-        "policy, migrate, peer, component, roll, health, metrics in the file's top level, found unknown key 'quux'"
+        "policy, migrate, peer, component, roll, agent, health, metrics in the file's top level, "
+        "found unknown key 'quux'"
     )
 
 
@@ -508,3 +509,30 @@ def test_any_text_is_settings_or_a_usage_error(tmp_path_factory: pytest.TempPath
         Config.load(path)
     except UsageError as error:
         assert "any.toml" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('listen = "0.0.0.0:9177"', "an address of this host alone like '127.0.0.1:9177', or tls_cert and tls_key"),
+        ('listen = "[::]:9177"', "found '[::]:9177'"),
+        ('listen = "localhost:9177"', "like '127.0.0.1:9177'"),
+        ('listen = "9177"', "like '127.0.0.1:9177'"),
+        ('tls_cert = "/a.pem"', "tls_cert and tls_key, both or neither, found one of them"),
+        ('tls_client_ca = "/a.pem"', "tls_cert and tls_key beside tls_client_ca"),
+        ('group = "a b"', "a group's name"),
+        ('log_format = "xml"', "logfmt or json"),
+        ("look_seconds = 0", "a number of seconds above 0"),
+    ],
+)
+def test_the_agent_serves_nobody_by_accident(tmp_path: Path, text: str, words: str) -> None:
+    told = refusal(tmp_path, f"[agent]\n{text}\n")
+    assert words in told
+    assert told.startswith("reading /hostagent.toml, line ")
+
+
+def test_the_agent_serves_others_by_tls(tmp_path: Path) -> None:
+    tls = 'tls_cert = "/a.pem"\ntls_key = "/b.pem"'
+    assert load(tmp_path, f'[agent]\nlisten = "[::]:9177"\n{tls}\n').agent.address == ("::", 9177)
+    assert load(tmp_path, '[agent]\nlisten = "127.0.0.1:9177"\n').agent.address == ("127.0.0.1", 9177)
+    assert Config().agent.address is None

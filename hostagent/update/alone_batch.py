@@ -7,7 +7,7 @@ on; from the commit on it goes forward, or waits for a person. libvirt's daemon 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
@@ -18,6 +18,7 @@ from hostagent.update.member import CUT_OFF, MemberOf, have_libvirt, says_yes, w
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import Ports
+from hostagent.update.watched_together import WatchedTogether
 
 _NOT_HERE = (Outcome.GONE, Outcome.UPDATED)  # one that was updated before the swap stays on another host
 
@@ -48,6 +49,11 @@ class AloneBatch:
     ports: Ports
     update: str
     members: Sequence[AloneMember]
+
+    def __post_init__(self) -> None:
+        together = WatchedTogether(self.ports.watcher)
+        for member in self.members:
+            member.swap.ports = replace(member.swap.ports, watcher=together.one())
 
     def run(self) -> None:
         """Carry every guest as far as it goes."""
@@ -194,7 +200,7 @@ class AloneBatch:
         except HostagentError as stuck:
             member.end(Outcome.NEEDS_OPERATOR, _for_a_person(stuck))
         if not member.active:
-            self.ports.watcher.running()  # nobody works at it any more, and the updater goes on
+            member.swap.ports.watcher.running()  # nobody works at it any more, and the updater goes on
 
     def _forward_again(self, member: AloneMember, error: HostagentError) -> None:
         """It is where it is to be, whatever failed: that is no reason to bring it back."""

@@ -3,7 +3,8 @@
     python -m tests.bench.rootfs [VERSION OF LIBVIRT]
 
 The first holds libvirt and QEMU as Debian 12 installs them (9.0 and 7.2); the packages of QEMU 10.0 and of libvirt 11.3
-come from its backports and are only laid beside it. The other has libvirt 11.3 from those backports, and the same QEMU.
+come from its backports and are only laid beside it. The other has libvirt 11.3 from those backports, and the same QEMU;
+with it comes a script out of QEMU's source that tests compare with.
 """
 
 import filecmp
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.bench.analyzer import Analyzer
 from tests.bench.debian import ADD_BACKPORTS, APT_GET, PREFER_BACKPORTS, Tree
 from tests.bench.paths import DEBS, LIBVIRT, LIBVIRT_DEBS, ROOTFS
 from tests.bench.virtqemud import Builder
@@ -93,6 +95,7 @@ TREES: Mapping[str, Sequence[Tree]] = {
     "11.3": [
         VIRTQEMUD,
         Tree(ROOTFS["11.3"], INSTALLED, setup=(ADD_BACKPORTS, PREFER_BACKPORTS), customize=(NO_NODE_DEVICES,)),
+        Analyzer(),
     ],
 }
 

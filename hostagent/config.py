@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
+from urllib.parse import parse_qsl
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -242,6 +251,11 @@ _OVER: Mapping[Transport, tuple[str, ...]] = {
     Transport.TLS: ("qemu+tls", "qemu", "qemu+ssh", "qemu+libssh", "qemu+libssh2"),
     Transport.SSH: ("qemu+ssh", "qemu+libssh", "qemu+libssh2"),
 }
+# What may have nobody look at who the other host is (libvirt, "URIs"), and with which values it does not.
+_UNSEEN: Mapping[str, frozenset[str]] = {
+    "no_verify": frozenset(("0",)),
+    "known_hosts_verify": frozenset(("normal",)),
+}
 _URI = r"[a-z0-9+]+://[A-Za-z0-9._~:/?=&%@\[\],+-]{1,500}"
 Uri = Annotated[str, Field(pattern=f"^{_URI}$", description="a URI like 'qemu+tls://host2/system'")]
 UriOrNone = Annotated[str, Field(pattern=f"^({_URI})?$", description="a URI, or ''")]
@@ -272,14 +286,18 @@ class PeerSettings(Table):
     @model_validator(mode="after")
     def _transport_fits(self) -> Self:
         allowed = _OVER.get(self.transport)
-        scheme = self.uri.partition("://")[0]
-        if allowed is not None and scheme not in allowed:
-            raise PydanticCustomError(
-                "transport",
-                f"a uri of {' or '.join(allowed)} for transport '{self.transport}', or another transport",
-                {"uri": self.uri},
-            )
+        if allowed is not None:
+            _require_over(allowed, self.uri, f"transport '{self.transport}', or another transport")
         return self
+
+
+def _require_over(allowed: tuple[str, ...], uri: str, wish: str) -> None:
+    """Raises PydanticCustomError unless the connection is of such a kind, and each end knows who the other one is."""
+    if uri.partition("://")[0] not in allowed:
+        raise PydanticCustomError("transport", f"a uri of {' or '.join(allowed)} for {wish}", {"uri": uri})
+    for name, value in parse_qsl(uri.partition("?")[2], keep_blank_values=True):
+        if value not in _UNSEEN.get(name.casefold(), (value,)):
+            raise PydanticCustomError("transport", f"a uri without {name} for {wish}", {"uri": uri})
 
 
 class MigrateSettings(Table):
@@ -440,6 +458,17 @@ class Config(Table):
     def _each_peer_once(cls, found: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
         if len({one.name for one in found}) < len(found):
             raise ValueError("one of that name twice")
+        return found
+
+    @field_validator("peer")
+    @classmethod
+    def _come_back_as_they_went(cls, found: tuple[PeerSettings, ...], info: ValidationInfo) -> tuple[PeerSettings, ...]:
+        """What crosses encrypted on the way there does so on the way back."""
+        migrate = info.data.get("migrate")
+        if isinstance(migrate, MigrateSettings) and migrate.comes_back and migrate.uri:
+            for one in found:
+                if one.transport is not Transport.PLAIN:
+                    _require_over(_OVER[Transport.TLS], migrate.uri, f"the way back, [migrate], from {one.name}")
         return found
 
     @classmethod

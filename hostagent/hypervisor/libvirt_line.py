@@ -156,8 +156,8 @@ class LibvirtLine:
         if fresh or self._line.connection is None or self._line.worker is None:
             self.disconnect()
             worker = Worker()
-            uri = self._uri
-            connection = worker.call(f"connecting to {uri}", lambda: libvirt.open(uri), self._call_seconds)
+            uri, opened = self._uri, _asking_nobody(self._uri)
+            connection = worker.call(f"connecting to {uri}", lambda: libvirt.open(opened), self._call_seconds)
             driver = worker.call(f"connecting to {uri}", connection.getType, self._call_seconds)
             if driver != "QEMU":
                 raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
@@ -241,8 +241,29 @@ def asking(doing: str, hint: str) -> Iterator[None]:
         if code == libvirt.VIR_ERR_OPERATION_INVALID and "agent" in said.lower():
             raise _AgentSilent(doing, AgentFault.NO_AGENT, said) from error
         if _is_broken(error) or code in {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED}:
+            if _NOT_VERIFIED in said:
+                raise Refused(doing, expected="libvirt to answer", found=_of_a_key(said), hint=_KEY_HINT) from error
             raise Refused(doing, expected="libvirt to answer", found=said, hint=hint) from error
         raise Failed(doing, found=said) from error
+
+
+def _asking_nobody(uri: str) -> str:
+    """ssh would ask on the terminal that hostagent was called from, and wait past our deadline (libvirt, "URIs")."""
+    scheme, _, rest = uri.partition("://")
+    if not scheme.endswith("+ssh") or "no_tty=" in rest:
+        return uri
+    return f"{uri}{'&' if '?' in rest else '?'}no_tty=1"
+
+
+def _of_a_key(said: str) -> str:
+    """In a line: what ssh says to a host's key that is not the known one fills a screen (OpenSSH, sshconnect.c)."""
+    known = "another than the one in known_hosts" if _CHANGED in said else "not in known_hosts"
+    return f"that ssh refuses it: its host key is {known}"
+
+
+_NOT_VERIFIED = "Host key verification failed"
+_CHANGED = "IDENTIFICATION HAS CHANGED"
+_KEY_HINT = "see whether the key is its own; then put it into root's known_hosts, on the host that it is reached from"
 
 
 def _is_broken(error: Any) -> bool:

@@ -1,11 +1,11 @@
-"""A host of the bench that takes guests from another: libvirt listens, with TLS and without."""
+"""A host of the bench that takes guests from another: libvirt listens, with TLS and without, and sshd does."""
 
 import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.bench import certificates
+from tests.bench import certificates, ssh
 from tests.bench.host import LIBVIRTD_START, QEMU_CONF, QEMU_USER, Host
 from tests.bench.link import SIDES, Side
 
@@ -29,7 +29,7 @@ host_uuid = "{uuid}"
 
 
 class ListeningHost(Host):
-    """One side of the two; certificates come from the folder. Afterwards the host is as it was."""
+    """One side of the two; certificates and keys come from the folder. Afterwards the host is as it was."""
 
     start_command = (*LIBVIRTD_START, "-l")
     qemu_conf = f'{QEMU_CONF}default_tls_x509_cert_dir = "{certificates.QEMU_FOLDER}"\n{KEEPALIVE}{NOT_OURS}'
@@ -45,6 +45,7 @@ class ListeningHost(Host):
         names = "".join(f"{side.address} {side.name}\n" for side in SIDES)
         self._write(HOSTS_FILE, f"127.0.0.1 localhost\n{names}")
         self._say_when_it_booted()
+        ssh.install(self._credentials, self._side, SIDES)
         return super().__enter__()
 
     def __exit__(
@@ -55,6 +56,7 @@ class ListeningHost(Host):
             path.write_text(text)
         UTMP.unlink()
         certificates.remove()
+        ssh.remove()
 
     def _say_when_it_booted(self) -> None:
         """Both hosts say the same, so that libvirt leaves the owner of a disk alone that the other one uses.

@@ -28,6 +28,7 @@ INSTALLED = (
     "libvirt-daemon-driver-qemu",
     "libvirt-daemon-system",
     "openssh-client",
+    "openssh-server",  # by which two hosts reach each other
     "openssl",  # for the certificates of two hosts
     "procps",
     "python3",

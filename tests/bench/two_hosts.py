@@ -21,7 +21,7 @@ from typing import IO
 import libvirt
 import psutil
 
-from tests.bench import certificates, cgroups
+from tests.bench import certificates, cgroups, ssh
 from tests.bench.guest_spec import GUEST_FILES
 from tests.bench.host import URI
 from tests.bench.launch import NAMESPACES
@@ -32,7 +32,9 @@ from tests.bench.second_host import READY, UP
 URIS = {side: f"qemu+tls://{side.name}/system" for side in SIDES}
 """How libvirt is reached from the other host: with TLS, ..."""
 PLAIN_URIS = {side: f"qemu+tcp://{side.name}/system" for side in SIDES}
-"""... and without."""
+"""... without, ..."""
+SSH_URIS = {side: f"qemu+ssh://root@{side.name}/system" for side in SIDES}
+"""... and by SSH."""
 MIGRATE_URIS = {side: f"tcp://{side.name}" for side in SIDES}
 """Where QEMU sends a guest to; libvirt adds a port."""
 SOCKET = "run/libvirt/libvirt-sock"
@@ -209,6 +211,7 @@ def two_hosts(*, ram: str = "6g") -> Iterator[TwoHosts]:
     """Both, with libvirt listening on each; ram is for each."""
     credentials = Path(tempfile.mkdtemp(prefix="credentials-", dir="/run")) / "made"
     certificates.make(credentials, SIDES)
+    ssh.make(credentials, SIDES)
     try:
         with ListeningHost(A, credentials, ram=ram) as a:
             link = Link()

@@ -11,6 +11,7 @@ from tests.bench.lab import Lab
 from tests.bench.link import A, B
 from tests.bench.peer import Peer
 from tests.bench.two_hosts import URIS, TwoHosts, two_hosts
+from tests.hosts.peers import Putting, putting
 
 
 @pytest.fixture(scope="package")
@@ -41,6 +42,13 @@ def peer(both: TwoHosts) -> Iterator[Peer]:
 def lab(both: TwoHosts) -> Lab:
     """hostagent on the first host; the second has its own, set up in the same way."""
     return Lab.set_up(start=both.a.start_command)
+
+
+@pytest.fixture
+def put(lab: Lab) -> Iterator[Putting]:
+    """What the settings say of the other host; gone afterwards."""
+    with putting() as put:
+        yield put
 
 
 @pytest.fixture

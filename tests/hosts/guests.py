@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import libvirt
 
-from tests.bench.guest_spec import GuestSpec
+from tests.bench.guest_spec import GUEST_FILES, GuestSpec
 from tests.bench.link import A, B, Side
 from tests.bench.proof import Proof
 from tests.bench.two_hosts import MIGRATE_URIS, PLAIN_URIS, URIS, TwoHosts
@@ -103,11 +103,26 @@ class Travelling:
 @contextmanager
 def guest(hosts: TwoHosts, spec: GuestSpec) -> Iterator[Travelling]:
     """A guest that begins on the first host and is gone from both afterwards."""
+    with guests(hosts, spec) as (travelling,):
+        yield travelling
+
+
+@contextmanager
+def guests(hosts: TwoHosts, *specs: GuestSpec) -> Iterator[tuple[Travelling, ...]]:
+    """Several of them, which boot side by side."""
+    with ExitStack() as stack:
+        booting = tuple(stack.enter_context(_booting(hosts, spec)) for spec in specs)
+        for travelling in booting:
+            with travelling.proof(A) as proof:
+                proof.wait_booted()
+        yield booting
+
+
+@contextmanager
+def _booting(hosts: TwoHosts, spec: GuestSpec) -> Iterator[Travelling]:
     with hosts.a.guest(spec):
         travelling = Travelling(hosts, spec)
         try:
-            with travelling.proof(A) as proof:
-                proof.wait_booted()
             yield travelling
         finally:
             if hosts.b.is_on:
@@ -115,3 +130,19 @@ def guest(hosts: TwoHosts, spec: GuestSpec) -> Iterator[Travelling]:
                     with suppress(libvirt.libvirtError):
                         domain.destroy()
                     domain.undefine()
+
+
+def is_well(travelling: Travelling, side: Side, *, emulator: str | None = None) -> None:
+    """It runs there alone, whole, and the other host does not know it."""
+    other = A if side is B else B
+    travelling.wait_until(lambda: travelling.runs_on() == [side])
+    travelling.wait_until(lambda: not travelling.is_known_on(other))
+    with travelling.on(side) as domain:
+        assert domain.isPersistent()
+        if emulator is not None:
+            assert f"<emulator>{emulator}</emulator>" in domain.XMLDesc()
+    with travelling.proof(side) as proof:
+        now = proof.check()
+    assert now.good
+    assert now.ram.pages == travelling.spec.fill_mib * 256
+    assert not list(GUEST_FILES.glob("hostagent-*"))

@@ -8,83 +8,29 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import libvirt
 import pytest
 
+from hostagent.config import Transport
 from hostagent.plan import GuestPlan, Method, Plan, Verdict
 from hostagent.update import host as host_update
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.report import GuestReport, report_of
-from tests.bench.guest_spec import GUEST_FILES, GuestSpec
-from tests.bench.lab import CONFIG, Lab
-from tests.bench.link import A, B, Side, Traffic
+from tests.bench.guest_spec import GuestSpec
+from tests.bench.lab import Lab
+from tests.bench.link import A, B, Traffic
 from tests.bench.peer import Peer
-from tests.bench.two_hosts import MIGRATE_URIS, PLAIN_URIS, URIS, TwoHosts
+from tests.bench.two_hosts import URIS, TwoHosts
 from tests.crash.real_updater import End, How, Order, When
 from tests.crash.real_world import Updater, guards, wait_for
-from tests.hosts.guests import Travelling, guest
+from tests.hosts.guests import Travelling, guest, is_well
+from tests.hosts.peers import Putting
 
 SPEC = GuestSpec("traveller", 1, 256, fill_mib=120, seed=53)
 SLOW = 200_000_000
 """Bits a second: its RAM takes some seconds."""
 CRAWL = 8_000_000
-PEERS = """
-[policy]
-allow = ["in-place", "in-place-copy", "live-migrate"]
-
-[migrate]
-uri = "{home}"
-migrate_uri = "{migrate_home}"
-return = {returns}
-least_seconds = {least}
-seconds_per_gib = 1
-call_seconds = 3
-end_seconds = {end}
-
-[[peer]]
-name = "host-b"
-uri = "{peer}"
-migrate_uri = "{migrate_peer}"
-transport = "{transport}"
-shared = ["{shared}"]
-coherent = true
-"""
-
-
-@pytest.fixture
-def put(lab: Lab) -> Iterator[Putting]:
-    folder = Path(f"{CONFIG}.d")
-    folder.mkdir(exist_ok=True)
-    try:
-        yield Putting(folder / "peers.toml")
-    finally:
-        (folder / "peers.toml").unlink(missing_ok=True)
-
-
-class Putting:
-    """Writes what is said of the peers."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self, *, returns: bool = True, tls: bool = True, least: float = 60.0, end: float = 15.0) -> Lab:
-        uris = URIS if tls else PLAIN_URIS
-        self._path.write_text(
-            PEERS.format(
-                home=uris[A],
-                peer=uris[B],
-                migrate_home=MIGRATE_URIS[A],
-                migrate_peer=MIGRATE_URIS[B],
-                transport="tls" if tls else "plain",
-                returns=str(returns).lower(),
-                shared=GUEST_FILES,
-                least=least,
-                end=end,
-            )
-        )
-        return Lab.load()
 
 
 def goes(lab: Lab, **more: object) -> GuestReport:
@@ -128,28 +74,14 @@ def last(lab: Lab) -> GuestReport:
     return told(lab.updates()[-1])
 
 
-def is_well(travelling: Travelling, side: Side, *, emulator: str | None = None) -> None:
-    """It runs there alone, whole, and the other host does not know it."""
-    other = A if side is B else B
-    travelling.wait_until(lambda: travelling.runs_on() == [side])
-    travelling.wait_until(lambda: not travelling.is_known_on(other))
-    with travelling.on(side) as domain:
-        assert domain.isPersistent()
-        if emulator is not None:
-            assert f"<emulator>{emulator}</emulator>" in domain.XMLDesc()
-    with travelling.proof(side) as proof:
-        now = proof.check()
-    assert now.good
-    assert now.ram.pages == SPEC.fill_mib * 256
-    assert not list(GUEST_FILES.glob("hostagent-*"))
-
-
 # -- there and back ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
-def test_it_goes_and_comes_back_onto_the_new_qemu(hosts: TwoHosts, peer: Peer, put: Putting, tls: bool) -> None:
-    lab, heard = put(tls=tls), list[str]()
+@pytest.mark.parametrize("transport", [Transport.TLS, Transport.PLAIN])
+def test_it_goes_and_comes_back_onto_the_new_qemu(
+    hosts: TwoHosts, peer: Peer, put: Putting, transport: Transport
+) -> None:
+    lab, heard = put(transport), list[str]()
     connected = peer.connections(SPEC.address)
     with guest(hosts, SPEC) as travelling:
         with travelling.on(A) as domain:

@@ -151,6 +151,47 @@ def test_a_peer_that_is_none(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in refusal(tmp_path, f"[[peer]]\n{text}\n")
 
 
+@pytest.mark.parametrize(
+    ("transport", "uri", "found"),
+    [
+        ("ssh", "qemu+ssh://a/system?no_verify=1", "without no_verify for transport 'ssh'"),
+        ("ssh", "qemu+ssh://a/system?keyfile=/k&No_Verify=1", "without No_Verify"),
+        ("ssh", "qemu+libssh://a/system?known_hosts_verify=ignore", "without known_hosts_verify"),
+        ("ssh", "qemu+libssh://a/system?known_hosts_verify=auto", "without known_hosts_verify"),
+        ("tls", "qemu+tls://a/system?no_verify=1", "without no_verify for transport 'tls', or another transport"),
+        ("ssh", "qemu+ssh://a/system?no_verify=0&no_tty=1", ""),
+        ("ssh", "qemu+libssh2://a/system?known_hosts_verify=normal", ""),
+        ("plain", "qemu+ssh://a/system?no_verify=1", ""),
+    ],
+)
+def test_a_peer_has_to_prove_who_it_is(tmp_path: Path, transport: str, uri: str, found: str) -> None:
+    text = f'[[peer]]\nname = "a"\nuri = "{uri}"\ntransport = "{transport}"\n'
+    if found:
+        assert found in refusal(tmp_path, text)
+    else:
+        assert load(tmp_path, text).peer[0].uri == uri
+
+
+@pytest.mark.parametrize(
+    ("more", "uri", "found"),
+    [
+        ("", "qemu+tcp://a/system", "for the way back, [migrate], from b, found qemu+tcp://a/system"),
+        ("", "qemu+tls://a/system?no_verify=1", "a uri without no_verify for the way back"),
+        ("", "qemu+ssh://a/system", ""),
+        ("return = false\n", "qemu+tcp://a/system", ""),
+    ],
+)
+def test_nobody_comes_back_over_less_than_he_went_by(tmp_path: Path, more: str, uri: str, found: str) -> None:
+    peer = '[[peer]]\nname = "b"\nuri = "qemu+ssh://b/system"\ntransport = "ssh"\n'
+    text = f'[migrate]\nuri = "{uri}"\n{more}{peer}'
+    if found:
+        assert found in refusal(tmp_path, text)
+    else:
+        assert load(tmp_path, text).migrate.uri == uri
+    plain = text.replace('transport = "ssh"', 'transport = "plain"')
+    assert load(tmp_path, plain).peer[0].transport is Transport.PLAIN
+
+
 def test_two_peers_of_one_name(tmp_path: Path) -> None:
     one = '[[peer]]\nname = "a"\nuri = "qemu+tls://a/system"\n'
     assert "expected peer = tables with different names" in refusal(tmp_path, one + one)

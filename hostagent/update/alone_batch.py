@@ -98,13 +98,13 @@ class AloneBatch:
         self._settle()
 
     def turn_back(self, error: HostagentError) -> None:
-        """Nothing was swapped: all of them are brought back."""
-        for member in self._active():
+        """Nothing was swapped: all of them are brought back, the shut down ones first."""
+        for member in sorted(self._active(), key=lambda member: member.swap.keeps_memory):
             if member.committed:
                 self._carry(member)
             else:
                 self._fell(member, error)
-        self._settle()
+        self._settle(error)
 
     def stay_away(self, stuck: HostagentError) -> None:
         """What was to be swapped is neither swapped nor as before, and cannot be while guests run."""
@@ -129,10 +129,10 @@ class AloneBatch:
 
     # -- after a crash -----------------------------------------------------------------------------------------
 
-    def recover(self, *, swapped: bool = False) -> None:
+    def recover(self, *, swapped: bool = False, undone: HostagentError | None = None) -> None:
         """Finish or undo what a crash left, guests that may not run because of us first.
 
-        swapped: what they had left for is swapped, so that those that have left go on.
+        swapped: what they had left for is swapped, so that those that have left go on. undone: why it is not.
         """
         for member in self._active():
             if not member.progress.open:
@@ -150,7 +150,7 @@ class AloneBatch:
         forward = [member for member in first if member.committed or (swapped and member.has_left)]
         self._all(self._carry, forward)
         self._all(self._undo, [member for member in first if member not in forward])
-        self._settle()
+        self._settle(undone)
 
     # -- one guest -------------------------------------------------------------------------------------------
 
@@ -229,12 +229,15 @@ class AloneBatch:
             member.swap.let_go()
         member.end(ended.outcome, ended.why)
 
-    def _settle(self) -> None:
-        """Every outcome written down."""
+    def _settle(self, undone: HostagentError | None = None) -> None:
+        """Every outcome written down; undone: why that is as before for which they had left."""
         for member in self._active():
             member.end(Outcome.UPDATED)
         updated = [member for member in self.members if member.outcome is Outcome.UPDATED and not member.closed]
         clocks.bring_right([member.swap for member in updated if not member.swap.rehearsal])
+        for member in updated:
+            if undone is not None and not member.reason and not member.swap.leaves_for_good:
+                member.end(Outcome.ROLLED_BACK, undone)
         write_ends(self.engine.journal, self.update, self.members)
 
 

@@ -62,7 +62,7 @@ class ClearedBatch:
         if isinstance(self.held.failure, NeedsOperator):
             self.leaving.stay_away(self.held.failure)
         elif recovers:
-            self.leaving.recover(swapped=self.held.failure is None)
+            self.leaving.recover(swapped=self.held.failure is None, undone=self.held.failure)
         elif self.held.failure is None:
             self.leaving.come_back()
         else:

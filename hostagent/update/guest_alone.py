@@ -39,6 +39,11 @@ class GuestAlone(GuestOfUpdate[N], ABC):
         except HostagentError:
             self.saved = dataclasses.replace(self.notes, **changes)  # type: ignore[type-var]
 
+    @property
+    def leaves_for_good(self) -> bool:
+        """Whether it is to stay on another host."""
+        return False
+
     @abstractmethod
     def settle(self) -> None:
         """Wait, with a limit, until what was asked for it is done or is given up; raises nothing for the latter."""

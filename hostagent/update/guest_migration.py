@@ -79,6 +79,10 @@ class GuestMigration(GuestAlone[MigrationNotes]):
     stale: bool = field(default=False, kw_only=True)  # what arrived on the peer is past
 
     @property
+    def leaves_for_good(self) -> bool:
+        return not self.comes_back
+
+    @property
     def going(self) -> Leg:
         return Leg(HOME, self.peer)
 

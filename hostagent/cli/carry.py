@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
@@ -11,7 +12,7 @@ from hostagent.cli.output import sentence
 from hostagent.cli.progress import Progress
 from hostagent.errors import ExitCode, Failed, Refused, UsageError
 from hostagent.facts import Host
-from hostagent.plan import HostPlan, Plan
+from hostagent.plan import HostPlan, Method, Plan
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport
@@ -116,12 +117,22 @@ def _what_was_done(report: UpdateReport) -> str:
     if updated == len(report.guests):
         done = "adopted" if report.kind is OrderKind.ADOPTION else f"updated to QEMU {to}"
         away = [f" {guest.name} runs on {guest.runs_on} now." for guest in report.guests if guest.runs_on]
-        return f"{whole} {done}, RAM {_ram(report)}.{''.join(away)}"
+        return f"{whole} {done}{_how(report)}.{''.join(away)}"
     waiting = [guest.name for guest in report.guests if guest.outcome is Outcome.NEEDS_OPERATOR]
     if waiting or report.is_open:
         return f"{updated} of {whole} updated. A person has to see to the rest; then: hostagent recover"
     back = f" To bring {'it' if updated == 1 else 'them'} back: hostagent rollback {report.id}" if updated else ""
     return f"{updated} of {whole} updated.{back}"
+
+
+def _how(report: UpdateReport) -> str:
+    """What became of their RAM; where not all of it stayed on this host, the methods that they went by."""
+    methods = Counter(guest.method for guest in report.guests)
+    if methods.keys() <= {Method.IN_PLACE, Method.IN_PLACE_COPY}:
+        return f", RAM {_ram(report)}"
+    if len(methods) == 1:
+        return f" by {next(iter(methods))}"
+    return f": {', '.join(f'{number} by {method}' for method, number in methods.items())}"
 
 
 def _ram(report: UpdateReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from hostagent.cli.roll import Course, carry_out
 from hostagent.components import HostComponent
 from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
 from hostagent.facts import Freshness, Host
-from hostagent.plan import HostPlan, Plan
+from hostagent.plan import HostPlan, Method, Plan
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.host_planner import Swap, plan_everything, plan_host
 from hostagent.planning.planner import plan_qemu
@@ -207,15 +208,30 @@ def _carried_parts(done: Carried, plans: Sequence[Plan | HostPlan]) -> list[Part
 
 def host_verdict(report: UpdateReport, swaps: Sequence[str]) -> str:
     """What was done, in a sentence or two."""
-    what, held = " and ".join(swaps), words.counted(len(report.guests), "guest")
+    what, meanwhile = " and ".join(swaps), _meanwhile(report)
+    away = "".join(f" {guest.name} runs on {guest.runs_on} now." for guest in report.guests if guest.runs_on)
     if report.is_open:
         return f"{what}: a person has to see to it; then: hostagent recover"
     if report.outcome is Outcome.ROLLED_BACK:
-        back = f" {held} held meanwhile, and back." if report.guests else ""
-        return f"{what}: not swapped, and as before: {report.reason}.{back}"
-    updated = sum(guest.outcome is Outcome.UPDATED for guest in report.guests)
+        back = f" {meanwhile} meanwhile, and back." if report.guests and not away else ""
+        return f"{what}: not swapped, and as before: {report.reason}.{back}{away}"
     if not report.guests:
         return f"{what}: swapped."
     pauses = [guest.pause_seconds for guest in report.guests if guest.pause_seconds is not None]
-    longest = f", the longest for {words.duration(max(pauses))}" if pauses else ""
-    return f"{what}: swapped with {updated} of {held} held, RAM kept{longest}."
+    longest = f"; the longest pause took {words.duration(max(pauses))}" if pauses else ""
+    return f"{what}: swapped, with {meanwhile} meanwhile{longest}.{away}"
+
+
+def _meanwhile(report: UpdateReport) -> str:
+    """How many of its guests were where."""
+    ways = Counter(Method.IN_PLACE if guest.technique else guest.method for guest in report.guests)
+    return ", ".join(
+        f"{words.counted(ways[method], 'guest')} {where}" for method, where in _WHERE.items() if ways[method]
+    )
+
+
+_WHERE = {
+    Method.IN_PLACE: "held, RAM kept",
+    Method.LIVE_MIGRATE: "on another host",
+    Method.REBOOT: "shut down",
+}

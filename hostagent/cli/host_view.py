@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hostagent.cli import words
 from hostagent.cli.output import Cell, Column, Part, sentence, table
@@ -29,6 +30,11 @@ def host_plan_parts(plan: HostPlan) -> list[Part]:
         parts += [table(_COLUMNS, [_row(guest, plan) for guest in plan.guests]), ""]
     if plan.blockers:
         parts += [sentence(f"{plan.component} cannot be updated:", "bad"), *reasons(plan.blockers), ""]
+    for guest in plan.to_update:
+        if guest.technique is None:
+            how = way_words(guest.method, guest.peer)
+            parts += [sentence(f"{guest.name} cannot be held with the others, and leaves meanwhile by {how}:")]
+            parts += [*_why_not_held(guest), ""]
     for guest in plan.blocked:
         parts += [sentence(f"{guest.name} cannot be held, nor leave meanwhile:", "bad"), *against_each(guest), ""]
     return parts
@@ -58,6 +64,12 @@ def _how(guest: GuestPlan) -> str:
     if guest.technique is not None:
         return "held with all others, RAM kept"
     return f"leaves meanwhile: {way_words(guest.method, guest.peer)}"
+
+
+def _why_not_held(guest: GuestPlan) -> list[Part]:
+    """What would be done about it is none of a plan's that has found another way."""
+    against = [blocker for way in guest.ways if way.method.in_place for blocker in way.blockers]
+    return reasons(replace(blocker, hint="") for blocker in against)
 
 
 def host_plan_json(plan: HostPlan) -> dict[str, object]:

@@ -36,8 +36,8 @@ _LEAVE_SECONDS = 2.0  # a terminal that takes nothing is not waited for
 
 _WORDS = {
     "rehearse": "starting a throw-away guest",
-    "prepare": "noting its state, pinning its RAM",
-    "start": "starting the new QEMU beside the old one",
+    "prepare": "noting its state",
+    "start": "starting the new QEMU",
     "copy": "copying its RAM into a file; it runs on",
     "detach": "taking libvirt's daemon away; guests run on",
     "reconcile": "comparing the old QEMU and the new one",
@@ -51,6 +51,12 @@ _WORDS = {
     "save": "held: saved without its RAM",
     "restore": "held: its state is restored, its RAM is where it was",
     "look": "checking what libvirt sees, then its clock",
+    "migrate": "going to the peer; it runs on",
+    "return": "coming back; it runs on",
+    "resume-at-home": "resuming at home",
+    "look-at-home": "checking what libvirt sees at home, then its clock",
+    "shut-down": "shutting itself down",
+    "boot": "booting",
 }
 _HOST = "libvirt"
 _COMPONENTS = {"stage": "getting it ready", "swap": "swapping it"}  # steps that are a component's: "swap kernel"

@@ -81,8 +81,8 @@ def _summary(rolled: Rolled) -> list[Part]:
     of_all = f"{updated} of {len(rolled.plan.to_update)} guests updated"
     ended = f"Stopped: {rolled.reason}." if rolled.stop else "All groups are done."
     parts: list[Part] = [sentence(f"Roll {rolled.id}: {of_all}. {ended}", look)]
-    if rolled.used_lower_rung:
-        parts.append(sentence("Some by a method that disturbs them more than the one planned.", "wait"))
+    if lower := [f"{one.plan.name} by {one.method}, not {planned}" for one, planned in rolled.lower_rungs]:
+        parts.append(sentence(f"By a method that disturbs more than the one planned: {'; '.join(lower)}.", "wait"))
     if rolled.untouched:
         parts.append(sentence(f"Untouched: {', '.join(rolled.untouched)}.", "wait"))
     if rolled.passed_over:

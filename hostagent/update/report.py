@@ -196,9 +196,10 @@ def past_of(updates: Sequence[UpdateRecord]) -> Past:
             for name, took in swapped.items():
                 swaps.setdefault(name, []).append(took)
         for record in update.guests.values():
-            own = _own_pause(update, record, held, swapped)
+            way = ways.get(record.uuid, Technique.HANDOVER)
+            own = _own_pause(update, record, held, swapped) if way is Technique.HOLD else _pause(record)
             if record.outcome is Outcome.UPDATED and own is not None:
-                alike = pauses.setdefault(ways.get(record.uuid, Technique.HANDOVER), {})
+                alike = pauses.setdefault(way, {})
                 alike.setdefault(record.uuid, []).append(own)
             copied, seconds = (_number(record.measured, name) for name in ("copied_bytes", "copy_seconds"))
             if copied and seconds:
@@ -222,10 +223,14 @@ def _swapped(update: UpdateRecord) -> Mapping[str, float]:
 
 def _own_pause(update: UpdateRecord, record: GuestRecord, held: int, swapped: Mapping[str, float]) -> float | None:
     """How long a guest stood still for itself: one held with all others waits for them, and for the swap."""
-    pause = _number(record.measured, "pause_seconds")
+    pause = _pause(record)
     if pause is None or not update.order.get("swaps"):
         return pause
     return max(0.0, pause - sum(swapped.values())) / held if swapped and held else None
+
+
+def _pause(record: GuestRecord) -> float | None:
+    return _number(record.measured, "pause_seconds")
 
 
 def _ways(update: UpdateRecord) -> Mapping[str, Technique | Method]:

@@ -88,12 +88,19 @@ class Rolled:
         return any(one.record.outcome is Outcome.UPDATED and one.record.reason for one in self.last)
 
     @property
-    def used_lower_rung(self) -> bool:
-        """Whether a guest was updated by a method that disturbs it more than the one planned."""
+    def lower_rungs(self) -> tuple[tuple[Carried, Method], ...]:
+        """The guests that were updated by a method which disturbs them more than the one planned, and that one."""
         planned = {guest.uuid: guest.method or Method.IN_PLACE for guest in self.plan.to_update}
         rungs = list(Method)
-        return any(
-            one.record.outcome is Outcome.UPDATED and rungs.index(one.method) > rungs.index(planned[one.plan.uuid])
+        return tuple(
+            (one, planned[one.plan.uuid])
             for one in self.last
-            if one.plan.uuid in planned
+            if one.record.outcome is Outcome.UPDATED
+            and one.plan.uuid in planned
+            and rungs.index(one.method) > rungs.index(planned[one.plan.uuid])
         )
+
+    @property
+    def used_lower_rung(self) -> bool:
+        """Whether there is any such guest."""
+        return bool(self.lower_rungs)

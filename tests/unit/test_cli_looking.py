@@ -163,7 +163,7 @@ def test_recover_tells_what_it_closed(
     result = hostagent("recover")
     assert result.exit_code == code
     assert "web1: it was cut off" in result.stdout
-    assert result.stderr == "web1: undoing: starting the new QEMU beside the old one\n"
+    assert result.stderr == "web1: undoing: starting the new QEMU\n"
 
 
 # -- metrics, qemu list, setup

@@ -49,7 +49,7 @@ def test_guests_by_name_steps_in_words() -> None:
     assert shown(run) == [
         "rehearsal 1: starting a throw-away guest",
         "rehearsal 2: starting a throw-away guest",
-        "rehearsal 1: starting the new QEMU beside the old one",
+        "rehearsal 1: starting the new QEMU",
         "web1: paused: device state crosses",
         "web1: undoing: paused: device state crosses",
         "libvirt: taking libvirt's daemon away; guests run on",

@@ -1,0 +1,225 @@
+"""Something is swapped for the whole host while guests run: one is held, and those that cannot be leave meanwhile.
+
+Two of one availability set, in different update domains; one whose RAM is in no file, so that it could not be kept; one
+whose owner allows nothing but reboots.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from hostagent import wiring
+from hostagent.libvirt_files.hook import HOOK
+from hostagent.policy import Allowed, PolicyPart
+from tests.bench.command import HOSTAGENT, hostagent
+from tests.bench.guest_spec import GuestSpec, Ram
+from tests.bench.lab import CONFIG, Lab
+from tests.bench.link import A, B
+from tests.bench.peer import Peer
+from tests.bench.proof import ProofReport
+from tests.bench.two_hosts import TwoHosts
+from tests.crash.real_world import guards, wait_for
+from tests.hosts.census import Census
+from tests.hosts.guests import Travelling, guests, is_well
+from tests.hosts.peers import putting
+
+HELD = GuestSpec("held", 1, 192, fill_mib=48, seed=61)
+SAME_SET = GuestSpec("same set", 2, 192, fill_mib=48, seed=62)
+PRIVATE = GuestSpec("private", 3, 192, ram=Ram.ANONYMOUS, fill_mib=48, seed=63)
+RESTARTED = GuestSpec("restarted", 4, 192, fill_mib=48, seed=64)
+POLICIES = {
+    HELD: PolicyPart(availability_set="db", update_domain="1"),
+    SAME_SET: PolicyPart(availability_set="db", update_domain="2"),
+    PRIVATE: PolicyPart(),
+    RESTARTED: PolicyPart(allow=frozenset((Allowed.REBOOT,))),
+}
+LEAVES = (SAME_SET, PRIVATE)
+KEEPS = (HELD, *LEAVES)
+WAYS = {HELD.name: "in-place", SAME_SET.name: "live-migrate", PRIVATE.name: "live-migrate", RESTARTED.name: "reboot"}
+UPDATE = ("update", "firmware", "--budget", "2m", "--yes", "--json")
+
+FOLDER = Path("/var/lib/firmware")
+NO_QEMU = "! pgrep --ns $$ --nslist pid -x qemu-system-x86 >/dev/null || { echo 'a guest runs' >&2; exit 1; }"
+SCRIPTS = {
+    "apply": f"""\
+{NO_QEMU}
+[ ! -e {FOLDER}/hangs ] || {{ touch {FOLDER}/applying; sleep 60; }}
+[ ! -e {FOLDER}/broken ] || {{ echo 'does not load' >&2; exit 1; }}
+echo new >{FOLDER}/build""",
+    "verify": f"grep -q new {FOLDER}/build",
+    "roll_back": f"{NO_QEMU}\necho old >{FOLDER}/build",
+}
+DROP_IN = Path(f"{CONFIG}.d/firmware.toml")
+SETTINGS = '[[component]]\nname = "firmware"\n' + "".join(f'{name} = ["{FOLDER / name}"]\n' for name in SCRIPTS)
+
+
+@dataclass(frozen=True)
+class Trip:
+    """What a swap has made of the guests."""
+
+    code: int
+    guests: dict[str, dict[str, object]]  # of its report, by name
+    reason: str
+
+
+@dataclass
+class World:
+    """Both hosts, and the guests of the first one."""
+
+    hosts: TwoHosts
+    peer: Peer
+    guests: dict[GuestSpec, Travelling]
+
+    @property
+    def build(self) -> str:
+        return (FOLDER / "build").read_text().strip()
+
+    def reset(self, *how: str) -> None:
+        """The old build is in place, and what is swapped in has these faults."""
+        for name in ("broken", "hangs", "applying"):
+            (FOLDER / name).unlink(missing_ok=True)
+        for name in how:
+            (FOLDER / name).touch()
+        (FOLDER / "build").write_text("old\n")
+
+    def look(self) -> dict[GuestSpec, tuple[ProofReport, int]]:
+        """Each as it says itself, and how often it has connected."""
+        found = {}
+        for spec, guest in self.guests.items():
+            with guest.proof(A) as proof:
+                found[spec] = (proof.wait_booted(), self.peer.connections(spec.address))
+            self.peer.reset(spec.address)
+        return found
+
+    def check(self, before: dict[GuestSpec, tuple[ProofReport, int]], census: Census) -> None:
+        """All are at home, whole, alone; those that kept their memory have lost nothing, not even a connection."""
+        assert census.twice == set()
+        assert census.looks > 20
+        away = {spec.uuid for spec in LEAVES}
+        assert census.seen[B] == away
+        for spec, guest in self.guests.items():
+            with guest.proof(A) as proof:
+                proof.wait_booted()
+            is_well(guest, A)
+            with guest.proof(A) as proof:
+                now, (was, connected) = proof.report(), before[spec]
+            kept = spec in KEEPS
+            assert (now.boot_id == was.boot_id) is kept, spec.name
+            assert self.peer.connections(spec.address) == connected + (not kept)
+            assert now.disk.last > was.disk.last
+        assert not list(Path("/var/lib/hostagent/held").glob("*"))
+
+
+@pytest.fixture(scope="module")
+def world(both: TwoHosts, peer: Peer, lab: Lab) -> Iterator[World]:
+    FOLDER.mkdir()
+    for name, words in SCRIPTS.items():
+        (FOLDER / name).write_text(f"#!/bin/sh\n{words}\n")
+        (FOLDER / name).chmod(0o755)
+    lab.install_hook()
+    both.a.restart_libvirtd()
+    try:
+        with putting() as put, guests(both, *POLICIES) as booted:
+            put()
+            DROP_IN.write_text(SETTINGS)
+            api = wiring.libvirt_of(lab.config)
+            for spec, own in POLICIES.items():
+                api.put_policy(spec.uuid, own)
+            api.disconnect()
+            yield World(both, peer, {guest.spec: guest for guest in booted})
+    finally:
+        DROP_IN.unlink(missing_ok=True)
+        rmtree(FOLDER)
+        rmtree(HOOK.parent)
+        both.a.restart_libvirtd()
+
+
+def trip_of(code: int, said: str) -> Trip:
+    (update,) = json.loads(said)["updates"]
+    for guest in update["guests"]:
+        print(guest["name"], guest["method"], guest["outcome"], guest["pause_seconds"], guest["reason"])
+    return Trip(code, {guest["name"]: guest for guest in update["guests"]}, update["reason"])
+
+
+def swap(world: World) -> Trip:
+    run = hostagent(*UPDATE)
+    print(run.stderr)
+    return trip_of(run.returncode, run.stdout)
+
+
+def outcomes(trip: Trip) -> set[object]:
+    return {guest["outcome"] for guest in trip.guests.values()}
+
+
+def test_the_plan_names_who_leaves_and_why(world: World) -> None:
+    world.reset()
+    plan = hostagent("plan", "firmware", "--budget", "2m")
+    print(plan.stdout)
+    assert plan.returncode == 0
+    said = " ".join(plan.stdout.split())
+    leaves = "cannot be held with the others, and leaves meanwhile by"
+    assert (
+        f"{SAME_SET.name} {leaves} live-migrate to host-b: expected only guests that may be disturbed together, for a"
+        f" swap that holds all of them, found {HELD.name}, of availability set db and another update domain" in said
+    )
+    assert f"{PRIVATE.name} {leaves} live-migrate to host-b: expected RAM in shared files" in said
+    assert f"{RESTARTED.name} {leaves} reboot: expected a policy that allows in-place" in said
+
+
+def test_it_is_swapped_with_one_held_two_away_and_one_shut_down(world: World) -> None:
+    world.reset()
+    before = world.look()
+    with Census(world.hosts) as census:
+        trip = swap(world)
+    assert (trip.code, trip.reason, outcomes(trip), world.build) == (0, "", {"updated"}, "new")
+    assert {name: guest["method"] for name, guest in trip.guests.items()} == WAYS
+    world.check(before, census)
+    for spec in KEEPS:
+        felt, told = world.peer.felt(spec.address).stood_still_ns / 1e9, trip.guests[spec.name]["pause_seconds"]
+        print(f"{spec.name} stood still {felt:.2f} s by its ticks, {told} s by us")
+        assert isinstance(told, float)
+        assert felt <= told + 0.5
+
+
+def test_one_that_does_not_load_brings_everybody_home(world: World) -> None:
+    world.reset("broken")
+    before = world.look()
+    with Census(world.hosts) as census:
+        trip = swap(world)
+    assert (trip.code, outcomes(trip), world.build) == (4, {"rolled-back"}, "old")
+    assert "does not load" in trip.reason
+    world.check(before, census)
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["its guard recovers", "nobody does until he is asked"])
+def test_the_updater_is_killed_while_they_are_away(world: World, guarded: bool) -> None:
+    world.reset("hangs")
+    before = world.look()
+    with Census(world.hosts) as census:
+        with subprocess.Popen([str(HOSTAGENT), *UPDATE], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as updater:
+            wait_for((FOLDER / "applying").exists, "what is swapped to be applied", 90.0)
+            assert [guest.runs_on() for guest in world.guests.values()] == [[], [B], [B], []]
+            if not guarded:
+                for guard in guards():
+                    guard.kill()
+            os.kill(updater.pid, signal.SIGKILL)
+            updater.communicate()
+        (FOLDER / "hangs").unlink()
+        if not guarded:
+            assert [world.guests[spec].runs_on() for spec in LEAVES] == [[B], [B]]
+            assert hostagent("recover").returncode == 0
+        wait_for(lambda: not guards(), "the guard to be done", 90.0)
+    history = hostagent("history", "--json")
+    last = json.loads(history.stdout)["updates"][-1]
+    print(last["outcome"], last["reason"])
+    assert (last["outcome"], world.build) == ("rolled-back", "old")
+    world.check(before, census)

@@ -4,6 +4,7 @@
 #   make demo    three guests, updated while they run, up and back
 #   make test    everything that proves a change good; what CI runs
 #   make check   the part of it that needs no guest, under a minute
+#   make bench-metrics   how long a scrape takes, and what an exporter's memory does over a day's updates
 #   make soak    two hundred handovers undone at the worst moment
 #   make shell   a shell in the bench
 #   make lab-up    two whole hosts with Vagrant; lab-demo swaps QEMU, KVM modules and kernel there, lab-down removes them
@@ -34,7 +35,7 @@ LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check soak shell bench machine venv rootfs rootfs-9.0 guest lab lab-packages lab-test lab-up lab-demo lab-down clean
+.PHONY: demo test check soak shell bench bench-metrics machine venv rootfs rootfs-9.0 guest lab lab-packages lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
 demo: bench
@@ -57,7 +58,7 @@ endif
 check: venv
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy --strict hostagent tests/bench
+	$(BIN)/mypy --strict hostagent bench tests/bench
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit -q
 
@@ -90,6 +91,9 @@ soak: bench
 
 shell: bench
 	$(ENTER) bash
+
+bench-metrics: venv
+	$(BIN)/python -m bench.metrics
 
 # The three take about a minute together, and wait for different things.
 bench: machine

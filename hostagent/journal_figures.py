@@ -1,177 +1,58 @@
-"""What the journal says, counted: one function for each metric of `metrics.py`. Pure."""
+"""What updates amount to, counted, and one function for each metric of `metrics.py` that the journal tells. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hostagent import __version__
+from hostagent.guest_figures import LastOfGuests
 from hostagent.plan import Method, Technique
-from hostagent.update.journal import Outcome, UpdateRecord
+from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
-from hostagent.update.paused import paused_in
-from hostagent.update.report import GuestReport, UpdateReport, report_of
+from hostagent.update.report import GuestReport, UpdateReport
 
-PAUSE_PHASES = ("switch", "record", "resume")  # the steps of a handover that a guest stands still in
+PAUSE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
+# The steps of a handover, and of a hold, that a guest stands still in; and what is swapped for the host meanwhile.
+SWAP_PHASE = "swap"
+PAUSE_PHASES = ("switch", "record", "pause", "save", SWAP_PHASE, "restore", "resume")
+REBOOT_PHASES = ("down", "boot")
 FINAL = (Outcome.UPDATED, Outcome.ROLLED_BACK, Outcome.GONE, Outcome.LOST)
 ROLLBACK_REASONS = ("failed", "refused", "needs-operator", "outcome-unknown", "usage", "error")
 OTHER = "other"
 _IN_PLACE = (Method.IN_PLACE, Technique.HANDOVER, "qemu")
+_LOWER = tuple((one, other) for at, one in enumerate(Method) for other in tuple(Method)[at + 1 :])
 
 Labels = tuple[str, ...]
 Values = Mapping[Labels, float]
-Lengths = Mapping[Labels, Sequence[float]]
 
 
 @dataclass
-class Fold:
-    """What the journal says, sorted by what is asked of it."""
+class Lengths:
+    """How many were how long: all that a histogram says, however many there were."""
 
-    updates: tuple[UpdateReport, ...]
-    rehearsals: tuple[UpdateReport, ...]
-    paused: Mapping[str, float] = field(default_factory=dict)  # guest -> since when, Unix time
-    guests: list[tuple[UpdateReport, GuestReport]] = field(init=False)  # of updates, ended for good, oldest first
+    counts: list[int] = field(default_factory=lambda: [0] * (len(PAUSE_BUCKETS) + 1))  # up to each bucket's bound
+    seconds: float = 0.0
 
-    def __post_init__(self) -> None:
-        ended = [(update, guest) for update in self.updates for guest in update.guests if guest.outcome in FINAL]
-        self.guests = sorted(ended, key=lambda pair: pair[1].ended_at or 0.0)
+    def add(self, seconds: float) -> None:
+        """One more; nothing takes less than no time."""
+        self.counts[bisect_left(PAUSE_BUCKETS, seconds)] += 1
+        self.seconds += max(0.0, seconds)
 
-    @property
-    def updated(self) -> list[tuple[UpdateReport, GuestReport]]:
-        """Those that run on what they were to run on."""
-        return [(update, guest) for update, guest in self.guests if guest.outcome is Outcome.UPDATED]
+    def with_those_of(self, other: Lengths) -> Lengths:
+        """Both together."""
+        counts = [one + more for one, more in zip(self.counts, other.counts, strict=True)]
+        return Lengths(counts, self.seconds + other.seconds)
 
-
-def fold_of(updates: Iterable[UpdateRecord]) -> Fold:
-    """Read the journal's updates."""
-    records = tuple(updates)
-    reports = [report_of(update) for update in records]
-    return Fold(
-        paused={name: since for update in records for name, since in paused_in(update).items()},
-        updates=tuple(report for report in reports if report.kind in (OrderKind.UPDATE, OrderKind.ADOPTION)),
-        rehearsals=tuple(report for report in reports if report.kind is OrderKind.REHEARSAL),
-    )
+    def copy(self) -> Lengths:
+        """What is added to one is not in the other."""
+        return Lengths(list(self.counts), self.seconds)
 
 
-def build_info(_: Fold) -> Values:
-    """The version that runs."""
-    return {(__version__,): 1}
-
-
-def pauses(fold: Fold) -> Lengths:
-    """Pauses of updated guests, by method, technique and component."""
-    found: dict[Labels, list[float]] = {_IN_PLACE: []}
-    for update, guest in fold.updated:
-        if guest.pause_seconds is not None:
-            labels = (guest.method, guest.technique or "none", update.component)
-            found.setdefault(labels, []).append(guest.pause_seconds)
-    return found
-
-
-def phases(fold: Fold) -> Lengths:
-    """What the pauses of updated guests are made of."""
-    # Where RAM is copied the switch begins before the pause: what the guest has written meanwhile crosses first.
-    kept = [guest for _, guest in fold.updated if guest.method == Method.IN_PLACE]
-    measured = [guest.phases for guest in kept if guest.pause_seconds is not None]
-    return {(phase,): [phases[phase] for phases in measured if phase in phases] for phase in PAUSE_PHASES}
-
-
-def reboots(fold: Fold) -> Lengths:
-    """How long guests that were updated by a reboot were shut off, and how long they took to boot."""
-    found: dict[Labels, list[float]] = {("down",): [], ("boot",): []}
-    for _, guest in fold.updated:
-        for phase, seconds in (("down", guest.down_seconds), ("boot", guest.boot_seconds)):
-            if seconds is not None:
-                found[phase,].append(seconds)
-    return found
-
-
-def clock_offsets(fold: Fold) -> Values:
-    """Each guest's clock at its last update, by when it was read."""
-    found: dict[Labels, float] = {}
-    for _, guest in fold.guests:
-        clock = guest.clock
-        for when, offset in (("before", clock.before), ("resumed", clock.after), ("synced", clock.synced)):
-            if offset is not None:
-                found[guest.name, when] = offset
-    return found
-
-
-def clock_bounds(fold: Fold) -> Values:
-    """How far off the last reading of each guest's clock may be."""
-    return {(guest.name,): guest.clock.bound for _, guest in fold.guests if guest.clock.bound is not None}
-
-
-def guest_updates(fold: Fold) -> Values:
-    """Guests by how their updates ended."""
-    known = [(method, "qemu", outcome) for method in Method for outcome in FINAL]
-    return _counted(known, ((guest.method, update.component, str(guest.outcome)) for update, guest in fold.guests))
-
-
-def over_budget(fold: Fold) -> Values:
-    """Guests that stood still for too long."""
-    return _counted(
-        [(method,) for method in Method], ((guest.method,) for _, guest in fold.guests if guest.over_budget)
-    )
-
-
-def rollbacks(fold: Fold) -> Values:
-    """Guests that were brought back, by the kind of error."""
-    kinds = [guest.reason_kind for _, guest in fold.guests if guest.outcome is Outcome.ROLLED_BACK]
-    known = [(reason,) for reason in (*ROLLBACK_REASONS, OTHER)]
-    return _counted(known, ((_bounded(kind),) for kind in kinds))
-
-
-def last_pauses(fold: Fold) -> Values:
-    """Each guest's last pause."""
-    return {
-        (guest.name, guest.method): guest.pause_seconds for _, guest in fold.updated if guest.pause_seconds is not None
-    }
-
-
-def open_updates(fold: Fold) -> Values:
-    """Updates and rehearsals that have not ended."""
-    return {(): sum(update.is_open for update in (*fold.updates, *fold.rehearsals))}
-
-
-def last_updates(fold: Fold) -> Values:
-    """When the last update ended, by outcome."""
-    ended = [(update.ended, update.outcome) for update in fold.updates if update.ended and update.outcome]
-    return {(outcome,): at for at, outcome in sorted(ended)}
-
-
-def rehearsals(fold: Fold) -> Values:
-    """Rehearsals by how they ended."""
-    known = [(outcome,) for outcome in FINAL]
-    return _counted(known, ((update.outcome,) for update in fold.rehearsals if update.outcome))
-
-
-def fallbacks(fold: Fold) -> Values:
-    """Guests that went further down their ladder, in the same roll as the update that was undone."""
-    known = [(one, other, "failed") for at, one in enumerate(Method) for other in list(Method)[at + 1 :]]
-    undone: dict[tuple[str, str], GuestReport] = {}  # roll and guest -> what was undone last
-    found: list[Labels] = []
-    for update in fold.updates:
-        for guest in update.guests:
-            if update.place is None:
-                continue
-            before = undone.pop((update.place.roll, guest.uuid), None)
-            if before is not None and before.method != guest.method:
-                found.append((before.method, guest.method, _bounded(before.reason_kind)))
-            if guest.outcome is Outcome.ROLLED_BACK:
-                undone[update.place.roll, guest.uuid] = guest
-    return _counted(known, found)
-
-
-def budgets(fold: Fold) -> Values:
-    """What each guest was allowed last."""
-    return {(guest.name,): guest.budget_seconds for _, guest in fold.guests if guest.budget_seconds is not None}
-
-
-def paused_since(fold: Fold) -> Values:
-    """Guests that stand still now."""
-    return {(name,): since for name, since in fold.paused.items()}
+Histogram = Mapping[Labels, Lengths]
 
 
 class State(StrEnum):
@@ -183,27 +64,229 @@ class State(StrEnum):
     NEEDS_OPERATOR = "needs-operator"
 
 
-def update_state(fold: Fold) -> Values:
+@dataclass
+class Fallen:
+    """Guests of the roll that is, or was last, under way, that were undone: by which method, and why."""
+
+    roll: str = ""
+    undone: dict[str, tuple[str, str]] = field(default_factory=dict)  # uuid -> method and kind of error
+
+    def copy(self) -> Fallen:
+        """What is added to one is not in the other."""
+        return Fallen(self.roll, dict(self.undone))
+
+
+@dataclass
+class Figures:
+    """What updates amount to. It grows with guests, up to a number, and not with updates."""
+
+    pauses: dict[Labels, Lengths] = field(default_factory=lambda: {_IN_PLACE: Lengths()})
+    phases: dict[Labels, Lengths] = field(default_factory=lambda: {(phase,): Lengths() for phase in PAUSE_PHASES})
+    reboots: dict[Labels, Lengths] = field(default_factory=lambda: {(phase,): Lengths() for phase in REBOOT_PHASES})
+    # What is known to be possible is there from the start, at 0.
+    guest_updates: Counter[Labels] = field(
+        default_factory=lambda: _zeros((method, "qemu", outcome) for method in Method for outcome in FINAL)
+    )
+    over_budget: Counter[Labels] = field(default_factory=lambda: _zeros((method,) for method in Method))
+    rollbacks: Counter[Labels] = field(
+        default_factory=lambda: _zeros((reason,) for reason in (*ROLLBACK_REASONS, OTHER))
+    )
+    fallbacks: Counter[Labels] = field(default_factory=lambda: _zeros((one, other, "failed") for one, other in _LOWER))
+    rehearsals: Counter[Labels] = field(default_factory=lambda: _zeros((outcome,) for outcome in FINAL))
+    last_updates: dict[Labels, float] = field(default_factory=dict)
+    guests: LastOfGuests = field(default_factory=LastOfGuests)
+    fallen: Fallen = field(default_factory=Fallen)
+    open: int = 0
+    state: State = State.IDLE
+    paused: dict[Labels, float] = field(default_factory=dict)  # guest -> since when, Unix time
+
+    def copy(self) -> Figures:
+        """What is added to one is not in the other."""
+        return Figures(
+            pauses=_copied(self.pauses),
+            phases=_copied(self.phases),
+            reboots=_copied(self.reboots),
+            guest_updates=self.guest_updates.copy(),
+            over_budget=self.over_budget.copy(),
+            rollbacks=self.rollbacks.copy(),
+            fallbacks=self.fallbacks.copy(),
+            rehearsals=self.rehearsals.copy(),
+            last_updates=dict(self.last_updates),
+            guests=self.guests.copy(),
+            fallen=self.fallen.copy(),
+            open=self.open,
+            state=self.state,
+            paused=dict(self.paused),
+        )
+
+    def add(self, update: UpdateReport) -> None:
+        """One more; of one that is open, what is certain already."""
+        match update.kind:
+            case OrderKind.UPDATE | OrderKind.ADOPTION:
+                self._add_update(update)
+            case OrderKind.REHEARSAL:
+                self._add_rehearsal(update)
+            case None:  # another version wrote it
+                pass
+
+    def _add_rehearsal(self, rehearsal: UpdateReport) -> None:
+        if rehearsal.outcome is not None:
+            self.rehearsals[rehearsal.outcome,] += 1
+        else:
+            self.open += 1
+            self.state = State.REHEARSING if self.state is State.IDLE else self.state
+
+    def _add_update(self, update: UpdateReport) -> None:
+        if update.outcome is None:
+            self.open += 1
+            stuck = update.standing == Outcome.NEEDS_OPERATOR or self.state is State.NEEDS_OPERATOR
+            self.state = State.NEEDS_OPERATOR if stuck else State.UPDATING
+        elif update.ended is not None:
+            self.last_updates[update.outcome,] = max(update.ended, self.last_updates.get((update.outcome,), 0.0))
+        self._add_fallbacks(update)
+        for guest in update.guests:
+            if guest.outcome in FINAL:
+                self._add_guest(update, guest)
+
+    def _add_guest(self, update: UpdateReport, guest: GuestReport) -> None:
+        self.guest_updates[guest.method, update.component, str(guest.outcome)] += 1
+        self.guests.add(guest)
+        if guest.over_budget:
+            self.over_budget[guest.method,] += 1
+        if guest.outcome is Outcome.ROLLED_BACK:
+            self.rollbacks[_bounded(guest.reason_kind),] += 1
+        if guest.outcome is Outcome.UPDATED:
+            self._add_lengths(update, guest)
+
+    def _add_lengths(self, update: UpdateReport, guest: GuestReport) -> None:
+        if guest.pause_seconds is not None:
+            labels = (guest.method, guest.technique or "none", update.component)
+            self.pauses.setdefault(labels, Lengths()).add(guest.pause_seconds)
+            # Where RAM is copied the switch begins before the pause: what is written meanwhile crosses first.
+            took = guest.phases if guest.method == Method.IN_PLACE else {}
+            for phase in PAUSE_PHASES:
+                if phase in took:
+                    self.phases[phase,].add(took[phase])
+            if guest.technique == Technique.HOLD and update.swap_seconds is not None:
+                self.phases[SWAP_PHASE,].add(update.swap_seconds)
+        for phase, seconds in zip(REBOOT_PHASES, (guest.down_seconds, guest.boot_seconds), strict=True):
+            if seconds is not None:
+                self.reboots[phase,].add(seconds)
+
+    def _add_fallbacks(self, update: UpdateReport) -> None:
+        """Guests that go on in this update where another one of the same roll was undone for them."""
+        roll = update.place.roll if update.place else ""
+        if roll != self.fallen.roll:
+            self.fallen = Fallen(roll)
+        if not roll:
+            return
+        for guest in update.guests:
+            method, kind = self.fallen.undone.pop(guest.uuid, (guest.method, ""))
+            if method != guest.method:
+                self.fallbacks[method, guest.method, _bounded(kind)] += 1
+            if guest.outcome is Outcome.ROLLED_BACK:
+                self.fallen.undone[guest.uuid] = (guest.method, guest.reason_kind)
+
+
+# -- one for each metric ---------------------------------------------------------------------------------------------
+
+
+def build_info(_: Figures) -> Values:
+    """The version that runs."""
+    return {(__version__,): 1}
+
+
+def pauses(figures: Figures) -> Histogram:
+    """Pauses of updated guests, by method, technique and component."""
+    return figures.pauses
+
+
+def phases(figures: Figures) -> Histogram:
+    """What the pauses of updated guests are made of."""
+    return figures.phases
+
+
+def reboots(figures: Figures) -> Histogram:
+    """How long guests that were updated by a reboot were shut off, and how long they took to boot."""
+    return figures.reboots
+
+
+def clock_offsets(figures: Figures) -> Values:
+    """Each guest's clock at its last update, by when it was read."""
+    found: dict[Labels, float] = {}
+    for name, last in figures.guests:
+        read = (("before", last.clock.before), ("resumed", last.clock.after), ("synced", last.clock.synced))
+        found |= {(name, when): offset for when, offset in read if offset is not None}
+    return found
+
+
+def clock_bounds(figures: Figures) -> Values:
+    """How far off the last reading of each guest's clock may be."""
+    return {(name,): last.clock.bound for name, last in figures.guests if last.clock.bound is not None}
+
+
+def guest_updates(figures: Figures) -> Values:
+    """Guests by how their updates ended."""
+    return figures.guest_updates
+
+
+def over_budget(figures: Figures) -> Values:
+    """Guests that stood still for too long."""
+    return figures.over_budget
+
+
+def rollbacks(figures: Figures) -> Values:
+    """Guests that were brought back, by the kind of error."""
+    return figures.rollbacks
+
+
+def fallbacks(figures: Figures) -> Values:
+    """Guests that went further down their ladder."""
+    return figures.fallbacks
+
+
+def last_pauses(figures: Figures) -> Values:
+    """Each guest's last pause by each method."""
+    return {(name, method): pause for name, last in figures.guests for method, pause in last.pauses.items()}
+
+
+def budgets(figures: Figures) -> Values:
+    """What each guest was allowed last."""
+    return {(name,): last.budget_seconds for name, last in figures.guests if last.budget_seconds is not None}
+
+
+def paused_since(figures: Figures) -> Values:
+    """Guests that stand still now."""
+    return figures.paused
+
+
+def update_state(figures: Figures) -> Values:
     """What goes on: the worst of it is 1, everything else 0."""
-    return {(state,): float(state is _state(fold)) for state in State}
+    return {(state,): float(state is figures.state) for state in State}
 
 
-def _state(fold: Fold) -> State:
-    going_on = [update for update in fold.updates if update.is_open]
-    if any(update.standing == Outcome.NEEDS_OPERATOR for update in going_on):
-        return State.NEEDS_OPERATOR
-    if going_on:
-        return State.UPDATING
-    return State.REHEARSING if any(one.is_open for one in fold.rehearsals) else State.IDLE
+def open_updates(figures: Figures) -> Values:
+    """Updates and rehearsals that have not ended."""
+    return {(): figures.open}
+
+
+def last_updates(figures: Figures) -> Values:
+    """When the last update ended, by outcome."""
+    return figures.last_updates
+
+
+def rehearsals(figures: Figures) -> Values:
+    """Rehearsals by how they ended."""
+    return figures.rehearsals
 
 
 def _bounded(kind: str) -> str:
     return kind if kind in ROLLBACK_REASONS else OTHER
 
 
-def _counted(known: Iterable[Labels], found: Iterable[Labels]) -> Values:
-    """How often each was found; what is known to be possible is there from the start, at 0."""
-    counts: dict[Labels, float] = dict.fromkeys(known, 0)
-    for labels in found:
-        counts[labels] = counts.get(labels, 0) + 1
-    return counts
+def _zeros(known: Iterable[Labels]) -> Counter[Labels]:
+    return Counter(dict.fromkeys(known, 0))
+
+
+def _copied(lengths: Mapping[Labels, Lengths]) -> dict[Labels, Lengths]:
+    return {labels: one.copy() for labels, one in lengths.items()}

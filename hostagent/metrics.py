@@ -7,23 +7,15 @@ has ended for good; until then its update is among the open ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from hostagent import journal_figures as figures
 from hostagent import look_figures as looks
-from hostagent.journal_figures import Fold, Labels, Lengths, Values, fold_of
+from hostagent.journal_figures import Figures, Histogram, Labels, Values
 from hostagent.observed import Observed
-from hostagent.printable import printable
-from hostagent.update.journal import UpdateRecord
-
-PAUSE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 
 
 class Kind(Enum):
@@ -34,7 +26,15 @@ class Kind(Enum):
     HISTOGRAM = auto()
 
 
-Source = TypeVar("Source", Fold, Observed)
+class Merged(Enum):
+    """What becomes of figures that are to have the same labels: names that look alike, or guests without names."""
+
+    LAST = auto()  # the one of the update that ended last
+    SUM = auto()
+    EARLIEST = auto()
+
+
+Source = TypeVar("Source", Figures, Observed)
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class Declared(Generic[Source]):
     kind: Kind
     labels: Labels
     help: str
-    values: Callable[[Source], Values | Lengths]
+    values: Callable[[Source], Values | Histogram]
+    merged: Merged = Merged.LAST
 
 
 # -- the table -----------------------------------------------------------------------------------------------------
 
-OF_JOURNAL: tuple[Declared[Fold], ...] = (
+OF_JOURNAL: tuple[Declared[Figures], ...] = (
     Declared("hostagent_build_info", Kind.GAUGE, ("version",), "Version of hostagent; always 1.", figures.build_info),
     Declared(
         "hostagent_guest_pause_seconds",
@@ -156,6 +157,7 @@ OF_JOURNAL: tuple[Declared[Fold], ...] = (
         ("guest",),
         "Since when the guest stands still for an update, Unix time; absent for all others.",
         figures.paused_since,
+        Merged.EARLIEST,
     ),
     Declared(
         "hostagent_update_state",
@@ -208,6 +210,7 @@ OF_LOOK: tuple[Declared[Observed], ...] = (
         ("guest", "method", "reason"),
         "How many reasons of that kind are against updating a running guest by that method.",
         looks.blockers,
+        Merged.SUM,
     ),
     Declared(
         "hostagent_last_look_timestamp_seconds",
@@ -218,65 +221,4 @@ OF_LOOK: tuple[Declared[Observed], ...] = (
     ),
 )
 
-METRICS: tuple[Declared[Fold] | Declared[Observed], ...] = (*OF_JOURNAL, *OF_LOOK)
-
-
-def exposition(updates: Iterable[UpdateRecord], seen: Observed | None = None) -> str:
-    """All metrics in Prometheus' text format; without a look those that only one shows are absent."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(JournalCollector(lambda: updates, lambda: seen))
-    return generate_latest(registry).decode()
-
-
-class JournalCollector(Collector):
-    """Folds the journal anew at each scrape."""
-
-    def __init__(self, read: Callable[[], Iterable[UpdateRecord]], last_look: Callable[[], Observed | None]) -> None:
-        self._read = read
-        self._last_look = last_look
-
-    def describe(self) -> Iterable[Metric]:
-        """Names alone, so that registering does not read the journal."""
-        return [_empty(declared) for declared in METRICS]
-
-    def collect(self) -> Iterator[Metric]:
-        """Every metric of the table."""
-        fold = fold_of(self._read())
-        for declared in OF_JOURNAL:
-            yield _filled(declared, declared.values(fold))
-        if (seen := self._last_look()) is not None:
-            for of_look in OF_LOOK:
-                yield _filled(of_look, of_look.values(seen))
-
-
-def _empty(
-    declared: Declared[Fold] | Declared[Observed],
-) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
-    match declared.kind:
-        case Kind.COUNTER:
-            return CounterMetricFamily(declared.name, declared.help, labels=declared.labels)
-        case Kind.GAUGE:
-            return GaugeMetricFamily(declared.name, declared.help, labels=declared.labels)
-        case Kind.HISTOGRAM:
-            return HistogramMetricFamily(declared.name, declared.help, labels=declared.labels)
-
-
-def _filled(declared: Declared[Fold] | Declared[Observed], values: Values | Lengths) -> Metric:
-    family = _empty(declared)
-    # Two names that look alike are one: a scrape with the same labels twice would be refused as a whole.
-    for labels, value in {tuple(map(printable, raw)): value for raw, value in values.items()}.items():
-        if isinstance(family, HistogramMetricFamily):
-            assert isinstance(value, Sequence)  # noqa: S101 - the table pairs histograms with lengths
-            family.add_metric(labels, buckets=_buckets(value), sum_value=sum(value))
-        else:
-            assert isinstance(value, int | float)  # noqa: S101 - and everything else with values
-            family.add_metric(labels, value)
-    return family
-
-
-def _buckets(lengths: Sequence[float]) -> list[tuple[str, float]]:
-    upper = [*PAUSE_BUCKETS, float("inf")]
-    return [
-        ("+Inf" if bound == float("inf") else str(float(bound)), sum(length <= bound for length in lengths))
-        for bound in upper
-    ]
+METRICS: tuple[Declared[Figures] | Declared[Observed], ...] = (*OF_JOURNAL, *OF_LOOK)

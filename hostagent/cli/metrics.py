@@ -5,7 +5,7 @@ from __future__ import annotations
 from hostagent.cli.common import begin
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode
-from hostagent.metrics import exposition
+from hostagent.exposition import exposition
 
 
 @verb("metrics", example="hostagent metrics > /var/lib/prometheus/node-exporter/hostagent.prom")

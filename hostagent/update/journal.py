@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -149,10 +149,13 @@ class SqliteJournal:
                 self._db.execute("rollback")
             raise
 
-    def rows(self) -> Sequence[Row]:
+    def rows(self, since: int = 0, limit: int = -1) -> Sequence[Row]:
+        """From that number on, and not more than so many; a negative limit is none, as sqlite has it."""
         try:
             found = self._db.execute(
-                "select seq, at, boot_id, update_id, kind, guest, step, body from journal order by seq"
+                "select seq, at, boot_id, update_id, kind, guest, step, body from journal where seq >= ?"
+                " order by seq limit ?",
+                (since, limit),
             ).fetchall()
             return [
                 Row(seq, at, boot_id, update, Entry(Kind(kind), guest, step, json.loads(body)))
@@ -233,11 +236,16 @@ def fold(rows: Sequence[Row]) -> tuple[UpdateRecord, ...]:
     """Every update in the journal, oldest first."""
     updates: dict[str, UpdateRecord] = {}
     for row in rows:
-        if row.entry.kind is Kind.UPDATE_BEGUN:
-            updates[row.update] = UpdateRecord(row.update, row.at, row.boot_id, row.entry.body)
-        elif row.update in updates:
-            updates[row.update] = _apply(updates[row.update], row)
+        folded(updates, row)
     return tuple(updates.values())
+
+
+def folded(updates: MutableMapping[str, UpdateRecord], row: Row) -> None:
+    """One more row; one of an update that is not among `updates` changes nothing."""
+    if row.entry.kind is Kind.UPDATE_BEGUN:
+        updates[row.update] = UpdateRecord(row.update, row.at, row.boot_id, row.entry.body)
+    elif row.update in updates:
+        updates[row.update] = _apply(updates[row.update], row)
 
 
 def _apply(update: UpdateRecord, row: Row) -> UpdateRecord:

@@ -7,26 +7,31 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hostagent.errors import NeedsOperator, Refused
-from hostagent.update.journal import SCHEMA_VERSION, SqliteJournal, UpdateRecord, fold
+from hostagent.update.journal import SCHEMA_VERSION, Row, SqliteJournal, UpdateRecord, fold
 
 _TRIES = 3
 
 
 def read_updates(path: Path) -> tuple[UpdateRecord, ...]:
     """Every update in the journal, oldest first; none when there is no journal yet."""
+    return fold(read_rows(path))
+
+
+def read_rows(path: Path, *, since: int = 0, limit: int = -1) -> tuple[Row, ...]:
+    """Its rows from that number on, and not more than so many if the limit is not negative."""
     for last in (*(False,) * (_TRIES - 1), True):
         before = _stamp(path)
         if before is None:
             return ()
         try:
             with _Reader(path) as journal:
-                updates = fold(journal.rows())
+                rows = tuple(journal.rows(since, limit))
         except NeedsOperator:
             if last or _stamp(path) == before:
                 raise
             continue  # somebody wrote meanwhile
         if last or _stamp(path) == before:
-            return updates
+            return rows
     raise AssertionError("the last try returns or raises")
 
 

@@ -120,6 +120,7 @@ class UpdateReport:
     boot_seconds: float | None = None  # of the pauses, what a new kernel's boot took until hostagent ran again
     place: Place | None = None  # in a roll
     roll_stopped: str = ""  # why the roll went no further after it
+    swap_seconds: float | None = None  # that all components together took which were swapped while guests were held
 
     @property
     def is_open(self) -> bool:
@@ -179,6 +180,7 @@ def report_of(update: UpdateRecord) -> UpdateReport:
         boot_seconds=booted_after(update),
         place=Place(order.roll, order.group, order.groups) if order and order.roll else None,
         roll_stopped=_text(update.host_notes, ROLL_STOPPED) or "",
+        swap_seconds=sum(swapped.values()) if (swapped := _swapped(update)) else None,
     )
 
 
@@ -349,7 +351,10 @@ def _number(measured: Json, name: str) -> float | None:
     value = measured.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that is longer than any float
+        return None
 
 
 def _text(measured: Json, name: str) -> str | None:

@@ -6,8 +6,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sampled import TREE, guest, host, within
 
+from hostagent.exposition import exposition
 from hostagent.facts import Component, Freshness, GuestState, QemuTree, Version
-from hostagent.metrics import OF_LOOK, exposition
+from hostagent.metrics import OF_LOOK
 from hostagent.observed import Observed, SeenBlockers, observe
 from hostagent.plan import Method, Reason
 from hostagent.planning.prediction import Past

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from journals import Writer
+from journals import MEASURED, Writer
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -99,6 +99,15 @@ def test_clocks_are_those_of_the_last_update() -> None:
     }
     assert found == {"before": 0.0003, "resumed": -0.018, "synced": -0.0001}
     assert value(writer, "hostagent_guest_clock_bound_seconds", guest="web1") == 0.0006
+
+
+def test_a_clock_that_the_last_update_could_not_read_has_none_of_an_earlier_one() -> None:
+    writer = Writer()
+    writer.updated("u1", "web1")
+    unread = {name: None for name in MEASURED if name.startswith("clock_")}
+    writer.updated("u2", "web1", **unread | {"clock_outcome": "uncorrected", "clock_reason": "no-agent"})
+    assert not [sample for sample in samples(writer) if sample.name.startswith("hostagent_guest_clock_offset")]
+    assert value(writer, "hostagent_guest_clock_bound_seconds", guest="web1") is None
 
 
 def outcomes(writer: Writer) -> dict[str, float]:

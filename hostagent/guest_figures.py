@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from hostagent.clock import Outcome as ClockOutcome
+from hostagent.clock import Reason as ClockReason
 from hostagent.update.journal import Outcome
 from hostagent.update.report import ClockOffsets, GuestReport
 
+CLOCK_REASONS = (*map(str, ClockReason), "paused")
+OTHER = "other"
 KEPT = 1000  # guests; of more those whose last update is longest ago are forgotten
 
 
@@ -18,6 +22,7 @@ class LastOfGuest:
     ended_at: float
     clock: ClockOffsets
     budget_seconds: float | None
+    uncorrected: str = ""  # why its clock was left as it was; "": it was not
     pauses: Mapping[str, float] = field(default_factory=dict)  # method -> of its last update that went well
 
     def followed_by(self, guest: GuestReport, at: float) -> LastOfGuest:
@@ -28,7 +33,13 @@ class LastOfGuest:
             pauses = {**pauses, guest.method: guest.pause_seconds} if newer else pauses
         if at < self.ended_at:
             return replace(self, pauses=pauses)
-        return LastOfGuest(at, guest.clock, guest.budget_seconds, pauses)
+        return LastOfGuest(at, guest.clock, guest.budget_seconds, _uncorrected(guest), pauses)
+
+
+def _uncorrected(guest: GuestReport) -> str:
+    if guest.clock_outcome != ClockOutcome.UNCORRECTED:
+        return ""
+    return guest.clock_reason if guest.clock_reason in CLOCK_REASONS else OTHER
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hostagent import __version__
-from hostagent.guest_figures import LastOfGuests
+from hostagent.guest_figures import OTHER, LastOfGuests
 from hostagent.plan import Method, Technique
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
@@ -22,7 +22,6 @@ PAUSE_PHASES = ("switch", "record", "pause", "save", SWAP_PHASE, "restore", "res
 REBOOT_PHASES = ("down", "boot")
 FINAL = (Outcome.UPDATED, Outcome.ROLLED_BACK, Outcome.GONE, Outcome.LOST)
 ROLLBACK_REASONS = ("failed", "refused", "needs-operator", "outcome-unknown", "usage", "error")
-OTHER = "other"
 _IN_PLACE = (Method.IN_PLACE, Technique.HANDOVER, "qemu")
 _LOWER = tuple((one, other) for at, one in enumerate(Method) for other in tuple(Method)[at + 1 :])
 
@@ -223,6 +222,11 @@ def clock_offsets(figures: Figures) -> Values:
 def clock_bounds(figures: Figures) -> Values:
     """How far off the last reading of each guest's clock may be."""
     return {(name,): last.clock.bound for name, last in figures.guests if last.clock.bound is not None}
+
+
+def uncorrected_clocks(figures: Figures) -> Values:
+    """Guests whose clock was left as it was by their last update, and why."""
+    return {(name, last.uncorrected): 1 for name, last in figures.guests if last.uncorrected}
 
 
 def guest_updates(figures: Figures) -> Values:

@@ -89,6 +89,13 @@ OF_JOURNAL: tuple[Declared[Figures], ...] = (
         figures.clock_bounds,
     ),
     Declared(
+        "hostagent_guest_clock_uncorrected",
+        Kind.GAUGE,
+        ("guest", "reason"),
+        "1 for each guest whose clock was left as it was by its last update, with the reason; absent for all others.",
+        figures.uncorrected_clocks,
+    ),
+    Declared(
         "hostagent_guest_updates_total",
         Kind.COUNTER,
         ("method", "component", "outcome"),

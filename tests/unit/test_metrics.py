@@ -110,6 +110,18 @@ def test_a_clock_that_the_last_update_could_not_read_has_none_of_an_earlier_one(
     assert value(writer, "hostagent_guest_clock_bound_seconds", guest="web1") is None
 
 
+@pytest.mark.parametrize(
+    ("written", "label"), [("no-agent", "no-agent"), ("paused", "paused"), ("asking it: a long\nstory", "other")]
+)
+def test_a_clock_that_was_left_as_it_was_is_told_with_a_bounded_reason(written: str, label: str) -> None:
+    name = "hostagent_guest_clock_uncorrected"
+    writer = Writer()
+    writer.updated("u1", "web1", "db9", clock_outcome="uncorrected", clock_reason=written)
+    assert value(writer, name, guest="web1", reason=label) == 1
+    writer.updated("u2", "web1")
+    assert [sample.labels["guest"] for sample in samples(writer) if sample.name == name] == ["db9"]
+
+
 def outcomes(writer: Writer) -> dict[str, float]:
     return {
         sample.labels["outcome"]: sample.value

@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from hostagent.config import Config
 from hostagent.journal_figures import PAUSE_BUCKETS, Figures, Histogram, Labels, Lengths, Values
 from hostagent.journal_fold import JournalFold
 from hostagent.metrics import OF_JOURNAL, OF_LOOK, Declared, Kind, Merged
@@ -37,6 +38,11 @@ class Names(Enum):
     HIDDEN = auto()  # there is one figure for all guests, under no name
 
 
+def names_of(config: Config) -> Names:
+    """What the settings say of that."""
+    return Names.SHOWN if config.metrics.guest_names else Names.HIDDEN
+
+
 def exposition(updates: Iterable[UpdateRecord], seen: Observed | None = None, names: Names = Names.SHOWN) -> str:
     """All metrics; without a look those that only one shows are absent."""
     fold = JournalFold()
@@ -45,7 +51,7 @@ def exposition(updates: Iterable[UpdateRecord], seen: Observed | None = None, na
 
 
 class Exposition:
-    """The same for somebody who asks again and again: only what is new in the journal is read. For one thread.
+    """The same for somebody who asks again and again: only what is new in the journal is read. Not for two threads.
 
     The first time takes longer, as all of the journal is new: ask once before anybody waits for an answer.
     """

@@ -19,7 +19,9 @@ from hostagent.cli.common import Call
 from hostagent.config import Config
 from hostagent.errors import HostagentError
 from hostagent.facts import Guest, GuestState, Host, QemuTree, RamBacking
+from hostagent.observed import Observed, observe
 from hostagent.plan import Plan
+from hostagent.planning.guest_policy import Policies
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import UpdateRecord
 
@@ -53,16 +55,23 @@ class Caller:
     )
     plans: list[Plan] = field(default_factory=list)
     keeping_fails: HostagentError | None = None
+    libvirt_fails: HostagentError | None = None  # as it is looked at for metrics
     dismissed: list[str] = field(default_factory=list)  # guards that were told that all is over
 
     def __post_init__(self) -> None:
         self.settings = self.state.parent / "hostagent.toml"
         self.settings.write_text(f'[paths]\nstate = "{self.state}"\nlibvirt_run = "{self.state.parent}/run"\n')
         self.monkeypatch.setattr(Call, "host", lambda _: self.host)
+        self.monkeypatch.setattr("hostagent.wiring.observed_of", self._observed)
         self.monkeypatch.setattr("hostagent.cli.common.qemu_trees.keep", self._keep)
         self.monkeypatch.setattr("os.geteuid", lambda: 0)
         self.monkeypatch.setattr("hostagent.session.Guard", lambda *_: _NoGuard(self.dismissed))
         self.monkeypatch.setenv("COLUMNS", "100")
+
+    def _observed(self, config: Config) -> Observed:
+        if self.libvirt_fails:
+            raise self.libvirt_fails
+        return observe(self.host, [], Policies(config.policy.layers()), at=1_795_326_000.0)
 
     def _keep(self, _state: Path, _emulator: Path) -> QemuTree:
         if self.keeping_fails:

@@ -170,12 +170,78 @@ def test_recover_tells_what_it_closed(
 
 
 def test_metrics_prints_the_exposition(hostagent: Caller) -> None:
-    assert "hostagent_build_info" in hostagent("metrics").stdout
+    result = hostagent("metrics")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "hostagent_build_info" in result.stdout
+    assert 'hostagent_guests{state="running"} 2.0\n' in result.stdout
     assert not hostagent.state.exists()
     hostagent.write(lambda writer: writer.updated("u1", "web1"))
     text = hostagent("metrics").stdout
     assert "hostagent_guest_last_pause_seconds" in {family.name for family in text_string_to_metric_families(text)}
     assert hostagent.json("metrics")["exposition"] == text
+
+
+def test_metrics_without_libvirt_are_those_of_the_journal_and_say_so(hostagent: Caller) -> None:
+    hostagent.libvirt_fails = Refused("listing guests", expected="libvirt to answer", found="nothing")
+    hostagent.write(lambda writer: writer.updated("u1", "web1"))
+    result = hostagent("metrics")
+    assert result.exit_code == 0
+    assert 'hostagent_guest_last_pause_seconds{guest="web1",method="in-place"}' in result.stdout
+    assert "hostagent_guests{" not in result.stdout
+    assert result.stderr == (
+        "without what only a look at the host shows (guests, components, blockers): "
+        "listing guests: expected libvirt to answer, found nothing\n"
+    )
+
+
+def test_metrics_can_keep_names_of_guests_to_themselves(hostagent: Caller) -> None:
+    hostagent.write(lambda writer: writer.updated("u1", "web1"))
+    with hostagent.settings.open("a") as settings:
+        settings.write("[metrics]\nguest_names = false\n")
+    text = hostagent("metrics").stdout
+    assert 'hostagent_guest_last_pause_seconds{guest="",method="in-place"}' in text
+    assert "web1" not in text
+
+
+def test_metrics_for_node_exporter_are_one_whole_file_that_it_can_read(hostagent: Caller, tmp_path: Path) -> None:
+    path = tmp_path / "hostagent.prom"
+    hostagent.write(lambda writer: writer.updated("u1", "web1"))
+    for _ in range(2):
+        result = hostagent("metrics", "--textfile", str(path))
+        assert (result.exit_code, result.stdout) == (0, f"Written: {path}\n")
+        assert path.read_text() == hostagent("metrics").stdout
+        assert path.stat().st_mode & 0o7777 == 0o644
+    assert [file.name for file in tmp_path.glob("*.prom*")] == ["hostagent.prom"]
+    assert hostagent.json("metrics", "--textfile", str(path)) == {"textfile": str(path)}
+
+
+@pytest.mark.parametrize("name", ["hostagent.txt", ".prom", "a b.prom", "x\n.prom", ".hidden.prom"])
+def test_metrics_go_into_no_file_that_node_exporter_does_not_read(hostagent: Caller, tmp_path: Path, name: str) -> None:
+    result = hostagent("metrics", "--textfile", str(tmp_path / name))
+    assert result.exit_code == 2
+    assert "expected a file named like hostagent.prom" in result.stderr
+    assert not (tmp_path / name).exists()
+
+
+def test_metrics_make_no_folder_and_follow_no_link(hostagent: Caller, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "folder").symlink_to(target)
+    (target / "hostagent.prom").symlink_to(tmp_path / "stolen")
+    (target / "folder.prom").mkdir()
+    for path in ("nowhere/hostagent.prom", "folder/hostagent.prom", "target/hostagent.prom", "target/folder.prom"):
+        result = hostagent("metrics", "--textfile", str(tmp_path / path))
+        assert result.exit_code == 2, path
+        assert "expected a" in result.stderr
+    assert not (tmp_path / "stolen").exists()
+    assert sorted(file.name for file in target.iterdir()) == ["folder.prom", "hostagent.prom"]
+
+
+def test_a_link_where_the_file_is_first_written_is_not_followed(hostagent: Caller, tmp_path: Path) -> None:
+    (tmp_path / ".hostagent.prom.hostagent").symlink_to(tmp_path / "stolen")
+    assert hostagent("metrics", "--textfile", str(tmp_path / "hostagent.prom")).exit_code == 0
+    assert not (tmp_path / "stolen").exists()
+    assert not (tmp_path / "hostagent.prom").is_symlink()
 
 
 def test_qemu_list_says_how_many_guests_run_on_each(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

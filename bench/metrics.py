@@ -16,8 +16,8 @@ from statistics import median
 
 import psutil
 
-from hostagent.exposition import Exposition, Names
 from hostagent.facts import Component, Freshness, GuestState, QemuTree, Version
+from hostagent.metrics.exposition import Exposition, Names
 from hostagent.observed import Observed, SeenBlockers
 from hostagent.plan import Method, Reason
 from hostagent.update.handover import GUEST_STEPS

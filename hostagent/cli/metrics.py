@@ -11,9 +11,9 @@ from hostagent.cli.common import Call, begin
 from hostagent.cli.output import sentence
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode, HostagentError
-from hostagent.exposition import exposition, names_of
+from hostagent.metrics.exposition import exposition, names_of
+from hostagent.metrics.textfile import require_textfile, write_textfile
 from hostagent.observed import Observed
-from hostagent.textfile import require_textfile, write_textfile
 
 
 @verb("metrics", example="hostagent metrics --textfile /var/lib/prometheus/node-exporter/hostagent.prom")

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sampled import guest, host, within
 
-from hostagent.exposition import LABEL_LIMIT, Exposition, Names, exposition
-from hostagent.guest_figures import KEPT
-from hostagent.journal_fold import JournalFold
+from hostagent.metrics.exposition import LABEL_LIMIT, Exposition, Names, exposition
+from hostagent.metrics.guest_figures import KEPT
+from hostagent.metrics.journal_fold import JournalFold
 from hostagent.observed import observe
 from hostagent.plan import Method, Technique
 from hostagent.update.journal import Entry, Kind, Outcome, Row, SqliteJournal, fold

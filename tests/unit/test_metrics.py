@@ -8,9 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from hostagent import __version__
-from hostagent.exposition import exposition
-from hostagent.journal_figures import PAUSE_BUCKETS
-from hostagent.metrics import METRICS, OF_JOURNAL
+from hostagent.metrics.exposition import exposition
+from hostagent.metrics.journal_figures import PAUSE_BUCKETS
+from hostagent.metrics.table import METRICS, OF_JOURNAL
 from hostagent.plan import Method
 from hostagent.update.journal import Entry, Kind, Outcome
 from hostagent.update.order import OrderKind

@@ -6,9 +6,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sampled import TREE, guest, host, within
 
-from hostagent.exposition import exposition
 from hostagent.facts import Component, Freshness, GuestState, QemuTree, Version
-from hostagent.metrics import OF_LOOK
+from hostagent.metrics.exposition import exposition
+from hostagent.metrics.table import OF_LOOK
 from hostagent.observed import Observed, SeenBlockers, observe
 from hostagent.plan import Method, Reason
 from hostagent.planning.prediction import Past

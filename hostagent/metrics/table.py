@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from hostagent import journal_figures as figures
-from hostagent import look_figures as looks
-from hostagent.journal_figures import Figures, Histogram, Labels, Values
+from hostagent.metrics import journal_figures as figures
+from hostagent.metrics import look_figures as looks
+from hostagent.metrics.journal_figures import Figures, Histogram, Labels, Values
 from hostagent.observed import Observed
 
 

@@ -15,9 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from hostagent.config import Config
-from hostagent.journal_figures import PAUSE_BUCKETS, Figures, Histogram, Labels, Lengths, Values
-from hostagent.journal_fold import JournalFold
-from hostagent.metrics import OF_JOURNAL, OF_LOOK, Declared, Kind, Merged
+from hostagent.metrics.journal_figures import PAUSE_BUCKETS, Figures, Histogram, Labels, Lengths, Values
+from hostagent.metrics.journal_fold import JournalFold
+from hostagent.metrics.table import OF_JOURNAL, OF_LOOK, Declared, Kind, Merged
 from hostagent.observed import Observed
 from hostagent.printable import printable
 from hostagent.update.journal import UpdateRecord

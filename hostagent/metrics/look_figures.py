@@ -1,11 +1,11 @@
-"""What a look at the host shows, counted: one function for each metric of `metrics.py`. Pure."""
+"""What a look at the host shows, counted: one function for each metric of `table.py`. Pure."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 from hostagent.facts import Freshness
-from hostagent.journal_figures import Values
+from hostagent.metrics.journal_figures import Values
 from hostagent.observed import Observed
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hostagent.journal_figures import Figures
+from hostagent.metrics.journal_figures import Figures
 from hostagent.update.journal import Kind, Row, UpdateRecord, folded
 from hostagent.update.paused import paused_in
 from hostagent.update.report import report_of

@@ -1,4 +1,4 @@
-"""What updates amount to, counted, and one function for each metric of `metrics.py` that the journal tells. Pure."""
+"""What updates amount to, counted, and one function for each metric of `table.py` that the journal tells. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hostagent import __version__
-from hostagent.guest_figures import OTHER, LastOfGuests
+from hostagent.metrics.guest_figures import OTHER, LastOfGuests
 from hostagent.plan import Method, Technique
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind

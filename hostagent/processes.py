@@ -10,8 +10,8 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -22,7 +22,6 @@ from hostagent.errors import Failed
 STDOUT_LIMIT = 4 * 1024 * 1024  # more than any program asked here has to say
 STDERR_LIMIT = 64 * 1024
 _CHUNK = 64 * 1024
-_REAPED_SECONDS = 0.01
 
 WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 """Before a program that must not outlive who waits for it: recovery would undo what it goes on doing. util-linux."""
@@ -32,8 +31,6 @@ PIPE = subprocess.PIPE
 TimeoutExpired = subprocess.TimeoutExpired
 Process = subprocess.Popen[bytes]
 """A program that was started and left running."""
-Talking = asyncio.subprocess.Process
-"""A program that is listened to while it runs."""
 
 
 @dataclass(frozen=True)
@@ -117,45 +114,34 @@ def start(
     )
 
 
-async def start_talking(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Talking:
-    """Start a program in a session of its own whose two outputs are read as it goes; the caller reads and waits.
-
-    `env` as in `run`. Raises Failed when it cannot be started.
-    """
+@asynccontextmanager
+async def listening_to(pipe: IO[bytes]) -> AsyncIterator[asyncio.StreamReader]:
+    """What comes out of a program that was started with that pipe; it is held back where nobody reads."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     try:
-        return await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=c_locale() if env is None else dict(env),
-            cwd="/",
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in an argument
-        raise Failed(f"starting {_short(argv)}", found=getattr(error, "strerror", None) or str(error)) from error
+        yield reader
+    finally:
+        transport.close()
 
 
-async def exited(process: Talking) -> int:
-    """Wait until it has ended, whoever else holds its output; what it ended with, -n for signal n."""
+async def exited(process: Process) -> int:
+    """Wait until it has ended, whoever else holds its output; what it ended with, -n for signal n.
+
+    asyncio's own processes are killed when the loop that began them ends: these are not.
+    """
+    if process.poll() is not None:
+        return process.wait()
     over = asyncio.Event()
-    with suppress(ProcessLookupError):  # it is gone, and reaped
-        fd = os.pidfd_open(process.pid)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(fd, over.set)
-        try:
-            await over.wait()
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
-    while process.returncode is None:  # a thread of asyncio's is about to say; wait() may wait for the output, too
-        await asyncio.sleep(_REAPED_SECONDS)
-    return process.returncode
-
-
-def stop_listening(process: Talking) -> None:
-    """Close our ends of its output, also where somebody else still holds it open. It has ended."""
-    process._transport.close()  # type: ignore[attr-defined] # asyncio has no other word for it
+    loop, fd = asyncio.get_running_loop(), os.pidfd_open(process.pid)
+    loop.add_reader(fd, over.set)
+    try:
+        await over.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return process.wait()
 
 
 def executables() -> Iterator[tuple[int, str]]:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from hostagent import processes
 from hostagent.agent.backlog import Backlog, Chunk, Stream
@@ -46,7 +46,7 @@ class Work:
     words: tuple[str, ...]
     changes: bool
     began: float  # Unix time
-    _process: processes.Talking
+    _process: processes.Process
     _limits: Limits
     _backlog: Backlog = field(init=False)
     _done: asyncio.Task[int] = field(init=False)
@@ -118,24 +118,24 @@ class Work:
         finally:
             self._backlog.end()
         code = await processes.exited(self._process)
-        processes.stop_listening(self._process)
         return code if code >= 0 else ExitCode.SIGNAL - code
 
-    async def _read(self, stream: Stream, pipe: asyncio.StreamReader) -> None:
+    async def _read(self, stream: Stream, pipe: IO[bytes]) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        while True:
-            data = await pipe.read(_READ)
-            text = decoder.decode(data, final=not data)
-            if text:
-                if not self.changes:  # it is held back by its slow reader; what changes something by nobody
-                    await self._backlog.wait_for_room()
-                self._backlog.put(Chunk(stream, text))
-            if not data:
-                return
+        async with processes.listening_to(pipe) as reader:
+            while data := await reader.read(_READ):
+                await self._put(Chunk(stream, decoder.decode(data)))
+            await self._put(Chunk(stream, decoder.decode(b"", final=True)))
+
+    async def _put(self, chunk: Chunk) -> None:
+        if not chunk.text:
+            return
+        if not self.changes:  # it is held back by its slow reader; what changes something by nobody
+            await self._backlog.wait_for_room()
+        self._backlog.put(chunk)
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._process.kill()  # nothing where it has ended: it is reaped by us alone
 
 
 class Works:
@@ -189,7 +189,8 @@ class Works:
                 write_private(paths[-1], content)
                 told = [str(paths[-1]) if word == name else word for word in told]
             argv = self._launcher.changing(told, more) if changes else self._launcher.reading(told)
-            process = await processes.start_talking(argv, env=processes.c_locale(more))
+            pipe = processes.PIPE
+            process = processes.start(argv, stdout=pipe, stderr=pipe, env=processes.c_locale(more))
         except BaseException:
             _tidy(paths)
             release()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-
 import click
 
+from hostagent.agent.notify import Notify
 from hostagent.cli.common import Call, begin, change
 from hostagent.cli.output import sentence
 from hostagent.cli.report_view import report_parts
@@ -48,13 +46,4 @@ def _get_ready(call: Call) -> None:
     except HostagentError as error:
         call.out.note(f"getting ready after the boot: {error}")
     finally:
-        _tell_systemd("READY=1")
-
-
-def _tell_systemd(words: str) -> None:
-    """sd_notify(3); nothing when systemd has not started us."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-            channel.send(words.encode())
+        Notify.of_this_process().ready()

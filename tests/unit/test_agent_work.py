@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -198,6 +200,26 @@ def test_the_service_ends_what_looks_alone(tmp_path: Path) -> None:
         assert await changing.exit_code() == 1  # the end of its input, not ours
 
     asyncio.run(run())
+
+
+def test_what_changes_something_goes_on_without_the_service(tmp_path: Path) -> None:
+    go, done = tmp_path / "go", tmp_path / "done"
+    os.mkfifo(go)
+
+    async def run() -> int:
+        program = f"open({str(go)!r}).read(); print('heard by nobody'); open({str(done)!r}, 'w').write('done')"
+        all_of_them = works(tmp_path)
+        work = await all_of_them.start([program], changes=True)
+        await all_of_them.end()
+        return work.pid
+
+    pid = asyncio.run(run())
+    gc.collect()  # asyncio's own processes are killed by this
+    over = os.pidfd_open(pid)
+    go.write_text("on")
+    select.select([over], [], [], 60)
+    os.close(over)
+    assert done.read_text() == "done"
 
 
 def test_what_lies_in_the_folder_is_nobodys(tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Follows the journal, whoever writes it: what updates do, also from a terminal, is told as they do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostagent.agent.log import Level, Value
+from hostagent.update.journal import Json, Kind, Outcome, Row
+from hostagent.update.journal_reader import read_rows
+
+_BAD = {Outcome.NEEDS_OPERATOR: Level.ERROR, Outcome.LOST: Level.ERROR, Outcome.ROLLED_BACK: Level.WARNING}
+_FIGURES = {  # what is measured -> what a line calls it, milliseconds
+    "pause_seconds": "pause_ms",
+    "halt_seconds": "halt_ms",
+    "down_seconds": "down_ms",
+    "boot_seconds": "boot_ms",
+    "clock_synced_seconds": "clock_offset_ms",
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """A line for the log."""
+
+    event: str
+    update: str
+    guest: str = ""
+    level: Level = Level.INFO
+    more: tuple[tuple[str, Value], ...] = ()
+
+
+@dataclass
+class OpenUpdate:
+    """An update that has no end in the journal yet."""
+
+    id: str
+    component: str
+    names: dict[str, str] = field(default_factory=dict)  # of its guests, by uuid
+    waiting: dict[str, str] = field(default_factory=dict)  # guests that a person has to see to, and why
+
+
+class Tail:
+    """The journal's end, and what stands open in it. Not for two threads at a time."""
+
+    def __init__(self, path: Path, read: Callable[..., Sequence[Row]] = read_rows) -> None:
+        self._path = path
+        self._read = read
+        self._stamp: tuple[int, ...] | None = None
+        self.seq = 0  # of the last row that was read
+        self.open: dict[str, OpenUpdate] = {}
+        self.last_ended: Told | None = None  # of an update
+
+    def news(self) -> tuple[Told, ...]:
+        """What was written since the last call, as lines; the first call reads all of it.
+
+        Raises NeedsOperator or Refused when it cannot be read.
+        """
+        stamp = _stamp(self._path)
+        if stamp is None or stamp == self._stamp:
+            return ()
+        rows = self._read(self._path, since=self.seq + 1)
+        self._stamp = stamp  # as it was before it was read: a row that came meanwhile is found again
+        found = []
+        for row in rows:
+            self.seq = row.seq
+            told = self._told(row)
+            if told is not None:
+                found.append(told)
+        return tuple(found)
+
+    def _told(self, row: Row) -> Told | None:
+        kind, body = row.entry.kind, row.entry.body
+        if kind is Kind.UPDATE_BEGUN:
+            update = OpenUpdate(row.update, str(body.get("component", "")))
+            self.open[row.update] = update
+            return _begun(row, body)
+        opened = self.open.get(row.update)
+        if opened is None:
+            return None
+        if kind is Kind.UPDATE_ENDED:
+            del self.open[row.update]
+            told = Told("update ended", row.update, "", _level(body), _ending(body))
+            self.last_ended = told
+            return told
+        if kind is Kind.GUEST_BEGUN:
+            opened.names[row.entry.guest] = str(body.get("name", ""))
+        name = opened.names.get(row.entry.guest, "")
+        if kind is Kind.GUEST_ENDED:
+            if body.get("outcome") == Outcome.NEEDS_OPERATOR:
+                opened.waiting[name] = str(body.get("reason", ""))
+            else:
+                opened.waiting.pop(name, None)
+        return _of_guest(row, name)
+
+
+def _begun(row: Row, body: Json) -> Told:
+    guests, pid = body.get("guests"), body.get("pid")
+    more: list[tuple[str, Value]] = [
+        ("kind", _word(body, "kind")),
+        ("component", _word(body, "component")),
+        ("guests", len(guests) if isinstance(guests, list) else None),
+        ("pid", pid if isinstance(pid, int) else None),
+    ]
+    return Told("update begun", row.update, more=tuple(more))
+
+
+def _of_guest(row: Row, name: str) -> Told | None:
+    kind, body, step = row.entry.kind, row.entry.body, row.entry.step
+    match kind:
+        case Kind.GUEST_BEGUN:
+            return Told("guest begun", row.update, name)
+        case Kind.MEASURED:
+            figures = _figures(body)
+            return Told("guest measured", row.update, name, more=figures) if figures else None
+        case Kind.STEP_FAILED:
+            more = (("step", step), ("error", _word(body, "error")), ("kind", _word(body, "kind")))
+            return Told("step failed", row.update, name, Level.WARNING, more)
+        case Kind.UNDO_BEGUN:
+            return Told("undoing", row.update, name, Level.WARNING, (("step", step),))
+        case Kind.GUEST_ENDED:
+            return Told("guest ended", row.update, name, _level(body), _ending(body))
+        case _:
+            return None
+
+
+def _figures(body: Json) -> tuple[tuple[str, Value], ...]:
+    found: list[tuple[str, Value]] = []
+    for key, name in _FIGURES.items():
+        value = body.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((name, round(float(value) * 1000, 3)))
+    if found and "clock_outcome" in body:
+        found.append(("clock", _word(body, "clock_outcome")))
+    return tuple(found)
+
+
+def _ending(body: Json) -> tuple[tuple[str, Value], ...]:
+    return (("outcome", _word(body, "outcome")), ("reason", _word(body, "reason")), ("kind", _word(body, "kind")))
+
+
+def _level(body: Json) -> Level:
+    return next((level for outcome, level in _BAD.items() if body.get("outcome") == outcome), Level.INFO)
+
+
+def _word(body: Json, key: str) -> str | None:
+    value = body.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Changes whenever somebody writes; None when there is no journal."""
+    found: list[int] = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        try:
+            seen = file.stat()
+        except FileNotFoundError:
+            if file is path:
+                return None
+            continue
+        except OSError:
+            return (-1,)  # whoever reads it says why
+        found += [seen.st_ino, seen.st_size, seen.st_mtime_ns]
+    return tuple(found)

@@ -78,12 +78,17 @@ def components_of(config: Config, host: Host) -> tuple[Component, ...]:
 
 def observed_of(config: Config) -> Observed:
     """A look at the host for metrics; raises what libvirt answers with when it does not."""
+    return look_at(config)[1]
+
+
+def look_at(config: Config) -> tuple[Host, Observed]:
+    """The same, with the host that was seen."""
     libvirt = libvirt_of(config)
     try:
         host = with_peers(config, libvirt.host())
     finally:
         libvirt.disconnect()
-    return observe(
+    return host, observe(
         host,
         components_of(config, host),
         Policies(config.policy.layers()),

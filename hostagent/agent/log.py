@@ -7,13 +7,14 @@ and no argument list is ever put here. A thread of its own writes: a journald th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,9 +54,13 @@ class Log:
         self, event: str, *, guest: str = "", update: str = "", level: Level = Level.INFO, **more: Value
     ) -> None:
         """One event; None in `more` is left out."""
+        self.tell(event, guest, update, level, more.items())
+
+    def tell(self, event: str, guest: str, update: str, level: Level, more: Iterable[tuple[str, Value]]) -> None:
+        """The same, of what somebody else has put together."""
         at = datetime.fromtimestamp(self.wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         values: dict[str, Value] = {"at": at, "level": level, "event": event, "guest": guest, "update": update}
-        values |= {key: value for key, value in more.items() if value is not None}
+        values |= {key: value for key, value in more if value is not None}
         line = _as_json(values) if self.format is LogFormat.JSON else _as_logfmt(values)
         self.write(f"<{_PRIORITIES[level]}>{line}\n" if self.priorities else f"{line}\n")
 
@@ -124,6 +129,28 @@ def log_to_stdout(format: LogFormat, writer: Writer) -> Log:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Log(writer, format, priorities=_is_journal(os.environ.get("JOURNAL_STREAM", "")))
+
+
+class _AsEvents(logging.Handler):
+    """What modules below say in words."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line, also of an error with a traceback: that one's last line."""
+        level = Level.INFO if record.levelno < logging.WARNING else Level.WARNING
+        if record.levelno >= logging.ERROR:
+            level = Level.ERROR
+        error = repr(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
+        self._log("said", level=level, by=record.name, words=record.getMessage(), error=error)
+
+
+def tell_warnings(log: Log) -> None:
+    """Have what Python's logging gets in the log too; of our own modules also what is no warning."""
+    logging.basicConfig(level=logging.WARNING, handlers=[_AsEvents(log)], force=True)
+    logging.getLogger("hostagent").setLevel(logging.INFO)
 
 
 def _is_journal(stream: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,14 +31,22 @@ class Told:
     more: tuple[tuple[str, Value], ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class OpenUpdate:
     """An update that has no end in the journal yet."""
 
     id: str
     component: str
-    names: dict[str, str] = field(default_factory=dict)  # of its guests, by uuid
-    waiting: dict[str, str] = field(default_factory=dict)  # guests that a person has to see to, and why
+    left: frozenset[str]  # its guests that have not ended for good, by uuid
+    waiting: frozenset[str]  # those of them that a person has to see to
+
+
+@dataclass
+class _Open:
+    component: str
+    names: dict[str, str] = field(default_factory=dict)  # by uuid
+    left: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
 
 
 class Tail:
@@ -49,7 +57,7 @@ class Tail:
         self._read = read
         self._stamp: tuple[int, ...] | None = None
         self.seq = 0  # of the last row that was read
-        self.open: dict[str, OpenUpdate] = {}
+        self._open: dict[str, _Open] = {}
         self.last_ended: Told | None = None  # of an update
 
     def news(self) -> tuple[Told, ...]:
@@ -70,28 +78,36 @@ class Tail:
                 found.append(told)
         return tuple(found)
 
+    def open_updates(self) -> Mapping[str, OpenUpdate]:
+        """Those that have no end, by id, as they are now."""
+        return {
+            id: OpenUpdate(id, update.component, frozenset(update.left), frozenset(update.waiting))
+            for id, update in self._open.items()
+        }
+
     def _told(self, row: Row) -> Told | None:
         kind, body = row.entry.kind, row.entry.body
         if kind is Kind.UPDATE_BEGUN:
-            update = OpenUpdate(row.update, str(body.get("component", "")))
-            self.open[row.update] = update
+            self._open[row.update] = _Open(str(body.get("component", "")))
             return _begun(row, body)
-        opened = self.open.get(row.update)
+        opened = self._open.get(row.update)
         if opened is None:
             return None
         if kind is Kind.UPDATE_ENDED:
-            del self.open[row.update]
+            del self._open[row.update]
             told = Told("update ended", row.update, "", _level(body), _ending(body))
             self.last_ended = told
             return told
         if kind is Kind.GUEST_BEGUN:
             opened.names[row.entry.guest] = str(body.get("name", ""))
+            opened.left.add(row.entry.guest)
         name = opened.names.get(row.entry.guest, "")
         if kind is Kind.GUEST_ENDED:
             if body.get("outcome") == Outcome.NEEDS_OPERATOR:
-                opened.waiting[name] = str(body.get("reason", ""))
+                opened.waiting.add(row.entry.guest)
             else:
-                opened.waiting.pop(name, None)
+                opened.left.discard(row.entry.guest)
+                opened.waiting.discard(row.entry.guest)
         return _of_guest(row, name)
 
 

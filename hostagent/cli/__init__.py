@@ -31,6 +31,7 @@ _VERBS = {
     "history": ("hostagent.cli.history:history", "See every update of this host, or one step by step."),
     "recover": ("hostagent.cli.recover:recover", "Finish or undo what an interrupted update left open."),
     "metrics": ("hostagent.cli.metrics:metrics", "Print all metrics in Prometheus' text format."),
+    "agent": ("hostagent.cli.agent:agent", "Serve this host: heal, watch the guests, serve metrics and the API."),
     "setup": ("hostagent.cli.setup:setup", "Give this host what in-place updates need, or take it away again."),
 }
 

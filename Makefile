@@ -58,7 +58,7 @@ endif
 check: venv
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy --strict hostagent bench tests/bench
+	$(BIN)/mypy --strict hostagent bench grafana tests/bench
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit -q
 

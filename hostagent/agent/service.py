@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from hostagent import __version__, wiring
+from hostagent.agent.api.routes import Api
 from hostagent.agent.doors import Doors, open_doors
 from hostagent.agent.journal_watch import JournalWatch
 from hostagent.agent.lane import Lane
@@ -33,7 +34,7 @@ from hostagent.agent.notify import Notify
 from hostagent.agent.tail import Tail
 from hostagent.agent.watch import Look, Watch
 from hostagent.agent.work import Works
-from hostagent.config import Config
+from hostagent.config import DEFAULT_PATH, Config
 from hostagent.errors import ExitCode, HostagentError
 from hostagent.hypervisor.events import Event, Events
 from hostagent.hypervisor.libvirt_events import LibvirtEvents
@@ -61,6 +62,7 @@ class Agent:
     events: Events
     look: Look
     launcher: Launcher
+    settings: str = str(DEFAULT_PATH)  # where they were read
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ class Agent:
             exposition=lambda: exposition(read_updates(path), self.watch.observed),
             lane=self.scrapes,
             health=self.health,
+            api=Api(self.works, path, wiring.host_lock_path(self.config), self.settings),
         )
 
     def health(self) -> tuple[bool, Mapping[str, object]]:
@@ -243,6 +246,7 @@ async def _run(config: Config, common: tuple[str, ...], log: Log) -> int:
         LibvirtEvents(config.libvirt.uri, config.libvirt.call_seconds),
         lambda: wiring.look_at(config),
         launcher,
+        common[1] if common[:1] == ("--config",) else str(DEFAULT_PATH),
     )
     async with _heeding(agent.stop):
         await agent.run()

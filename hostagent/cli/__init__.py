@@ -15,6 +15,7 @@ from hostagent import __version__
 from hostagent.cli.signals import Stopped
 from hostagent.cli.verbs import Asked, Verbs
 from hostagent.errors import ExitCode, HostagentError, UsageError
+from hostagent.front import UNANSWERED, Unanswered
 
 _VERBS = {
     "inspect": ("hostagent.cli.inspect:inspect", "See the host and its guests, and what can be updated in place."),
@@ -69,6 +70,8 @@ class Main(Verbs):
             sys.stdout.flush()
         except click.Abort:  # Ctrl-C
             return ExitCode.SIGNAL + signal.SIGINT
+        except Unanswered:
+            return UNANSWERED
         except Stopped as stopped:
             return ExitCode.SIGNAL + stopped.number
         except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hostagent.cli.common import begin
 from hostagent.cli.verbs import Asked, verb
 
@@ -16,6 +18,6 @@ def agent(asked: Asked) -> int:
     from hostagent.agent.service import run  # noqa: PLC0415 - aiohttp is needed by nobody else
 
     call = begin(asked)
-    config = () if asked.config is None else ("--config", str(asked.config.absolute()))
+    config = () if asked.config is None else ("--config", os.path.abspath(asked.config))  # noqa: PTH100 - as clients name it, links and all
     connect = () if asked.connect is None else ("--connect", asked.connect)
     run(call.config, (*config, *connect))

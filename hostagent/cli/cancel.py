@@ -20,7 +20,7 @@ BEGINNING_SECONDS = 5.0
 ENDING_SECONDS = 600.0  # what has begun with a guest is finished or undone first
 
 
-@verb("cancel", example="hostagent cancel")
+@verb("cancel", example="hostagent cancel", operation="cancel")
 @click.option("--no-wait", is_flag=True, help="Only ask; do not wait until it has ended.")
 def cancel(asked: Asked, *, no_wait: bool) -> int:
     """Ask the update that is at work on this host to stop, as Ctrl-C does, and wait until it has.

@@ -59,7 +59,12 @@ def confirm(call: Call, work: Change, question: str) -> None:
         )
     with work.signals.ordinary():
         if not call.out.ask(question):
-            raise Refused("updating", found="the answer was no; nothing was touched")
+            raise said_no()
+
+
+def said_no() -> Refused:
+    """What a no means."""
+    return Refused("updating", found="the answer was no; nothing was touched")
 
 
 class _Updates(Protocol[P_contra]):

@@ -26,7 +26,7 @@ NOTHING = "none"
 _COLUMNS = (Column("setting"), Column("value"), Column("from"))
 
 
-@verb("show", example="hostagent guest show db1")
+@verb("show", example="hostagent guest show db1", operation="guest show")
 @click.argument("name", metavar="NAME")
 def show(asked: Asked, name: str) -> int:
     """See how a guest may be updated, and where each of it is said: in the guest's metadata, or the settings."""
@@ -42,6 +42,7 @@ def show(asked: Asked, name: str) -> int:
     "hostagent guest set db1 --availability-set db --update-domain 1\n"
     "hostagent guest set db1 --never-together db2 --unset clock\n"
     "hostagent guest set old1 --allow reboot --boot-tcp 10.0.0.5:22",
+    operation="guest set",
 )
 @click.argument("name", metavar="NAME")
 @click.option("--allow", metavar="METHODS", help="Methods by which it may be updated, with commas between; or none.")

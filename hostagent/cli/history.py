@@ -29,7 +29,7 @@ _COLUMNS = (
 _STEPS = tuple(dict.fromkeys(step.name for step in (*GUEST_STEPS[:-1], *HOLD_STEPS)))
 
 
-@verb("history", example="hostagent history 20261122-0")
+@verb("history", example="hostagent history 20261122-0", operation="history")
 @click.argument("update", required=False, metavar="[UPDATE]")
 def history(asked: Asked, update: str | None) -> int:
     """See every update of this host, or one with the time that each step took each guest; works without libvirt.

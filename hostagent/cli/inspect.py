@@ -34,7 +34,7 @@ _COLUMNS = (
 )
 
 
-@verb("inspect", example="hostagent inspect --guest web1")
+@verb("inspect", example="hostagent inspect --guest web1", operation="inspect")
 @click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated.")
 def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
     """See the host and its guests, and for each why it cannot be updated in place, if so.

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, Literal, TextIO
 
 import click
 from rich import box
@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hostagent.errors import HostagentError
+from hostagent.front import ATTACHED, COLOURS, MOST, Front, Unanswered, digest_of
 from hostagent.printable import one_line, printable
 
 WIDTH = 100  # where there is no terminal to ask
@@ -47,6 +48,13 @@ class Cell:
     text: str
     look: str = ""
 
+
+_PLAIN: Mapping[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+_COLOURS: Mapping[str, Literal["standard", "256", "truecolor"]] = {
+    "standard": "standard",
+    "256": "256",
+    "truecolor": "truecolor",
+}
 
 Part = str | Text | Table | Padding
 _LOOKS = {"good": "green", "bad": "bold red", "wait": "yellow", "dim": "dim", "": ""}
@@ -83,8 +91,11 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._out = _console(stderr=False)
-        self._err = _console(stderr=True)
+        self._front = Front.of_environment(os.environ)
+        self._out = _console(stderr=False, front=self._front)
+        self._err = _console(stderr=True, front=self._front)
+        # What somebody was shown already, if the verb is run again because he said yes to it.
+        self._held_back: list[str] | None = [] if self._front is not None and self._front.asks else None
 
     @property
     def live(self) -> Console | None:
@@ -93,6 +104,7 @@ class Output:
 
     def show(self, document: object, *parts: Part) -> None:
         """A verb's result: the document with --json, else the parts, which say the same."""
+        self._let_out()
         if self.as_json:
             self.raw(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
         else:
@@ -107,6 +119,42 @@ class Output:
         """A line beside the result: to stderr, on one line."""
         self._print(self._err, [sentence(text)], wrap=False)
 
+    @property
+    def file_name(self) -> str | None:
+        """What the file is called that somebody else wants written; None when this process writes it."""
+        return self._front.saves or None if self._front is not None else None
+
+    def attach(self, content: bytes) -> None:
+        """The content of that file, after all else."""
+        self.raw(ATTACHED + content.decode())
+
+    def as_front(self, *, debug: bool) -> Front:
+        """This terminal, for a verb that speaks to it from elsewhere."""
+        return Front(
+            width=_of_sense(self._out.width),
+            err_width=_of_sense(self._err.width),
+            height=_of_sense(self._out.height),
+            colours=self._out.color_system if self._out.color_system in COLOURS else "",
+            dumb=self._out.is_dumb_terminal,
+            out_is_terminal=self._out.is_terminal,
+            err_is_terminal=self._err.is_terminal,
+            as_json=self.as_json,
+            debug=debug,
+            asks=self.can_ask(),
+        )
+
+    def relay(self, text: str, *, to_stderr: bool) -> None:
+        """What a verb says elsewhere, to this terminal."""
+        self._write(self._err if to_stderr else self._out, text)
+
+    def answered_yes(self) -> bool:
+        """What somebody says to the question that was relayed last."""
+        try:
+            answer = sys.stdin.readline()
+        except UnicodeDecodeError:
+            return False
+        return answer.strip().lower() in {"y", "yes"}
+
     def raw(self, text: str) -> None:
         """Text in a format of its own."""
         with _quiet_when_hung_up("stdout"):
@@ -115,6 +163,7 @@ class Output:
 
     def error(self, error: HostagentError, more: Mapping[str, object] | None = None) -> None:
         """An error as one line, or as JSON with `more` beside it."""
+        self._let_out()
         if self.as_json:
             told = {name: getattr(error, name) for name in ("kind", "doing", "expected", "found", "hint")}
             self.show({"error": {**told, **(more or {})}})
@@ -127,29 +176,44 @@ class Output:
         self._print(self._err, [Text(printable(line)) for line in lines], wrap=False)
 
     def ask(self, question: str) -> bool:
-        """A yes from a person; everything else is a no."""
+        """A yes from a person; everything else is a no. Raises Unanswered when he is not at this process's terminal."""
         self._print(self._out, [Text(f"{printable(question)} [y/N] ")], end="")
-        try:
-            answer = sys.stdin.readline()
-        except UnicodeDecodeError:
-            return False
-        return answer.strip().lower() in {"y", "yes"}
+        if self._front is not None:
+            shown, self._held_back = "".join(self._held_back or ()), None
+            if self._front.said_yes_to == digest_of(shown):
+                return True
+            self._write(self._out, shown)
+            raise Unanswered
+        return self.answered_yes()
 
     def can_ask(self) -> bool:
         """Whether a person sits there."""
+        if self._front is not None:
+            return self._front.asks and not self.as_json
         return not self.as_json and sys.stdin.isatty() and sys.stdout.isatty()
 
     def _print(self, console: Console, parts: Sequence[Part], *, wrap: bool = True, end: str = "\n") -> None:
+        for part in parts:
+            shown: RenderableType = Text(printable(part)) if isinstance(part, str) else part
+            with console.capture() as captured:
+                console.print(shown, soft_wrap=not wrap and not console.is_terminal, end=end)
+            text = captured.get()
+            text = text if console.is_terminal else re.sub(" +\n", "\n", text)  # tables fill their lines up
+            if self._held_back is not None and not console.stderr:
+                self._held_back.append(text)
+            else:
+                self._write(console, text)
+
+    def _write(self, console: Console, text: str) -> None:
         with _quiet_when_hung_up("stderr" if console.stderr else "stdout"):
-            for part in parts:
-                shown: RenderableType = Text(printable(part)) if isinstance(part, str) else part
-                if console.is_terminal:
-                    console.print(shown, end=end)
-                    continue
-                with console.capture() as captured:
-                    console.print(shown, soft_wrap=not wrap, end=end)
-                console.file.write(re.sub(" +\n", "\n", captured.get()))  # tables fill their lines up
+            console.file.write(text)
             console.file.flush()
+
+    def _let_out(self) -> None:
+        """Nobody will be asked."""
+        shown, self._held_back = self._held_back, None
+        if shown:
+            self._write(self._out, "".join(shown))
 
 
 def plain(value: object) -> object:
@@ -177,12 +241,26 @@ class _OneLine(logging.Formatter):
         return one_line(super().format(record))
 
 
-def _console(*, stderr: bool) -> Console:
+def _console(*, stderr: bool, front: Front | None) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # a terminal that has no arrows still shows the figures
+    if front is not None:
+        terminal = front.err_is_terminal if stderr else front.out_is_terminal
+        return _OurConsole(
+            stderr=stderr,
+            width=front.err_width if stderr else front.width,
+            height=front.height,
+            force_terminal=terminal,
+            color_system=_COLOURS.get(front.colours) if terminal else None,
+            **_PLAIN,
+        )
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH
-    return _OurConsole(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    return _OurConsole(stderr=stderr, width=width, **_PLAIN)
+
+
+def _of_sense(size: int) -> int:
+    return min(max(size, 1), MOST)
 
 
 class _OurConsole(Console):

@@ -169,7 +169,7 @@ def budget_seconds(text: str) -> float:
     return seconds
 
 
-@verb("plan", example="hostagent plan qemu --to 10.0 --guest web1 --save web1.plan")
+@verb("plan", example="hostagent plan qemu --to 10.0 --guest web1 --save web1.plan", operation="plan")
 @planning_options
 @click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Keep it for: hostagent update --plan")
 def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
@@ -180,6 +180,8 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
     Ends with exit code 3 when the update would be refused; such a plan is not saved.
     """
     wish.require_component("plan")
+    if save is not None:
+        require_folder(save)
     call = begin(asked)
     if wish.component != "qemu":
         return _plan_host(call, wish, save)
@@ -187,9 +189,8 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
     made = make_plan(call, host, wish)
     refused = plan_view.refusal(made, wish.guests)
     parts = plan_view.plan_parts(made, wish.guests)
+    content = b""
     if save is not None and not refused:
-        if not save.absolute().parent.is_dir():
-            raise UsageError(f"saving the plan {save}", expected="a folder that is there", found=f"no {save.parent}")
         policies = policies_of(call, wish.budget)
         approved = SavedPlan.of(
             *(host, made.to, wish.guests, policies),
@@ -197,9 +198,13 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
             methods=wish.methods or None,
             rolling=wish.rolling(call.config.roll),
         )
-        replace(save, approved.written())
-        parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {save}"))
+        content, name = approved.written(), call.out.file_name
+        if name is None:
+            replace(save, content)
+        parts.append(sentence(f"Saved. To carry it out: hostagent update --plan {name or save}"))
     call.out.show(plan_view.plan_json(made), *parts)
+    if content and call.out.file_name is not None:
+        call.out.attach(content)
     return ExitCode.REFUSED if refused else ExitCode.DONE
 
 
@@ -210,6 +215,12 @@ def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
     plans = make_plans(call, call.kept_host(), component, policies_of(call, wish.budget))
     call.out.show(plans_json(plans), *plans_parts(plans, component))
     return ExitCode.REFUSED if refused_of(plans) else ExitCode.DONE
+
+
+def require_folder(save: Path) -> None:
+    """Raises UsageError when a plan cannot be saved there."""
+    if not save.absolute().parent.is_dir():
+        raise UsageError(f"saving the plan {save}", expected="a folder that is there", found=f"no {save.parent}")
 
 
 def saved_plan(path: Path) -> SavedPlan:

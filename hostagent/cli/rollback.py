@@ -26,7 +26,7 @@ from hostagent.update.report import past_of
 from hostagent.update.rolled import Rolled
 
 
-@verb("rollback", example="hostagent rollback --guest web1")
+@verb("rollback", example="hostagent rollback --guest web1", operation="rollback")
 @click.argument("update", required=False, metavar="[UPDATE]")
 @click.option("--guest", "guests", multiple=True, metavar="NAME", help="This guest only; may be repeated.")
 @click.option("--budget", metavar="TIME", help="Longest pause that a guest may see, like 10s or 500ms.")

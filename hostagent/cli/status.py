@@ -15,7 +15,7 @@ from hostagent.update.order import OrderKind
 from hostagent.update.report import UpdateReport, report_of
 
 
-@verb("status", example="hostagent status --all")
+@verb("status", example="hostagent status --all", operation="status")
 @click.option("--all", "everything", is_flag=True, help="Every update and rehearsal in the journal, oldest first.")
 def status(asked: Asked, everything: bool) -> int:
     """See the last update, or the last roll, and whether one is open; works without libvirt.

@@ -26,7 +26,7 @@ from hostagent.update.report import past_of
 from hostagent.update.rolled import Rolled
 
 
-@verb("update", example="hostagent update qemu --to 10.0 --guest web1 --guest db9 --budget 10s")
+@verb("update", example="hostagent update qemu --to 10.0 --guest web1 --guest db9 --budget 10s", operation="update")
 @planning_options
 @click.option("--plan", "saved", metavar="FILE", type=click.Path(path_type=Path), help="Carry out a saved plan.")
 @click.option("--keep-definition", is_flag=True, help="Leave definitions of guests whose RAM is copied as they are.")

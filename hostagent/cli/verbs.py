@@ -19,6 +19,7 @@ class Asked:
     connect: str | None = None
     as_json: bool = False
     debug: bool = False
+    no_agent: bool = False
 
 
 def _remember(context: click.Context, option: click.Parameter, value: object) -> None:
@@ -40,16 +41,27 @@ def _common_options() -> list[click.Parameter]:
         option("--connect", metavar="URI", help="Connect to this libvirt."),
         option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         option("--debug", is_flag=True, help="Show where an error comes from."),
+        option("--no-agent", is_flag=True, help="Do it in this process, also when the agent runs."),
     ]
 
 
 class Verb(click.Command):
-    """A verb, with an example below its help."""
+    """A verb, with an example below its help; one that is an operation of the agent's too is asked of it if it runs."""
 
-    def __init__(self, *args: Any, example: str = "", **settings: Any) -> None:
+    def __init__(self, *args: Any, example: str = "", operation: str = "", **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.params.extend(_common_options())
         self.example = example
+        self.operation = operation
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if self.operation:
+            from hostagent.cli.through_agent import done_by_agent  # noqa: PLC0415 - not needed for --help
+
+            code = done_by_agent(ctx.ensure_object(Asked), self.operation, ctx.params)
+            if code is not None:
+                return code
+        return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.example:
@@ -87,11 +99,14 @@ class Verbs(click.Group):
             formatter.write_dl([(name, words) for name, (_, words) in self.places.items()])
 
 
-def verb(name: str, *, example: str) -> Callable[[Callable[..., Any]], Verb]:
-    """Make a verb of a function that takes what was `Asked`, and returns an exit code."""
+def verb(name: str, *, example: str, operation: str = "") -> Callable[[Callable[..., Any]], Verb]:
+    """Make a verb of a function that takes what was `Asked`, and returns an exit code.
+
+    `operation`: the agent's that does the same.
+    """
 
     def make(function: Callable[..., Any]) -> Verb:
-        command = click.command(name, cls=Verb, example=example)(click.pass_obj(function))
+        command = click.command(name, cls=Verb, example=example, operation=operation)(click.pass_obj(function))
         assert isinstance(command, Verb)  # noqa: S101 - made so
         return command
 

@@ -20,22 +20,22 @@ def read_updates(path: Path) -> tuple[UpdateRecord, ...]:
 def read_rows(path: Path, *, since: int = 0, limit: int = -1) -> tuple[Row, ...]:
     """Its rows from that number on, and not more than so many if the limit is not negative."""
     for last in (*(False,) * (_TRIES - 1), True):
-        before = _stamp(path)
+        before = stamp(path)
         if before is None:
             return ()
         try:
             with _Reader(path) as journal:
                 rows = tuple(journal.rows(since, limit))
         except NeedsOperator:
-            if last or _stamp(path) == before:
+            if last or stamp(path) == before:
                 raise
             continue  # somebody wrote meanwhile
-        if last or _stamp(path) == before:
+        if last or stamp(path) == before:
             return rows
     raise AssertionError("the last try returns or raises")
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def stamp(path: Path) -> tuple[int, ...] | None:
     """Changes whenever somebody writes; None when there is no journal."""
     try:
         seen = [path.stat(), *(log.stat() for log in [_log(path)] if log.exists())]

@@ -67,6 +67,7 @@ class Caller:
         self.monkeypatch.setattr("os.geteuid", lambda: 0)
         self.monkeypatch.setattr("hostagent.session.Guard", lambda *_: _NoGuard(self.dismissed))
         self.monkeypatch.setenv("COLUMNS", "100")
+        self.monkeypatch.setenv("HOSTAGENT_AGENT", "off")  # one that this machine may have is left alone
 
     def _observed(self, config: Config) -> Observed:
         if self.libvirt_fails:

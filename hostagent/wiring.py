@@ -29,8 +29,8 @@ from hostagent.observed import Observed, observe
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.kernel_checks import KernelSwap
 from hostagent.policy import Allowed
+from hostagent.setup.boot_unit import WANTED_UNIT
 from hostagent.setup.host_files import SystemMounts
-from hostagent.setup.kernel_swaps import UNIT
 from hostagent.trees import qemu_trees
 from hostagent.update.journal import Journal, SqliteJournal
 from hostagent.update.journal_reader import read_updates
@@ -113,7 +113,7 @@ def kernel_of(config: Config) -> KernelComponent:
 def kernel_swap_of(config: Config) -> KernelSwap:
     """What of the host decides about swapping its kernel."""
     folders = tuple(str(mount.target) for mount in SystemMounts().mounts() if mount.outlives_the_kernel)
-    return KernelSwap(folders, resumes_at_boot=UNIT.exists())
+    return KernelSwap(folders, resumes_at_boot=WANTED_UNIT.exists())
 
 
 def host_components(config: Config) -> tuple[HostComponent, ...]:

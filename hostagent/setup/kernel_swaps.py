@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.errors import Refused
+from hostagent.setup.boot_unit import boot_unit, is_set_up
 from hostagent.setup.host_files import HostFiles
 from hostagent.setup.persistent_ram import Region, aligned, choose_region, mount_ram, regions_of, reserved
 from hostagent.setup.setup_tasks import Line, Mounter, Need, Task, mount_of
 from hostagent.setup.whole_file import WholeFile
 
 DEVICE = Path("/dev/pmem0")
-UNIT = Path("/etc/systemd/system/hostagent-boot.service")
-WANTED_UNIT = Path("/etc/systemd/system/multi-user.target.wants") / UNIT.name
 GRUB = Path("/etc/default/grub.d/hostagent.cfg")
 MENU = Path("/boot/grub/grub.cfg")
 UPDATE_GRUB = Path("/usr/sbin/update-grub")
-SYSTEMD = Path("/run/systemd/system")  # there when it runs the host: sd_booted(3)
 SETTINGS = Path("/etc/hostagent/hostagent.toml.d/kernel-swaps.toml")
 
 REBOOT = "reboot the host once: only as it boots it leaves that memory alone"
@@ -86,7 +83,7 @@ class PersistentRam:
     def _is_ours(self) -> bool:
         """It is when the unit is: that mounts it."""
         here = [mount for mount in self.mounter.mounts() if mount.target == self.target]
-        return bool(here) and here[-1].outlives_the_kernel and self.files.read(UNIT) is not None
+        return bool(here) and here[-1].outlives_the_kernel and is_set_up(self.files)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,6 @@ def gives_back(files: HostFiles, kernel: KernelFacts) -> bool:
 
 def _files(files: HostFiles, grub: str) -> tuple[Task, ...]:
     update_grub = (("update-grub",),)
-    reload = ("systemctl", "daemon-reload")
     return (
         WholeFile(
             "reserved memory",
@@ -153,18 +149,7 @@ def _files(files: HostFiles, grub: str) -> tuple[Task, ...]:
             files,
             folders=(SETTINGS.parent, SETTINGS.parent.parent),
         ),
-        WholeFile(
-            UNIT.name,
-            "held guests are resumed under the new kernel, and nobody else starts them",
-            UNIT,
-            unit_text(),
-            files,
-            after=(reload, ("systemctl", "enable", UNIT.name)),
-            counts=lambda: files.is_there(WANTED_UNIT),
-            while_there=(("systemctl", "disable", UNIT.name),),
-            once_gone=(reload,),
-            in_the_way="" if files.is_there(SYSTEMD) else "no systemd, which would resume guests as the host boots",
-        ),
+        boot_unit(files),
     )
 
 
@@ -200,26 +185,3 @@ def _text(files: HostFiles, path: Path) -> str:
 def _grub_line(region: Region) -> str:
     said = "# By hostagent setup: memory for guests that outlives the kernel."
     return f'{said}\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {region.parameter}"\n'
-
-
-def unit_text(program: tuple[str, ...] = (sys.executable, "-m", "hostagent.cli")) -> str:
-    """Ready once libvirt's daemon may start; it then goes on with the guests."""
-    return f"""\
-# By hostagent setup: guests that were held over a change of kernel are resumed before anybody else starts them.
-[Unit]
-Description=Guests that hostagent holds over a change of kernel
-Documentation=https://libvirt.org/hooks.html
-After=local-fs.target
-Before=libvirtd.service virtqemud.service libvirt-guests.service
-ConditionPathExists=/var/lib/hostagent
-
-[Service]
-Type=notify
-ExecStart={" ".join(program)} recover --at-boot
-TimeoutStartSec=300
-# 5: a person has to see to a guest; the journal says to which.
-SuccessExitStatus=5
-
-[Install]
-WantedBy=multi-user.target
-"""

@@ -12,19 +12,9 @@ import pytest
 from hosts_set_up import FSTAB, RAM, FakeMounts, Host, new_host
 
 from hostagent.errors import Failed, Refused
+from hostagent.setup.boot_unit import INSTALLED, SYSTEMD, UNIT, WANTED_UNIT, unit_text
 from hostagent.setup.host_files import HostFiles, Mount
-from hostagent.setup.kernel_swaps import (
-    GRUB,
-    MENU,
-    REBOOT,
-    SETTINGS,
-    SYSTEMD,
-    UNIT,
-    UPDATE_GRUB,
-    WANTED_UNIT,
-    KernelFacts,
-    gives_back,
-)
+from hostagent.setup.kernel_swaps import GRUB, MENU, REBOOT, SETTINGS, UPDATE_GRUB, KernelFacts, gives_back
 from hostagent.setup.persistent_ram import regions_of
 from hostagent.setup.setup_host import Report, Task, apply, check, kernel_swap_tasks, tasks_to_undo, undo
 
@@ -94,7 +84,7 @@ class SwapHost:
             link.unlink(missing_ok=True)
             link.symlink_to(UNIT)
         elif "disable" in argv:
-            assert self.read(UNIT)  # an empty file would be a masked unit
+            assert self.read(UNIT) or self.host.files.is_there(INSTALLED[-1])  # an empty file would be a masked unit
             link.unlink(missing_ok=True)
 
     def mount_ram(self, device: Path, target: Path, _uid: int, _gid: int, *, fresh: bool) -> None:
@@ -144,6 +134,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SwapHost]:
     monkeypatch.setattr(FakeMounts, "mount_tmpfs", counted(FakeMounts.mount_tmpfs))
     monkeypatch.setattr(FakeMounts, "unmount", counted(FakeMounts.unmount))
     monkeypatch.setattr("hostagent.setup.whole_file.processes.run", host.run)
+    monkeypatch.setattr("hostagent.setup.boot_unit.processes.run", host.run)
     monkeypatch.setattr("hostagent.setup.kernel_swaps.mount_ram", host.mount_ram)
     yield host
 
@@ -175,6 +166,66 @@ def test_a_host_is_prepared_rebooted_and_left_as_it_was(host: SwapHost) -> None:
     assert host.gives_back()
     host.reboot()
     assert not host.gives_back()
+
+
+def cut_off(host: SwapHost, after: int, do: Callable[[], object]) -> bool:
+    """Do it, and be killed after so many changes; whether that came before the end."""
+    host.cut_off_after = after
+    try:
+        do()
+    except CutOff:
+        return True
+    finally:
+        host.cut_off_after = None
+    return False
+
+
+def cuts() -> range:
+    """More than there are changes."""
+    return range(40)
+
+
+@pytest.fixture
+def installed(host: SwapHost) -> SwapHost:
+    """The same host, with hostagent from a package that has the unit."""
+    place = host.host.path(INSTALLED[-1])
+    place.parent.mkdir(parents=True)
+    place.write_text(unit_text(("/usr/bin/hostagent",)))
+    return host
+
+
+def test_an_installations_own_unit_is_enabled_and_left_there(installed: SwapHost) -> None:
+    before = installed.host.everything()
+    installed.apply(GIB)
+    assert installed.commands == ["update-grub", "systemctl enable hostagent-boot.service"]
+    assert not installed.host.files.is_there(UNIT)
+    installed.reboot()
+    assert installed.missing() == []
+    assert "disabled hostagent-boot.service" in installed.undo().done
+    assert installed.host.everything() == before
+    assert installed.host.mounts.seen == [Mount(Path("/"), "ext4")]
+
+
+def test_a_unit_that_setup_wrote_before_there_was_a_package_starts_what_is_installed(host: SwapHost) -> None:
+    host.apply(GIB)
+    installed = host.host.path(INSTALLED[-1])
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    assert UNIT.name in host.missing()
+    host.apply(GIB)
+    assert "ExecStart=/usr/bin/hostagent recover --at-boot\n" in host.read(UNIT)
+    host.undo()
+    assert not host.host.files.is_there(UNIT) and not host.host.files.is_there(WANTED_UNIT)
+
+
+@pytest.mark.parametrize("after", cuts())
+def test_with_an_installations_unit_it_is_finished_or_undone_from_anywhere(installed: SwapHost, after: int) -> None:
+    before = installed.files()
+    if cut_off(installed, after, installed.apply):
+        installed.undo()
+        assert installed.files() == before
+    else:
+        assert installed.missing() == [str(RAM)]
 
 
 def test_what_waits_for_the_boot_is_not_said_to_be_done(host: SwapHost) -> None:
@@ -306,23 +357,6 @@ def test_an_undo_that_failed_is_finished_the_next_time(host: SwapHost, failing: 
     host.failing = ""
     host.undo()
     assert host.host.everything() == before
-
-
-def cut_off(host: SwapHost, after: int, do: Callable[[], object]) -> bool:
-    """Do it, and be killed after so many changes; whether that came before the end."""
-    host.cut_off_after = after
-    try:
-        do()
-    except CutOff:
-        return True
-    finally:
-        host.cut_off_after = None
-    return False
-
-
-def cuts() -> range:
-    """More than there are changes."""
-    return range(40)
 
 
 @pytest.mark.parametrize("after", cuts())

@@ -9,6 +9,9 @@
 #   make shell   a shell in the bench
 #   make lab-up    two whole hosts with Vagrant; lab-demo swaps QEMU, KVM modules and kernel there, lab-down removes them
 #   make lab-test  a whole host with systemd, AppArmor and KVM: QEMU, KVM modules and the kernel swapped under guests
+#   make deb       the package for Debian 12, build/deb/hostagent_*.deb
+#   make lab-package  that package on such a host: installed, upgraded while guests are held, removed
+#   make install   onto this machine, or into DESTDIR; PREFIX is /usr/local unless given. Python has to be 3.11
 #
 # BENCH_ARGS='--libvirt 11.3 --daemon virtqemud' has another libvirt in the bench, for shell, soak or a part of test.
 
@@ -16,6 +19,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
+PREFIX ?= /usr/local
+DESTDIR ?=
 
 # To build libvirt-python and the test guest, and to make the bench's root file system.
 PACKAGES := gcc libc6-dev libvirt-dev make mmdebstrap pkg-config python3-dev python3-venv util-linux
@@ -35,7 +40,7 @@ LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check soak shell bench bench-metrics machine venv rootfs rootfs-9.0 guest lab lab-packages lab-test lab-up lab-demo lab-down clean
+.PHONY: demo test check soak shell bench bench-metrics machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
 demo: bench
@@ -56,9 +61,9 @@ else
 endif
 
 check: venv
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy --strict hostagent bench grafana tests/bench
+	$(BIN)/ruff check . dist/tools
+	$(BIN)/ruff format --check . dist/tools
+	$(BIN)/mypy --strict hostagent bench grafana tests/bench dist/tools
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit -q
 
@@ -70,6 +75,10 @@ ifeq ($(PYTEST_ARGS),)
 else
 	$(call real) $(PYTEST_ARGS)
 endif
+
+# What the package says that it does, tried: emulated, it takes some ten minutes.
+lab-package: lab deb
+	$(call real) tests/lab/test_package.py $(PYTEST_ARGS)
 
 lab: bench lab-packages
 	@vm-images/host/build
@@ -85,6 +94,14 @@ lab-demo:
 lab-down:
 	vagrant destroy --force
 	vagrant box remove --force hostagent-lab
+
+deb: venv
+	@dist/build-deb
+
+install: venv
+	$(BIN)/pip install -q --disable-pip-version-check setuptools wheel
+	dist/download build/wheels
+	PYTHON=$(BIN)/python WHEELS=build/wheels PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) dist/install
 
 soak: bench
 	$(ENTER) $(BIN)/python -m tests.bench.soak $(SOAK_ARGS)

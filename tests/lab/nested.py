@@ -16,6 +16,14 @@ from tests.lab.machine import LabError, Machine, Said
 
 CLOSED_LIMIT = 300.0  # seconds
 SITE = "/opt/hostagent/lib/python3.11/site-packages"
+# Asking hostagent itself takes an emulated host ten seconds, which what is waited for needs as well.
+_WHILE_IT_WORKS = """
+for _ in $(seq 200); do
+    pgrep -f ^/opt/hostagent/bin/python > /dev/null ||
+        [ "$(systemctl is-active hostagent-boot.service)" = activating ] || break
+    sleep 1
+done
+"""
 
 
 class NestedHost:
@@ -29,7 +37,7 @@ class NestedHost:
         """As it is now, in the place of the one in the image; and the test guest's files."""
         self.machine.shell(
             f"mountpoint -q /media || mount /media; rm -rf {SITE}/hostagent {SITE}/hostagent-*; "
-            f"python3 -m zipfile -e /media/hostagent-*.whl {SITE}; "
+            f"cp -r /media/site/. {SITE}; "
             f"cp /media/vmlinuz /media/initramfs {GUEST_FILES}"
         )
 
@@ -50,6 +58,7 @@ class NestedHost:
         """The newest update, once it has ended: as a host boots, or by a guard, that takes a while."""
         until = time.monotonic() + CLOSED_LIMIT
         while True:
+            self.machine.shell(_WHILE_IT_WORKS)
             (said,) = json.loads(self.hostagent("history", "--json").out)["updates"][-1:]
             if said["ended"] is not None or time.monotonic() > until:
                 return dict(said)

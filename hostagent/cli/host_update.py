@@ -231,7 +231,7 @@ def _meanwhile(report: UpdateReport) -> str:
 
 
 _WHERE = {
-    Method.IN_PLACE: "held, RAM kept",
+    Method.IN_PLACE: "held (RAM kept)",
     Method.LIVE_MIGRATE: "on another host",
     Method.REBOOT: "shut down",
 }

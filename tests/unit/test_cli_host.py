@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sampled
 from called import Caller, guest, shut_off
-from journals import NEW, OLD
+from journals import NEW, OLD, Writer
 
+from hostagent.cli.host_update import host_verdict
 from hostagent.errors import Failed
 from hostagent.facts import Component, Freshness, Host
-from hostagent.plan import HostPlan, Technique
+from hostagent.hypervisor.fake_metadata import in_namespace
+from hostagent.plan import HostPlan, Method, Technique
+from hostagent.policy import Allowed, PolicyPart
+from hostagent.policy_xml import written_policy
+from hostagent.update.journal import Outcome
 from hostagent.update.libvirtd_swap import LibvirtdComponent
+from hostagent.update.report import GuestReport, report_of
 
 COMPONENT = """
 [[component]]
@@ -170,6 +176,52 @@ def test_a_guest_that_cannot_be_held_stops_it(hostagent: Caller, firmware: Firmw
     assert "expected every guest that runs to be held, found db9" in result.stdout
     assert "expected a persistent guest, for a hold, found a transient one" in result.stdout
     assert hostagent("plan", "firmware").exit_code == 3
+
+
+def only_rebooted(name: str) -> Any:
+    plain, own = guest(name), PolicyPart(allow=frozenset((Allowed.REBOOT,)), boot_tcp="10.0.0.5:22")
+    return replace(plain, definition=replace(plain.definition, policy=in_namespace(written_policy(own))))
+
+
+def test_a_plan_says_who_leaves_meanwhile_and_why(hostagent: Caller, firmware: Firmware) -> None:
+    firmware.configure(hold=True)
+    hostagent.host = with_hook(guest("web1"), only_rebooted("db9"))
+    result = hostagent("plan", "firmware")
+    assert result.exit_code == 0
+    said = " ".join(result.stdout.split())
+    assert "those that cannot be leave meanwhile" in said
+    assert (
+        "db9 cannot be held with the others, and leaves meanwhile by reboot: expected a policy that allows in-place,"
+        " found one that allows reboot" in said
+    )
+    assert "web1 cannot be held" not in said
+
+
+def left(method: Method, outcome: Outcome = Outcome.UPDATED, **more: Any) -> GuestReport:
+    writer = Writer()
+    writer.begin("u1", str(method), method=method)
+    writer.measured("u1", str(method), **more)
+    writer.end_guest("u1", str(method), outcome)
+    return report_of(writer.records()[0]).guests[0]
+
+
+def test_a_verdict_says_who_was_where() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1")
+    writer.end("u1", Outcome.UPDATED)
+    plain = report_of(writer.records()[0])
+    held = left(Method.IN_PLACE, pause_seconds=2.0)
+    away = left(Method.LIVE_MIGRATE, pause_seconds=0.5, runs_on="")
+    guests = (held, away, away, left(Method.REBOOT))
+    assert host_verdict(replace(plain, guests=guests), ["firmware"]) == (
+        "firmware: swapped, with 1 guest held (RAM kept), 2 guests on another host, 1 guest shut down meanwhile; "
+        "the longest pause took 2 s."
+    )
+    stays = left(Method.LIVE_MIGRATE, runs_on="host-b")
+    undone = replace(plain, outcome=Outcome.ROLLED_BACK, reason="no", guests=(held, stays))
+    assert host_verdict(undone, ["firmware"]) == (
+        "firmware: not swapped, and as before: no. live-migrate runs on host-b now."
+    )
 
 
 def test_it_is_refused_when_they_would_stand_still_for_too_long(hostagent: Caller, firmware: Firmware) -> None:

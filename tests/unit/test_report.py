@@ -249,6 +249,21 @@ def test_what_a_guest_waited_for_others_and_for_the_swap_is_no_pause_of_its_own(
     assert past_of([replace(update, step_times=())]).holds == {}  # the swap's share is not known
 
 
+def test_a_guest_that_migrated_meanwhile_waited_for_nobody() -> None:
+    times = (("a", "pause", 10.0), ("", "swap kernel", 14.0), ("a", "restore", 134.0))
+    held = OrderedGuest(uuid="a", name="a", before=None, technique=Technique.HOLD, budget_seconds=300.0)
+    left = held.model_copy(update={"uuid": "b", "name": "b", "technique": None, "method": Method.LIVE_MIGRATE})
+    order = UpdateOrder(kind=OrderKind.UPDATE, component="kernel", swaps=("kernel",), guests=(held, left), pid=1)
+    records = {
+        uuid: GuestRecord(uuid, uuid, measured={"pause_seconds": pause}, outcome=Outcome.UPDATED)
+        for uuid, pause in (("a", 128.0), ("b", 0.5))
+    }
+    past = past_of(
+        [UpdateRecord("u1", 9.0, "boot", order.body(), guests=records, outcome=Outcome.UPDATED, step_times=times)]
+    )
+    assert (past.holds, past.migrations) == ({"a": [8.0]}, {"b": [0.5]})
+
+
 def test_steps_of_guests_that_are_held_together_last_until_their_own_next_one() -> None:
     """Or the host's: they go side by side."""
     times = (

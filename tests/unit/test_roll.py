@@ -259,6 +259,8 @@ def test_a_guest_whose_update_was_undone_goes_on_down_its_ladder() -> None:
     assert world.places[1] == Place("r1", 1, 2)
     assert "further down the ladder: b by reboot" in world.said
     assert (rolled.stop, rolled.used_lower_rung) == (None, True)
+    lower = [(one.plan.name, one.method, planned) for one, planned in rolled.lower_rungs]
+    assert lower == [("b", Method.REBOOT, Method.IN_PLACE)]
     assert ended(rolled) == {"a": U, "b": U, "c": U}
 
 

@@ -213,7 +213,7 @@ class Rig:
         )
         name = self.scenario.component
         plan = HostPlan(name, (ports.components[name].look(),), None, guests, (), (name,), 0.0)
-        update_host(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: False)
+        update_host(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: self.cancelled)
 
     def _method(self, guest: Guest) -> Method:
         if guest.name in self.scenario.rebooted:

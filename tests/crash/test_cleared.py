@@ -100,6 +100,33 @@ def test_killed_at_any_moment(only: tuple[str, ...]) -> None:
     assert sweep(trials) > 30
 
 
+def asked_to_stop(scenario: Scenario, share: Share) -> Iterator[tuple[str, Rig, str]]:
+    """An update of that, somebody having asked to stop at each journal write, and what it raised."""
+    with rig(scenario) as host:
+        counted = Points(only=(JOURNAL,))
+        host.update(counted)
+    for number, label in enumerate(counted.labels, start=1):
+        if share.has(number):
+            with rig(scenario) as host:
+
+                def act(host: Rig = host) -> None:
+                    host.cancelled = True
+
+                yield label, host, host.update(Points(act, at=number, only=(JOURNAL,)))
+
+
+def test_asked_to_stop_at_any_moment() -> None:
+    def trials(share: Share) -> Found:
+        for label, host, said in asked_to_stop(CLEARED, share):
+            wrong = [said] if said else []
+            ended = set(outcomes(host).values())
+            if ended not in ({UPDATED}, {ROLLED_BACK}):
+                wrong.append(f"ended as {outcomes(host)}: {reason(host, 'db1')}")
+            yield label, [*wrong, *problems(host)]
+
+    assert sweep(trials) > 15
+
+
 def test_killed_at_any_moment_under_the_new_kernel() -> None:
     def trials(share: Share) -> Found:
         with rig(LEAP) as host:

@@ -13,6 +13,7 @@ from hostagent.update.journal import Outcome
 from tests.crash.judge import outcomes, reason
 from tests.crash.rig import JOURNAL, WORLD, Rig, Scenario, rig
 from tests.crash.sweep import Share, sweep
+from tests.crash.test_cleared import asked_to_stop
 
 AWAY = Scenario(held=("web1",), migrated=("db1",), comes_back=True, swaps=True)
 LEAP = replace(AWAY, component="kernel")
@@ -63,6 +64,17 @@ def test_killed_at_any_moment() -> None:
                 yield snapshot.label, wrong
 
     assert sweep(trials) > 30
+
+
+def test_asked_to_stop_at_any_moment() -> None:
+    def trials(share: Share) -> Found:
+        for label, host, said in asked_to_stop(AWAY, share):
+            wrong = ([said] if said else []) + host.host.violations()
+            if runs(host) != HOME or set(outcomes(host).values()) not in ({Outcome.UPDATED}, {Outcome.ROLLED_BACK}):
+                wrong.append(f"{runs(host)}: {outcomes(host)}: {reason(host, 'db1')}")
+            yield label, wrong
+
+    assert sweep(trials) > 15
 
 
 def test_killed_at_any_moment_under_the_new_kernel() -> None:

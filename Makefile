@@ -40,7 +40,7 @@ LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check soak shell bench bench-metrics machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
+.PHONY: demo test check soak shell bench bench-metrics promtool machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
 demo: bench
@@ -49,10 +49,10 @@ demo: bench
 # Two benches side by side: most of what happens in one is waiting. A part (PYTEST_ARGS) needs only one. What
 # hostagent asks of libvirt, and a short way there and back, once more with a newer one and with its modular daemon;
 # with the newer one from host to host, too.
-test: check bench rootfs
+test: check bench rootfs promtool
 ifeq ($(PYTEST_ARGS),)
 	$(BIN)/python -m tests.bench.side_by_side 'faults=$(REAL) $(FAULTS) $(addprefix --ignore=,$(HELD))' \
-	    'guests=$(REAL) tests/bench tests/contract tests/guests $(HELD)'
+	    'guests=$(REAL) tests/bench tests/contract tests/guests tests/metrics $(HELD)'
 	$(BIN)/python -m tests.bench.side_by_side \
 	    'libvirtd 11.3=$(call real,--libvirt 11.3) $(LIBVIRTD)' \
 	    'virtqemud 11.3=$(call real,--libvirt 11.3 --daemon virtqemud) $(VIRTQEMUD)'
@@ -108,6 +108,10 @@ soak: bench
 
 shell: bench
 	$(ENTER) bash
+
+# Debian's, unpacked below build/: to read metrics and alert rules as Prometheus does.
+promtool: venv
+	@$(BIN)/python -m tests.metrics.promtool
 
 bench-metrics: venv
 	$(BIN)/python -m bench.metrics

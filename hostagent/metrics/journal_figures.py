@@ -16,7 +16,7 @@ from hostagent.update.order import OrderKind
 from hostagent.update.report import GuestReport, UpdateReport
 
 PAUSE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
-# The steps of a handover, and of a hold, that a guest stands still in; and what is swapped for the host meanwhile.
+# The steps of a handover, and of a hold, that a guest stands still in; with what is swapped for the host meanwhile.
 SWAP_PHASE = "swap"
 PAUSE_PHASES = ("switch", "record", "pause", "save", SWAP_PHASE, "restore", "resume")
 REBOOT_PHASES = ("down", "boot")
@@ -161,13 +161,8 @@ class Figures:
         if guest.pause_seconds is not None:
             labels = (guest.method, guest.technique or "none", update.component)
             self.pauses.setdefault(labels, Lengths()).add(guest.pause_seconds)
-            # Where RAM is copied the switch begins before the pause: what is written meanwhile crosses first.
-            took = guest.phases if guest.method == Method.IN_PLACE else {}
-            for phase in PAUSE_PHASES:
-                if phase in took:
-                    self.phases[phase,].add(took[phase])
-            if guest.technique == Technique.HOLD and update.swap_seconds is not None:
-                self.phases[SWAP_PHASE,].add(update.swap_seconds)
+            for phase, took in _stood_in(update, guest, guest.pause_seconds).items():
+                self.phases[phase,].add(took)
         for phase, seconds in zip(REBOOT_PHASES, (guest.down_seconds, guest.boot_seconds), strict=True):
             if seconds is not None:
                 self.reboots[phase,].add(seconds)
@@ -282,6 +277,21 @@ def last_updates(figures: Figures) -> Values:
 def rehearsals(figures: Figures) -> Values:
     """Rehearsals by how they ended."""
     return figures.rehearsals
+
+
+def _stood_in(update: UpdateReport, guest: GuestReport, pause: float) -> Mapping[str, float]:
+    """What the pause of a guest that was updated in place is made of, as far as that is known."""
+    took = guest.phases
+    if guest.method != Method.IN_PLACE:  # where RAM is copied the switch begins before the pause
+        return {}
+    if guest.technique != Technique.HOLD:
+        return {phase: took[phase] for phase in PAUSE_PHASES if phase in took}
+    if guest.suspend_seconds is None or "save" not in took or "restore" not in took:
+        return {}
+    known = {"pause": guest.suspend_seconds, "save": took["save"], "restore": took["restore"]}
+    if update.swap_seconds is not None:
+        known[SWAP_PHASE] = update.swap_seconds
+    return {**known, "resume": max(0.0, pause - sum(known.values()))}  # what is left of it
 
 
 def _bounded(kind: str) -> str:

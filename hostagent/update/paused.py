@@ -12,8 +12,9 @@ from hostagent.plan import Technique
 from hostagent.update.journal import GuestRecord, Outcome, UpdateRecord
 from hostagent.update.order import OrderKind, UpdateOrder
 
-# The step that a guest is paused in, and the one that it goes on with.
-PAUSES = {Technique.HANDOVER: "switch", Technique.HOLD: "pause"}
+SWITCH_STEP = "switch"  # of a handover, in which the guest is stopped
+PAUSE_STEP = "pause"  # of a hold, in which it is told to stand still, at the moment that is noted
+PAUSED_AT = "began_at"
 RESUMES = "resume"
 
 
@@ -30,20 +31,20 @@ def paused_in(update: UpdateRecord) -> Mapping[str, float]:
         return {}
     if order.kind is OrderKind.REHEARSAL:
         return {}
-    steps = {guest.uuid: PAUSES[guest.technique] for guest in order.guests if guest.technique is not None}
-    return {
-        record.name: _since(update, record, steps[uuid])
-        for uuid, record in update.guests.items()
-        if uuid in steps and _stands_still(record, steps[uuid])
-    }
+    techniques = {guest.uuid: guest.technique for guest in order.guests}
+    found = {record.name: _since(update, record, techniques.get(uuid)) for uuid, record in update.guests.items()}
+    return {name: since for name, since in found.items() if since is not None}
 
 
-def _stands_still(record: GuestRecord, step: str) -> bool:
-    if record.outcome not in (None, Outcome.NEEDS_OPERATOR):
-        return False
-    return step in record.progress.open and RESUMES not in record.progress.done
-
-
-def _since(update: UpdateRecord, record: GuestRecord, step: str) -> float:
-    """The step's first beginning: one that a crash made begin twice found the guest standing still."""
-    return min(at for guest, name, at in update.step_times if (guest, name) == (record.uuid, step))
+def _since(update: UpdateRecord, record: GuestRecord, technique: Technique | None) -> float | None:
+    """None: as far as anybody knows it runs, or is not ours to resume."""
+    done = record.outcome not in (None, Outcome.NEEDS_OPERATOR) or RESUMES in record.progress.done
+    if done or technique is None:
+        return None
+    if technique is Technique.HOLD:
+        noted = record.notes.get(PAUSED_AT)
+        return noted if PAUSE_STEP in record.progress.open and isinstance(noted, float) and noted > 0 else None
+    if SWITCH_STEP not in record.progress.open:
+        return None
+    # Its first beginning: one that a crash made begin twice found the guest standing still.
+    return min(at for guest, step, at in update.step_times if (guest, step) == (record.uuid, SWITCH_STEP))

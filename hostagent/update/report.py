@@ -16,6 +16,7 @@ from hostagent.update.host_hold import step_name
 from hostagent.update.journal import GuestRecord, Json, Outcome, UpdateRecord
 from hostagent.update.landing import booted_after
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
+from hostagent.update.paused import PAUSE_STEP, PAUSED_AT
 
 ROLL_STOPPED = "roll_stopped"  # a note of the host's: why a roll went no further after that update
 OPEN = "open"  # the outcome, in words, of what has none yet
@@ -60,6 +61,7 @@ class GuestReport:
     boot_seconds: float | None = None  # and then took until it showed that it had booted
     runs_on: str | None = None  # the peer that it has migrated to; "": it came back; None: it never left
     definition: str | None = None  # what became of the persistent one of a guest whose RAM was copied
+    suspend_seconds: float | None = None  # of one that was held: that it stood still in the step that paused it
 
     @property
     def over_budget(self) -> bool | None:
@@ -175,7 +177,10 @@ def report_of(update: UpdateRecord) -> UpdateReport:
         begun=update.begun_at,
         ended=update.ended_at,
         to=order.to if order else None,
-        guests=tuple(_guest(record, order, phases.get(uuid, {})) for uuid, record in update.guests.items()),
+        guests=tuple(
+            _guest(record, order, phases.get(uuid, {}), _suspended(update, record, phases.get(uuid, {})))
+            for uuid, record in update.guests.items()
+        ),
         undoes=order.undoes if order else "",
         boot_seconds=booted_after(update),
         place=Place(order.roll, order.group, order.groups) if order and order.roll else None,
@@ -252,7 +257,9 @@ def timestamp(at: float) -> str:
 _RAM = {Method.IN_PLACE: "kept", Method.IN_PLACE_COPY: "copied", Method.REBOOT: "fresh"}
 
 
-def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, float]) -> GuestReport:
+def _guest(
+    record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, float], suspended: float | None
+) -> GuestReport:
     ordered = next((guest for guest in order.guests if guest.uuid == record.uuid), None) if order else None
     before, after = _qemu_names(ordered, order)
     measured = record.measured
@@ -284,10 +291,20 @@ def _guest(record: GuestRecord, order: UpdateOrder | None, phases: Mapping[str, 
         halt_seconds=_number(measured, "halt_seconds"),
         down_seconds=_number(measured, "down_seconds"),
         boot_seconds=_number(measured, "boot_seconds"),
+        suspend_seconds=suspended,
         phases=phases if copying is None else {**phases, "copy": copying},
         xml_differences=tuple(map(str, differences)) if isinstance(differences, list) else (),
         ended_at=record.ended_at,
     )
+
+
+def _suspended(update: UpdateRecord, record: GuestRecord, phases: Mapping[str, float]) -> float | None:
+    """How long it stood still in the step that paused it: most of that comes before, and it runs meanwhile."""
+    since = _number(record.notes, PAUSED_AT)
+    if not since or PAUSE_STEP not in phases:
+        return None
+    begun = next(at for guest, step, at in update.step_times if (guest, step) == (record.uuid, PAUSE_STEP))
+    return max(0.0, round(begun + phases[PAUSE_STEP] - since, 6))
 
 
 def _qemu_names(ordered: OrderedGuest | None, order: UpdateOrder | None) -> tuple[str | None, str | None]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from hostagent.config import ComponentSettings
 from hostagent.libvirt_files.hook import HOOK
@@ -51,6 +52,9 @@ class Trip:
 
     def pause(self, spec: GuestSpec) -> float:
         return float(str(self.record.guests[spec.uuid].measured["pause_seconds"]))
+
+    def felt(self, spec: GuestSpec) -> float:
+        return self.after[spec.name].felt.stood_still_ns / 1e9
 
 
 @dataclass(frozen=True)
@@ -120,15 +124,50 @@ def nothing_was_lost(firmware: Firmware, trip: Trip) -> None:
     assert not list((firmware.lab.config.paths.state / "held").glob("*"))
 
 
-def test_it_is_swapped_with_all_guests_held(firmware: Firmware) -> None:
+@pytest.fixture(scope="module")
+def swapped(firmware: Firmware) -> Trip:
+    """The first swap of this host."""
     firmware.reset()
     trip = firmware.trip()
-    assert {guest.outcome for guest in trip.record.guests.values()} == {Outcome.UPDATED}, trip.record
-    assert (trip.record.outcome, firmware.build) == (Outcome.UPDATED, "new")
-    nothing_was_lost(firmware, trip)
+    assert firmware.build == "new"
+    return trip
+
+
+def test_it_is_swapped_with_all_guests_held(firmware: Firmware, swapped: Trip) -> None:
+    assert {guest.outcome for guest in swapped.record.guests.values()} == {Outcome.UPDATED}, swapped.record
+    assert swapped.record.outcome is Outcome.UPDATED
+    nothing_was_lost(firmware, swapped)
     for guest in firmware.guests:
-        felt = trip.after[guest.spec.name].felt.stood_still_ns / 1e9
-        assert abs(trip.pause(guest.spec) - felt) < 0.5
+        assert abs(swapped.pause(guest.spec) - swapped.felt(guest.spec)) < 0.5
+
+
+def test_the_metrics_are_what_the_guests_felt(firmware: Firmware, swapped: Trip) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "hostagent.cli", "metrics"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert said.stderr == ""
+    metrics = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(said.stdout)
+        for sample in family.samples
+    }
+    both = [guest.spec for guest in firmware.guests]
+    for spec in both:
+        whose = ("guest", spec.name)
+        pause = metrics["hostagent_guest_last_pause_seconds", whose, ("method", "in-place")]
+        assert pause == swapped.pause(spec)
+        assert abs(pause - swapped.felt(spec)) < 0.5
+        assert ("hostagent_guest_paused_since_timestamp_seconds", whose) not in metrics
+    of_swaps = (("component", "firmware"), ("method", "in-place"), ("technique", "hold"))
+    assert metrics["hostagent_guest_pause_seconds_count", *of_swaps] == len(both)
+    felt = sum(swapped.felt(spec) for spec in both)
+    assert abs(metrics["hostagent_guest_pause_seconds_sum", *of_swaps] - felt) < 0.5 * len(both)
+    phases = [("phase", phase) for phase in ("pause", "save", "swap", "restore", "resume")]
+    assert [metrics["hostagent_pause_phase_seconds_count", phase] for phase in phases] == [len(both)] * len(phases)
+    assert abs(sum(metrics["hostagent_pause_phase_seconds_sum", phase] for phase in phases) - felt) < 0.5 * len(both)
+    assert metrics["hostagent_update_state", ("state", "idle")] == 1
+    assert metrics["hostagent_guests", ("state", "running")] == len(both)
+    assert metrics["hostagent_guests_outdated", ("component", "qemu")] == 0
 
 
 def test_one_that_does_not_load_is_rolled_back_and_all_come_back(firmware: Firmware) -> None:

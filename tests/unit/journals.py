@@ -53,6 +53,7 @@ class Writer:
         method: Method = Method.IN_PLACE,
         technique: Technique = Technique.HANDOVER,
         roll: str = "",
+        swaps: tuple[str, ...] = (),
     ) -> None:
         """An update of guests of these names; their uuids are "uuid of NAME"."""
         guests = tuple(
@@ -66,7 +67,7 @@ class Writer:
             )
             for name in names
         )
-        order = UpdateOrder(kind=kind, to=to, guests=guests, pid=1, undoes=undoes, roll=roll)
+        order = UpdateOrder(kind=kind, to=to, guests=guests, pid=1, undoes=undoes, roll=roll, swaps=swaps)
         begun = [Entry(Kind.GUEST_BEGUN, guest.uuid, body={"name": guest.name}) for guest in guests]
         self.append(update, Entry(Kind.UPDATE_BEGUN, body=order.body()), *begun)
 

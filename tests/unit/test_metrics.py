@@ -11,7 +11,7 @@ from hostagent import __version__
 from hostagent.metrics.exposition import exposition
 from hostagent.metrics.journal_figures import PAUSE_BUCKETS
 from hostagent.metrics.table import METRICS, OF_JOURNAL
-from hostagent.plan import Method
+from hostagent.plan import Method, Technique
 from hostagent.update.journal import Entry, Kind, Outcome
 from hostagent.update.order import OrderKind
 
@@ -87,6 +87,63 @@ def test_phases_are_those_of_the_pause() -> None:
     for phase in ("switch", "record", "resume"):
         assert value(writer, "hostagent_pause_phase_seconds_count", phase=phase) == 1
         assert value(writer, "hostagent_pause_phase_seconds_sum", phase=phase) == pytest.approx(0.01)
+
+
+def held(writer: Writer, *, swaps: tuple[str, ...] = ()) -> float:
+    """A guest is held, for a swap or by itself, until it is told to go on; returns when it stood still."""
+    writer.begin("u1", "web1", technique=Technique.HOLD, swaps=swaps)
+    writer.steps("u1", "web1", "prepare", "pause")
+    writer.now += 7.0  # the guard gets ready, and the guest runs on
+    stopped = writer.now
+    writer.append("u1", Entry(Kind.NOTED, "uuid of web1", body={"began_at": stopped}))
+    writer.now += 0.5
+    writer.steps("u1", "web1", "save")
+    writer.now += 1.0
+    for component in swaps:
+        writer.append("u1", Entry(Kind.STEP_BEGUN, "", f"swap {component}"))
+        writer.now += 4.0
+    writer.steps("u1", "web1", "restore")
+    writer.now += 2.0
+    writer.steps("u1", "web1", "resume", "resume")  # meant for all at once, and then done for each
+    return stopped
+
+
+@pytest.mark.parametrize(("swaps", "swap"), [((), None), (("kvm",), 4.0), (("libvirtd", "kvm"), 8.0)])
+def test_phases_of_a_hold_are_from_when_it_stands_still_to_the_end_of_its_pause(
+    swaps: tuple[str, ...], swap: float | None
+) -> None:
+    writer = Writer()
+    stopped = held(writer, swaps=swaps)
+    pause = writer.now + 0.25 - stopped
+    writer.steps("u1", "web1", "look")
+    writer.measured("u1", "web1", pause_seconds=pause)
+    writer.end_guest("u1", "web1", Outcome.UPDATED)
+    writer.end("u1", Outcome.UPDATED)
+    name = "hostagent_pause_phase_seconds"
+    took = {
+        sample.labels["phase"]: sample.value
+        for sample in samples(writer)
+        if sample.name == f"{name}_sum" and value(writer, f"{name}_count", **sample.labels)
+    }
+    parts = {"pause": 0.5, "save": 1.0, "swap": swap, "restore": 2.0, "resume": 0.25}
+    assert took == pytest.approx({phase: part for phase, part in parts.items() if part}, abs=0.05)
+    assert sum(took.values()) == pytest.approx(pause)
+
+
+def test_a_held_guest_stands_still_from_the_moment_that_was_noted() -> None:
+    writer = Writer()
+    stopped = held(writer)
+    assert paused(writer) == {"web1": stopped}
+    writer.append("u1", Entry(Kind.STEP_DONE, "uuid of web1", "resume"))
+    assert paused(writer) == {}
+
+
+def test_a_guest_that_is_about_to_be_held_runs() -> None:
+    writer = Writer()
+    writer.begin("u1", "web1", technique=Technique.HOLD)
+    writer.append("u1", Entry(Kind.NOTED, "uuid of web1", body={"began_at": 0.0}))
+    writer.steps("u1", "web1", "prepare", "pause")
+    assert paused(writer) == {}
 
 
 def test_clocks_are_those_of_the_last_update() -> None:

@@ -38,9 +38,9 @@ from hostagent.config import DEFAULT_PATH, Config
 from hostagent.errors import ExitCode, HostagentError
 from hostagent.hypervisor.events import Event, Events
 from hostagent.hypervisor.libvirt_events import LibvirtEvents
-from hostagent.metrics import exposition
+from hostagent.metrics import Exposition, names_of
 from hostagent.update.host_lock import HostLock
-from hostagent.update.journal_reader import read_updates
+from hostagent.update.journal_tail import JournalTail
 
 TICK_SECONDS = 1.0
 PULSE_SECONDS = 10.0  # how often it is asked whether all is well; more often where systemd wants to hear it so
@@ -107,8 +107,9 @@ class Agent:
     def doors(self) -> Doors:
         """What is served."""
         path = wiring.journal_path(self.config)
+        metrics = Exposition(JournalTail(path), names_of(self.config))
         return Doors(
-            exposition=lambda: exposition(read_updates(path), self.watch.observed),
+            exposition=lambda: metrics.text(self.watch.observed),
             lane=self.scrapes,
             health=self.health,
             api=Api(self.works, path, wiring.host_lock_path(self.config), self.settings),

@@ -33,9 +33,10 @@ enter = $(BIN)/python -m tests.bench.enter $(1) --
 real = $(BIN)/python -m tests.bench.left_over -- $(call enter,$(1)) $(BIN)/python -m pytest -s -v --durations=15
 ENTER := $(call enter,$(BENCH_ARGS))
 REAL := $(call real,$(BENCH_ARGS))
-# What has deadlines comes last there, by its name: the other bench, which takes both cores for a while, has ended then.
-FAULTS := tests/crash tests/hosts
-HELD := $(addprefix tests/crash/,test_hold_faults.py test_real_hold.py)
+REAL_CRASHES := $(filter-out %_hold.py,$(wildcard tests/crash/test_real_*.py))
+FAULTS := $(REAL_CRASHES) tests/hosts
+GUESTS := tests/agent tests/bench tests/contract tests/guests tests/metrics tests/crash/test_real_hold.py
+SWEEPS := tests/crash --ignore-glob=*/test_real_*
 LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
@@ -46,13 +47,14 @@ export DEBIAN_FRONTEND := noninteractive
 demo: bench
 	$(ENTER) $(BIN)/python -m tests.bench.demo
 
-# Two benches side by side: most of what happens in one is waiting. A part (PYTEST_ARGS) needs only one. What
-# hostagent asks of libvirt, and a short way there and back, once more with a newer one and with its modular daemon;
-# with the newer one from host to host, too.
+# Benches side by side: most of what happens in one is waiting, and sweeps over the fake host, which have no deadlines,
+# take what the others leave of the processors. A part (PYTEST_ARGS) needs only one. What hostagent asks of libvirt, and
+# a short way there and back, once more with a newer one and with its modular daemon; with the newer one from host to
+# host, too.
 test: check bench rootfs promtool
 ifeq ($(PYTEST_ARGS),)
-	$(BIN)/python -m tests.bench.side_by_side 'faults=$(REAL) $(FAULTS) $(addprefix --ignore=,$(HELD))' \
-	    'guests=$(REAL) tests/bench tests/contract tests/guests tests/metrics $(HELD)'
+	$(BIN)/python -m tests.bench.side_by_side \
+	    'faults=$(REAL) $(FAULTS)' 'guests=$(REAL) $(GUESTS)' 'sweeps=nice -n 10 $(REAL) $(SWEEPS)'
 	$(BIN)/python -m tests.bench.side_by_side \
 	    'libvirtd 11.3=$(call real,--libvirt 11.3) $(LIBVIRTD)' \
 	    'virtqemud 11.3=$(call real,--libvirt 11.3 --daemon virtqemud) $(VIRTQEMUD)'

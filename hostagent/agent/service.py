@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -47,7 +46,6 @@ PULSE_SECONDS = 10.0  # how often it is asked whether all is well; more often wh
 STARTING_SECONDS = 5.0  # how often systemd is told that it is still recovering
 _JOURNAL_SECONDS = 60.0  # after which a look at the journal is taken for stuck
 _LOOK_SECONDS = 900.0  # and one at the host, each call of which has a deadline
-_EVENTS_LIMIT = 10_000  # that wait for the loop
 _TRACE = 390  # characters of a fault's origin
 _LEAVE_SECONDS = 0.2  # for what does not end at once
 
@@ -78,7 +76,6 @@ class Agent:
         )
         self.watch = Watch(self.log, self.config.paths.held, self.journal.update_of, self.config.agent.look_seconds)
         self.looks, self.scrapes = Lane("looks"), Lane("scrapes")
-        self._heard: deque[Event] = deque(maxlen=_EVENTS_LIMIT)
         self._status = ""
 
     # -- its life ----------------------------------------------------------------------------------------------------
@@ -155,12 +152,6 @@ class Agent:
     async def _ticks(self) -> None:
         while True:
             await self.journal.tick()
-            while self._heard:
-                event = self._heard.popleft()
-                was_up = self.watch.is_up
-                self.watch.heard(event, time.monotonic())
-                if self.watch.is_up and was_up is False:
-                    self.journal.healing.try_soon()
             self._show()
             await asyncio.sleep(TICK_SECONDS)
 
@@ -189,7 +180,10 @@ class Agent:
             await asyncio.sleep(seconds)
 
     def _hear(self, event: Event) -> None:
-        self._heard.append(event)
+        was_up = self.watch.is_up
+        self.watch.heard(event, time.monotonic())
+        if self.watch.is_up and was_up is False:
+            self.journal.healing.try_soon()
 
     def _show(self) -> None:
         """What `systemctl status` says."""

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from hostagent.agent.lane import Lane
 from hostagent.errors import HostagentError, Refused, UsageError
+from hostagent.metrics import CONTENT_TYPE
 
 METRICS, HEALTH = "/metrics", "/health"
 SCRAPE_SECONDS = 10.0  # Prometheus' own default for its patience
-_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
 _END_SECONDS = 0.3  # for answers that are on their way as the service ends
 
 Health = Callable[[], tuple[bool, Mapping[str, object]]]
@@ -33,7 +34,7 @@ def add_metrics(app: web.Application, exposition: Callable[[], str], lane: Lane,
         except (TimeoutError, HostagentError) as error:
             words = str(error) or f"making the metrics: expected them within {SCRAPE_SECONDS:g} s, found none"
             return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=f"{words}\n")
-        return web.Response(body=text.encode(), headers={"Content-Type": _TEXT})
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def answer_health(_: web.Request) -> web.Response:
         well, document = health()

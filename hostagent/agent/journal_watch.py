@@ -52,9 +52,8 @@ class JournalWatch:
         if self._first:
             self._first = False
             self._tell_where_it_stands()
-        else:
-            for line in told:
-                _say(self.log, line)
+        for line in told:
+            _say(self.log, line)
         busy = self.at_work or self.is_recovering or self.works.changing is not None
         if not busy and self.healing.is_due(frozenset(self.open), self.monotonic()):
             self._recovery = asyncio.create_task(self._recover(), name="recovery")

@@ -12,6 +12,7 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from hostagent.processes import WITH_US, c_locale
@@ -69,3 +70,8 @@ class AsUnit(AsChild):
             "--",
             *self._argv(words),
         )
+
+
+def launcher_of(common: tuple[str, ...], booted: Path = Path("/run/systemd/system")) -> Launcher:
+    """By systemd where that is init: sd_booted(3)."""
+    return AsUnit(common) if booted.is_dir() else AsChild(common)

@@ -27,7 +27,7 @@ from hostagent.agent.api.routes import Api
 from hostagent.agent.doors import Doors, open_doors
 from hostagent.agent.journal_watch import JournalWatch
 from hostagent.agent.lane import Lane
-from hostagent.agent.launching import AsChild, AsUnit, Launcher
+from hostagent.agent.launching import Launcher, launcher_of
 from hostagent.agent.log import Level, Log, Writer, log_to_stdout, tell_warnings
 from hostagent.agent.notify import Notify
 from hostagent.agent.tail import Tail
@@ -75,6 +75,7 @@ class Agent:
             time.monotonic,
         )
         self.watch = Watch(self.log, self.config.paths.held, self.journal.update_of, self.config.agent.look_seconds)
+        self._metrics = Exposition(JournalTail(wiring.journal_path(self.config)), names_of(self.config))
         self.looks, self.scrapes = Lane("looks"), Lane("scrapes")
         self._status = ""
 
@@ -88,6 +89,7 @@ class Agent:
         self.events.start(lambda event: _soon(loop, self._hear, event))
         try:
             async with open_doors(self.config.agent, self.doors()), asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._warm_up())
                 await self._heal_first()
                 self.notify.ready()
                 self.log("ready")
@@ -104,13 +106,15 @@ class Agent:
     def doors(self) -> Doors:
         """What is served."""
         path = wiring.journal_path(self.config)
-        metrics = Exposition(JournalTail(path), names_of(self.config))
         return Doors(
-            exposition=lambda: metrics.text(self.watch.observed),
+            exposition=self._exposition,
             lane=self.scrapes,
             health=self.health,
             api=Api(self.works, path, wiring.host_lock_path(self.config), self.settings),
         )
+
+    def _exposition(self) -> str:
+        return self._metrics.text(self.watch.observed)
 
     def health(self) -> tuple[bool, Mapping[str, object]]:
         """For GET /health."""
@@ -133,6 +137,11 @@ class Agent:
             if (seconds := lane.busy_seconds()) > limit:
                 return f"the thread for the {lane.name}, for {seconds:.0f} s"
         return self.events.stuck()
+
+    async def _warm_up(self) -> None:
+        """Whoever asks first for the metrics need not wait until all of the journal was read."""
+        with contextlib.suppress(HostagentError):  # the journal's watch says so
+            await self.scrapes.do(self._exposition)
 
     async def _heal_first(self) -> None:
         """What a crash left is recovered before anything else; whoever is at work on the host is not waited for."""
@@ -233,14 +242,13 @@ def _exit_code(config: Config, common: tuple[str, ...], log: Log) -> int:
 
 
 async def _run(config: Config, common: tuple[str, ...], log: Log) -> int:
-    launcher = AsUnit(common) if config.libvirt.daemon.by_systemd else AsChild(common)
     agent = Agent(
         config,
         log,
         Notify.of_this_process(),
         LibvirtEvents(config.libvirt.uri, config.libvirt.call_seconds),
         lambda: wiring.look_at(config),
-        launcher,
+        launcher_of(common),
         common[1] if common[:1] == ("--config",) else str(DEFAULT_PATH),
     )
     async with _heeding(agent.stop):

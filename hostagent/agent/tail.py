@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostagent.agent.log import Level, Value
 from hostagent.update.journal import Json, Kind, Outcome, Row
-from hostagent.update.journal_reader import read_rows
+from hostagent.update.journal_reader import stamp
+from hostagent.update.journal_tail import JournalTail
 
 _BAD = {Outcome.NEEDS_OPERATOR: Level.ERROR, Outcome.LOST: Level.ERROR, Outcome.ROLLED_BACK: Level.WARNING}
 _FIGURES = {  # what is measured -> what a line calls it, milliseconds
@@ -52,30 +53,32 @@ class _Open:
 class Tail:
     """The journal's end, and what stands open in it. Not for two threads at a time."""
 
-    def __init__(self, path: Path, read: Callable[..., Sequence[Row]] = read_rows) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = read
+        self._journal = JournalTail(path)
         self._stamp: tuple[int, ...] | None = None
-        self.seq = 0  # of the last row that was read
+        self._begun = False
         self._open: dict[str, _Open] = {}
         self.last_ended: Told | None = None  # of an update
 
     def news(self) -> tuple[Told, ...]:
-        """What was written since the last call, as lines; the first call reads all of it.
+        """What was written since the last call, as lines; of what was there at the first call none is made.
 
         Raises NeedsOperator or Refused when it cannot be read.
         """
-        stamp = _stamp(self._path)
-        if stamp is None or stamp == self._stamp:
+        seen = stamp(self._path)
+        if self._begun and seen == self._stamp:
             return ()
-        rows = self._read(self._path, since=self.seq + 1)
-        self._stamp = stamp  # as it was before it was read: a row that came meanwhile is found again
-        found = []
-        for row in rows:
-            self.seq = row.seq
-            told = self._told(row)
-            if told is not None:
-                found.append(told)
+        found: list[Told] = []
+        past = not self._begun
+        for news in self._journal.news():
+            if news.anew:
+                self._open.clear()
+                found, past = [Told("journal is another one", "", level=Level.WARNING)], True
+            told = [self._told(row) for row in news.rows]
+            found += [] if past else [line for line in told if line is not None]
+        # The stamp is from before it was read: a row that came meanwhile is found the next time.
+        self._stamp, self._begun = seen, True
         return tuple(found)
 
     def open_updates(self) -> Mapping[str, OpenUpdate]:
@@ -163,19 +166,3 @@ def _level(body: Json) -> Level:
 def _word(body: Json, key: str) -> str | None:
     value = body.get(key)
     return value if isinstance(value, str) and value else None
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Changes whenever somebody writes; None when there is no journal."""
-    found: list[int] = []
-    for file in (path, path.with_name(f"{path.name}-wal")):
-        try:
-            seen = file.stat()
-        except FileNotFoundError:
-            if file is path:
-                return None
-            continue
-        except OSError:
-            return (-1,)  # whoever reads it says why
-        found += [seen.st_ino, seen.st_size, seen.st_mtime_ns]
-    return tuple(found)

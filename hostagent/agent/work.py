@@ -21,6 +21,7 @@ from hostagent import processes
 from hostagent.agent.backlog import Backlog, Chunk, Stream
 from hostagent.agent.launching import Launcher
 from hostagent.errors import ExitCode, Failed, Refused
+from hostagent.front import AGENT_VARIABLE, OFF
 from hostagent.update.files import discard, write_private
 
 __all__ = ["Chunk", "Limits", "Stream", "Work", "Works"]
@@ -182,7 +183,7 @@ class Works:
         release = await turn(words)
         paths: list[Path] = []
         try:
-            more, told = dict(environment or {}), list(words)
+            more, told = {AGENT_VARIABLE: OFF, **(environment or {})}, list(words)
             for name, content in (files or {}).items():
                 paths.append(self._folder / secrets.token_hex(8))
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -145,8 +145,8 @@ class Agent:
 
     async def _heal_first(self) -> None:
         """What a crash left is recovered before anything else; whoever is at work on the host is not waited for."""
-        self._show()
         await self.journal.tick()
+        self._show()
         while not self.stop.is_set() and not await self.journal.recovered(STARTING_SECONDS):
             self.notify.still_starting(STARTING_SECONDS * 6)
             self._show()

@@ -178,6 +178,14 @@ def test_files_are_private_and_gone_with_the_verb(tmp_path: Path) -> None:
     assert Path(path).parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_verb_that_the_agent_runs_does_not_ask_the_agent(tmp_path: Path) -> None:
+    async def run() -> None:
+        work = await works(tmp_path).start(["import os; print(os.environ['HOSTAGENT_AGENT'])"], changes=False)
+        assert (await said(work))[Stream.OUT] == "off\n"
+
+    asyncio.run(run())
+
+
 def test_what_cannot_be_started_takes_nobodys_turn(tmp_path: Path) -> None:
     async def run() -> None:
         all_of_them = works(tmp_path)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hostagent.errors import UsageError
+from hostagent.errors import NeedsOperator, UsageError
 from hostagent.operations import Parameters
 from hostagent.update.journal import Json, Kind, Row
 from hostagent.update.journal_reader import read_rows, stamp
@@ -25,6 +25,7 @@ _TEXT_LIMIT = 1000
 _LOOK_SECONDS = 0.25
 _STILL_THERE_SECONDS = 15.0
 _DIGITS = 15
+_TRIES = 8
 
 _SHOWN: Mapping[Kind, frozenset[str]] = {
     Kind.UPDATE_BEGUN: frozenset({"component", "kind", "swaps", "undoes", "roll", "group", "groups"}),
@@ -58,10 +59,18 @@ class Pace:
 
 async def rows(journal: Path, asked: Events, pace: Pace = Pace()) -> AsyncIterator[Row | None]:
     """Rows in their order; None now and then while there is none, so that who listens sees that we do."""
-    after, quiet = asked.after, 0.0
+    after, quiet, failed = asked.after, 0.0, 0
     while True:
         seen = stamp(journal)
-        found: Sequence[Row] = await asyncio.to_thread(read_rows, journal, since=after + 1, limit=_BATCH)
+        try:
+            found: Sequence[Row] = await asyncio.to_thread(read_rows, journal, since=after + 1, limit=_BATCH)
+        except NeedsOperator:  # one that is just being made has no rows for a moment
+            failed += 1
+            if failed > _TRIES:
+                raise
+            await asyncio.sleep(pace.look)
+            continue
+        failed = 0
         for row in found:
             yield row
             after = row.seq

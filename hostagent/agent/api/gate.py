@@ -21,6 +21,8 @@ from hostagent.errors import HostagentError, Refused
 
 _log = logging.getLogger(__name__)
 
+_LINGER_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class ConnectionLimits:
@@ -127,4 +129,8 @@ def _turn_away(transport: asyncio.Transport, status: HTTPStatus, error: Hostagen
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     transport.write(head.encode() + body)
-    transport.close()
+    if transport.can_write_eof():
+        transport.write_eof()  # whoever is still talking hears it once he listens
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.abort)
+    else:
+        transport.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -153,3 +154,7 @@ def _json(description: str, schema: Mapping[str, object]) -> dict[str, object]:
 
 def _errors(*statuses: str) -> dict[str, object]:
     return {status: _json(_ERRORS[status], {"$ref": "#/components/schemas/Error"}) for status in statuses}
+
+
+if __name__ == "__main__":  # python -m hostagent.agent.api.openapi > docs/openapi.json
+    sys.stdout.write(text())

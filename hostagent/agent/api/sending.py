@@ -7,7 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import hdrs, web
+
+_SERVER = "hostagent"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ async def send(request: web.Request, answer: web.StreamResponse, limits: Sending
     if request.can_read_body and not request.content.is_eof():
         answer.force_close()  # what is left of it is not read
     try:
+        answer.headers[hdrs.SERVER] = _SERVER
         async with asyncio.timeout(limits.answer_seconds):
             await answer.prepare(request)
             await answer.write_eof()
@@ -37,7 +40,9 @@ class Streaming:
     def __init__(self, request: web.Request, kind: str, limits: SendingLimits) -> None:
         self.limits = limits
         self._request = request
-        self._answer = web.StreamResponse(headers={"Content-Type": kind, "Cache-Control": "no-store"})
+        self._answer = web.StreamResponse(
+            headers={hdrs.CONTENT_TYPE: kind, hdrs.CACHE_CONTROL: "no-store", hdrs.SERVER: _SERVER}
+        )
         self._answer.force_close()
 
     async def begin(self) -> None:

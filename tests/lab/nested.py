@@ -15,6 +15,7 @@ from tests.bench.proof import Proof
 from tests.lab.machine import LabError, Machine, Said
 
 CLOSED_LIMIT = 300.0  # seconds
+LEAP_LIMIT = 600.0  # seconds, until the host is up again
 SITE = "/opt/hostagent/lib/python3.11/site-packages"
 # Asking hostagent itself takes an emulated host ten seconds, which what is waited for needs as well.
 _WHILE_IT_WORKS = """
@@ -53,6 +54,23 @@ class NestedHost:
             raise LabError(f"hostagent update {' '.join(words)}: exit status {said.status}\n{said.out}\n{told}")
         found: dict[str, Any] = json.loads(said.out)
         return found
+
+    def leap(self, release: str) -> None:
+        """`hostagent update kernel`, until the host is up again, under whichever kernel; LabError when it stays."""
+        machine = self.machine
+        before = machine.boot_id
+        # On its own: whoever is connected waits for a host that is not there any more.
+        update = f"nohup hostagent update kernel --to {release} --yes > /var/log/leap.log 2>&1 < /dev/null & echo $!"
+        updater = machine.shell(update).out.strip()
+        there = 0
+        with suppress(LabError):  # it does not answer any more
+            while there == 0:
+                there = machine.run("test", "-e", f"/proc/{updater}", check=False, within_seconds=20.0).status
+                time.sleep(2.0)
+        if there == 1 and machine.boot_id == before:
+            said = machine.shell("cat /var/log/leap.log").out
+            raise LabError(f"{machine.name}: expected it under {release}, found that it did not leap\n{said}")
+        machine.wait_up(LEAP_LIMIT, other_than=before)
 
     def last_closed(self) -> dict[str, Any]:
         """The newest update, once it has ended: as a host boots, or by a guard, that takes a while."""

@@ -6,7 +6,6 @@ Not part of `make lab-test`, as it takes five minutes: make lab-test PYTEST_ARGS
 from __future__ import annotations
 
 from tests.lab.nested import NestedHost
-from tests.lab.test_lab import LEAP_LIMIT
 from tests.lab.trip import GUESTS, Trips
 
 # The first program of this initial RAM disk ends at once, at which Linux panics; with panic=10 firmware then starts the
@@ -27,9 +26,7 @@ def test_a_kernel_that_panics(host: NestedHost, trips: Trips) -> None:
     before = {spec.name: host.proof(spec).report().boot_id for spec in GUESTS}
     host.disconnect()
     machine.shell(DAMAGED.replace("RELEASE", other))
-    boot = machine.boot_id
-    machine.shell(f"nohup hostagent update kernel --to {other} --yes > /var/log/leap.log 2>&1 < /dev/null &")
-    machine.wait_up(LEAP_LIMIT, other_than=boot)
+    host.leap(other)
     said = host.last_closed()
     assert machine.run("uname", "-r").out.startswith("6.1."), "expected the kernel from before, by firmware"
     assert said["outcome"] == "lost", said

@@ -13,7 +13,6 @@ import pytest
 from tests.lab.nested import NestedHost
 from tests.lab.trip import GUESTS, Trips
 
-LEAP_LIMIT = 600.0  # seconds, from the first guest that stands still
 # The newer libvirt once more, in a version of its own, and with a daemon that ends as soon as it has begun.
 MAKE_BROKEN = r"""
 cd /srv/repository
@@ -73,10 +72,7 @@ def test_the_kernel(host: NestedHost, trips: Trips) -> None:
     )
 
     def leap() -> dict[str, Any]:
-        before = machine.boot_id
-        # On its own: whoever is connected waits for a host that is not there any more.
-        machine.shell(f"nohup hostagent update kernel --to {other} --yes > /var/log/leap.log 2>&1 < /dev/null &")
-        machine.wait_up(LEAP_LIMIT, other_than=before)
+        host.leap(other)
         return host.last_closed()
 
     report = trips.take("kernel", leap)

@@ -67,7 +67,9 @@ class Trips:
         return report
 
     def show(self) -> None:
-        """A table, and the same for programs."""
+        """A table, and the same for programs, of what there was."""
+        if not self.done:
+            return
         table = Table(title="What the guests went through")
         for column in ("component", "guest", "pause reported", "felt", "silence", "of it the host's boot"):
             table.add_column(column, justify="left" if column in ("component", "guest") else "right")

@@ -1,6 +1,6 @@
 """A kernel that does not come up takes the guests' RAM with it: what is reported then, and that nothing old is loaded.
 
-Not part of `make lab-test`, as it takes five minutes: make lab-test PYTEST_ARGS=tests/lab/test_kernel_panics.py
+Not part of `make lab-test`, as it takes six minutes: make lab-test PYTEST_ARGS=tests/lab/test_kernel_panics.py
 """
 
 from __future__ import annotations

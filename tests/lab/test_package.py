@@ -171,9 +171,11 @@ def test_it_prepares_the_host_and_guests_run(host: PackageHost) -> None:
 def test_an_upgrade_while_guests_are_held(host: PackageHost, before: dict[str, ProofReport]) -> None:
     """The agent is the new one at once; the updater and its guard go on in their own files, to the end."""
     (old,) = host.versions()
+    host.machine.run("systemctl", "enable", "hostagent-boot.service")  # as setup does it for swaps of the kernel
     updater = host.hold()
     host.install("2.deb")
     assert host.agent_runs() == "2-lab"
+    assert host.machine.run("systemctl", "is-enabled", "hostagent-boot.service").out.strip() == "enabled"
     assert host.versions() == {old, "2-lab"}
     guard = host.machine.shell("pgrep -f '[h]ostagent.guard'").out.strip()
     assert [host.tree_of(pid) for pid in (updater, guard)] == [old, old]
@@ -218,10 +220,13 @@ def test_it_is_removed_and_guests_run_on(host: PackageHost, before: dict[str, Pr
 
 
 def test_purged_it_leaves_nothing_but_what_guests_need(host: PackageHost, before: dict[str, ProofReport]) -> None:
-    host.machine.shell(f"{APT} purge hostagent")
-    left = host.machine.shell(
-        "find /etc /usr /var/lib /run -xdev -iname '*hostagent*' -not -path '/var/lib/dpkg/*' -not -path '*/doc/*'"
-    )
-    assert left.out.split() == [], left.out
+    """A QEMU that a guest is defined to run on, here, and what the guests' RAM is in."""
+    definition, kept = "/etc/libvirt/qemu/another.xml", "/var/lib/hostagent/qemu/10/qemu"
+    host.machine.shell(f"mkdir -p $(dirname {kept}); touch {kept}; echo '<emulator>{kept}</emulator>' > {definition}")
+    said = host.machine.shell(f"{APT} purge hostagent").out
+    assert "kept, as guests run or are defined to run on it: /var/lib/hostagent/qemu" in " ".join(said.split())
+    left = host.machine.shell("find /etc /usr /var/lib /run -xdev -iname '*hostagent*' -not -path '/var/lib/dpkg/*'")
+    assert left.out.split() == ["/var/lib/hostagent"], left.out
+    assert host.machine.shell("find /var/lib/hostagent -type f").out.split() == [kept]
     assert host.machine.shell("systemctl list-units --all --no-legend 'hostagent*'").out.strip() == ""
     all_are_whole(host, before)

@@ -26,6 +26,7 @@ TLS = libvirt.VIR_MIGRATE_TLS
 PAUSED = libvirt.VIR_MIGRATE_PAUSED
 LIMIT = 60.0
 """Seconds in which a migration gets somewhere."""
+BOOT_LIMIT = 120.0
 POLL = 0.01
 
 
@@ -114,7 +115,7 @@ def guests(hosts: TwoHosts, *specs: GuestSpec) -> Iterator[tuple[Travelling, ...
         booting = tuple(stack.enter_context(_booting(hosts, spec)) for spec in specs)
         for travelling in booting:
             with travelling.proof(A) as proof:
-                proof.wait_booted()
+                proof.wait_booted(BOOT_LIMIT)
         yield booting
 
 

@@ -22,7 +22,7 @@ from tests.bench.peer import Peer
 from tests.bench.proof import ProofReport
 from tests.bench.two_hosts import TwoHosts
 from tests.crash.real_world import wait_for
-from tests.hosts.guests import Travelling, guest, is_well
+from tests.hosts.guests import BOOT_LIMIT, Travelling, guest, is_well
 from tests.hosts.peers import putting
 
 SPEC = GuestSpec("climber", 1, 192, fill_mib=48, seed=67)
@@ -44,7 +44,7 @@ def allow(lab: Lab, *methods: Allowed) -> None:
 
 def report(climber: Travelling) -> ProofReport:
     with climber.proof(A) as proof:
-        return proof.wait_booted()
+        return proof.wait_booted(BOOT_LIMIT)
 
 
 def qemus(climber: Travelling) -> set[int]:

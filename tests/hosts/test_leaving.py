@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -22,6 +23,7 @@ from hostagent.libvirt_files.hook import HOOK
 from hostagent.policy import Allowed, PolicyPart
 from tests.bench.command import HOSTAGENT, hostagent
 from tests.bench.guest_spec import GuestSpec, Ram
+from tests.bench.host import RAM
 from tests.bench.lab import CONFIG, Lab
 from tests.bench.link import A, B
 from tests.bench.peer import Peer
@@ -29,7 +31,7 @@ from tests.bench.proof import ProofReport
 from tests.bench.two_hosts import TwoHosts
 from tests.crash.real_world import guards, wait_for
 from tests.hosts.census import Census
-from tests.hosts.guests import Travelling, guests, is_well
+from tests.hosts.guests import BOOT_LIMIT, Travelling, guests, is_well
 from tests.hosts.peers import putting
 
 HELD = GuestSpec("held", 1, 192, fill_mib=48, seed=61)
@@ -96,7 +98,7 @@ class World:
         found = {}
         for spec, guest in self.guests.items():
             with guest.proof(A) as proof:
-                found[spec] = (proof.wait_booted(), self.peer.connections(spec.address))
+                found[spec] = (proof.wait_booted(BOOT_LIMIT), self.peer.connections(spec.address))
             self.peer.reset(spec.address)
         return found
 
@@ -108,7 +110,7 @@ class World:
         assert census.seen[B] == away
         for spec, guest in self.guests.items():
             with guest.proof(A) as proof:
-                proof.wait_booted()
+                proof.wait_booted(BOOT_LIMIT)
             is_well(guest, A)
             with guest.proof(A) as proof:
                 now, (was, connected) = proof.report(), before[spec]
@@ -198,6 +200,32 @@ def test_one_that_does_not_load_brings_everybody_home(world: World) -> None:
     assert (trip.code, outcomes(trip), world.build) == (4, {"rolled-back"}, "old")
     assert "does not load" in trip.reason
     world.check(before, census)
+
+
+@contextmanager
+def hardly_any_room_for_ram() -> Iterator[None]:
+    """Beside the RAM files that there are."""
+    used = sum(path.stat().st_size for path in RAM.rglob("*") if path.is_file())
+    was = os.statvfs(RAM)
+    subprocess.run(["mount", "-o", f"remount,size={used + (64 << 20)}", str(RAM)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", f"remount,size={was.f_blocks * was.f_frsize}", str(RAM)], check=True)
+
+
+def test_one_too_large_for_a_copy_migrates(world: World, lab: Lab) -> None:
+    with world.guests[PRIVATE].proof(A) as proof:
+        was = proof.report()
+    with hardly_any_room_for_ram():
+        run = hostagent("update", "qemu", "--to", "10.0", "--guest", PRIVATE.name, "--yes")
+    print(run.stdout)
+    assert run.returncode == 0
+    assert "live-migrate to host-b" in run.stdout
+    assert "1 guest updated to QEMU 10.0.2 by live-migrate." in run.stdout
+    is_well(world.guests[PRIVATE], A, emulator=lab.newer.emulator)
+    with world.guests[PRIVATE].proof(A) as proof:
+        assert proof.report().boot_id == was.boot_id
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["its guard recovers", "nobody does until he is asked"])

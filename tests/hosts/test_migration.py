@@ -133,12 +133,16 @@ def stays(lab: Lab, travelling: Travelling, report: GuestReport, why: str) -> No
 
 
 def test_a_guest_that_writes_too_fast_is_given_up(hosts: TwoHosts, put: Putting) -> None:
-    lab = put(least=8.0)
-    hosts.link.slow(CRAWL)
+    lab = put(least=10.0)
+    hosts.link.slow(SLOW)  # its memory as it is would cross in about half of that
     with guest(hosts, SPEC) as travelling:
+        with travelling.proof(A) as proof:
+            proof.rewrite(SPEC.fill_mib)
         report = goes(lab)
         print(report.reason)
-        stays(lab, travelling, report, "expected it to arrive within 8 s")
+        with travelling.proof(A) as proof:
+            proof.rewrite(0)
+        stays(lab, travelling, report, "expected it to arrive within 10 s")
         assert "the guest writes" in report.reason
 
 

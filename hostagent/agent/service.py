@@ -89,11 +89,7 @@ class Agent:
         self.events.start(lambda event: _soon(loop, self._hear, event))
         try:
             async with open_doors(self.config.agent, self.doors()), asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._warm_up())
-                await self._heal_first()
-                self.notify.ready()
-                self.log("ready")
-                running = [tasks.create_task(work) for work in (self._ticks(), self._looks(), self._pulse())]
+                running = [tasks.create_task(work) for work in (self._warm_up(), self._live())]
                 await self.stop.wait()
                 self._say_stopping()
                 for task in running:
@@ -138,6 +134,15 @@ class Agent:
                 return f"the thread for the {lane.name}, for {seconds:.0f} s"
         return self.events.stuck()
 
+    async def _live(self) -> None:
+        """Heal first; then all that it does."""
+        await self._heal_first()
+        self.notify.ready()
+        self.log("ready")
+        async with asyncio.TaskGroup() as tasks:
+            for work in (self._ticks(), self._looks(), self._pulse()):
+                tasks.create_task(work)
+
     async def _warm_up(self) -> None:
         """Whoever asks first for the metrics need not wait until all of the journal was read."""
         with contextlib.suppress(HostagentError):  # the journal's watch says so
@@ -147,7 +152,7 @@ class Agent:
         """What a crash left is recovered before anything else; whoever is at work on the host is not waited for."""
         await self.journal.tick()
         self._show()
-        while not self.stop.is_set() and not await self.journal.recovered(STARTING_SECONDS):
+        while not await self.journal.recovered(STARTING_SECONDS):
             self.notify.still_starting(STARTING_SECONDS * 6)
             self._show()
 
@@ -167,12 +172,14 @@ class Agent:
     async def _looks(self) -> None:
         while True:
             if self.watch.due(time.monotonic(), at_work=bool(self.journal.at_work)):
-                self.watch.begins()
+                self.watch.begins(time.monotonic())
                 try:
                     host, observed = await self.looks.do(self.look)
                     self.watch.looked(host, observed, time.monotonic(), at_work=bool(self.journal.at_work))
                 except HostagentError as error:
-                    self.watch.failed(error, time.monotonic())
+                    self.watch.failed(str(error), time.monotonic())
+                except Exception as error:  # of something that ended as it was looked at: the next look will tell
+                    self.watch.failed(repr(error), time.monotonic())
             await asyncio.sleep(TICK_SECONDS)
 
     async def _pulse(self) -> None:

@@ -16,6 +16,7 @@ from hostagent.observed import Observed
 from hostagent.update.held import entry
 
 SETTLE_SECONDS = 1.0  # after an event: several come together
+REST = 5  # times as long as a look takes there is none after it, whatever is told: guests may come and go all the time
 BUSY_SECONDS = 300.0  # a look waits for who changes the host, but no longer: a roll may last for days
 
 Look = Callable[[], tuple[Host, Observed]]
@@ -36,7 +37,9 @@ class Watch:
     _told: set[str] = field(default_factory=set)  # guests of which libvirt has told since the last look
     _standing: frozenset[str] = frozenset()  # guests that were said to be left standing
     _wanted: float | None = None  # when the next look is wanted before its time
+    _began: float | None = None  # when the last one began, or the service
     _looked: float | None = None  # when the last one ended
+    _took: float = 0.0
     _fault: str = ""
 
     def heard(self, event: Event, now: float) -> None:
@@ -52,20 +55,24 @@ class Watch:
 
     def due(self, now: float, *, at_work: bool) -> bool:
         """Whether to look at the host now; who is at work on it is not disturbed, for a while."""
-        if self._looked is None:
-            return not at_work
+        if self._began is None:
+            self._began = now
         if at_work:
-            return now >= self._looked + max(self.look_seconds, BUSY_SECONDS)
-        return now >= min(self._looked + self.look_seconds, self._looked + BUSY_SECONDS, self._wanted or now + 1)
+            return now >= (self._looked or self._began) + max(self.look_seconds, BUSY_SECONDS)
+        if self._looked is None:
+            return True
+        regularly = self._looked + self.look_seconds
+        return now >= min(regularly, max(self._wanted or regularly, self._looked + REST * self._took))
 
-    def begins(self) -> None:
+    def begins(self, now: float) -> None:
         """A look begins: what is told from here on is not in it."""
-        self._wanted = None
+        self._wanted, self._began = None, now
         self._told.clear()
 
     def looked(self, host: Host, observed: Observed, now: float, *, at_work: bool) -> None:
         """A look has ended."""
-        self._looked, self._fault, self.observed = now, "", observed
+        self._ends(now)
+        self._fault, self.observed = "", observed
         seen = dict(seen_on(host))
         own = host.system_qemu
         installed = (own.package or str(own.version)) if own is not None else ""
@@ -77,12 +84,16 @@ class Watch:
             self.log("guest left paused", guest=seen[uuid].name, update=self.update_of(uuid), level=Level.ERROR)
         self._standing = left
 
-    def failed(self, error: HostagentError, now: float) -> None:
+    def failed(self, error: str, now: float) -> None:
         """A look has failed; said once for each reason."""
+        self._ends(now)
+        if error != self._fault and self.is_up is not False:  # that libvirt is away was said
+            self.log("look failed", level=Level.WARNING, error=error)
+        self._fault = error
+
+    def _ends(self, now: float) -> None:
+        self._took = now - (now if self._began is None else self._began)
         self._looked = now
-        if str(error) != self._fault and self.is_up is not False:  # that libvirt is away was said
-            self.log("look failed", level=Level.WARNING, error=str(error))
-        self._fault = str(error)
 
     def _want(self, now: float) -> None:
         if self._wanted is None:

@@ -28,6 +28,7 @@ __all__ = ["Chunk", "Limits", "Stream", "Work", "Works"]
 
 _READ = 64 * 1024
 _REST_SECONDS = 5.0
+_OURS_ALONE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID"})
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Works:
                 told = [str(paths[-1]) if word == name else word for word in told]
             argv = self._launcher.changing(told, more) if changes else self._launcher.reading(told)
             pipe = processes.PIPE
-            process = processes.start(argv, stdout=pipe, stderr=pipe, env=processes.c_locale(more))
+            process = processes.start(argv, stdout=pipe, stderr=pipe, env=_environment(more))
         except BaseException:
             _tidy(paths)
             release()
@@ -254,6 +255,11 @@ class Works:
             self._looking.discard(work)
             if not work.changes:
                 release()
+
+
+def _environment(more: Mapping[str, str]) -> Mapping[str, str]:
+    """Ours in the C locale without what systemd has said to us alone, and `more`."""
+    return {name: value for name, value in processes.c_locale(more).items() if name not in _OURS_ALONE}
 
 
 def _tidy(paths: Sequence[Path]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -181,6 +183,38 @@ def test_the_watchdog_is_not_fed_while_something_is_stuck(made: Made) -> None:
 
     made.run(course)
     assert "WATCHDOG=1" not in made.told()
+
+
+def test_it_ends_while_it_recovers_and_while_a_look_hangs(tmp_path: Path) -> None:
+    made = Made(tmp_path, script="exec sleep 600")
+    writer = Writer()
+    writer.begin("u1", "web1")
+    writer.save(wiring.journal_path(made.config))
+
+    async def course(agent: Agent) -> None:
+        await made.until_told("STATUS=recovering")
+        assert agent.works.changing is not None
+        pids.append(agent.works.changing.pid)
+
+    pids: list[int] = []
+    made.run(course)
+    os.kill(*pids, signal.SIGKILL)  # it has gone on
+    told = made.told()
+    assert "READY=1" not in told and told[-1] == "STOPPING=1"
+    assert made.log.of("stopping")[0]["goes_on"] == "hostagent recover"
+
+
+def test_a_look_that_breaks_is_no_reason_to_end(made: Made) -> None:
+    def breaks() -> tuple[Host, Observed]:
+        raise KeyError("a guest that is gone")
+
+    async def course(agent: Agent) -> None:
+        agent.look = breaks
+        while not made.log.of("look failed"):
+            await asyncio.sleep(0)
+        await made.until_told("WATCHDOG=1")
+
+    made.run(course)
 
 
 def test_two_on_one_socket_are_one_too_many(made: Made, tmp_path: Path) -> None:

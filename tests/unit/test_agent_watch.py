@@ -16,7 +16,6 @@ from journals import NEW, OLD, Writer
 from hostagent.agent.changes import changes, seen_on
 from hostagent.agent.tail import Tail
 from hostagent.agent.watch import BUSY_SECONDS, SETTLE_SECONDS, Watch
-from hostagent.errors import Refused
 from hostagent.facts import Guest, GuestState, Host
 from hostagent.hypervisor.events import GuestEvent, Happened, LineEvent
 from hostagent.hypervisor.libvirt_events import happened
@@ -41,8 +40,8 @@ def watch(tmp_path: Path, update_of: Callable[[str], str] = lambda _: "") -> tup
     return Watch(log, tmp_path, update_of, look_seconds=60.0), log
 
 
-def look(watch: Watch, *guests: Guest, now: float = 0.0, at_work: bool = False) -> None:
-    watch.begins()
+def look(watch: Watch, *guests: Guest, now: float = 0.0, took: float = 0.0, at_work: bool = False) -> None:
+    watch.begins(now - took)
     seen = host(*guests)
     watch.looked(seen, observed(seen), now, at_work=at_work)
 
@@ -117,6 +116,23 @@ def test_who_is_at_work_is_not_disturbed_for_a_while(tmp_path: Path) -> None:
     assert seen.due(BUSY_SECONDS, at_work=True)
 
 
+def test_who_is_at_work_from_the_beginning_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    seen, _ = watch(tmp_path)
+    assert not seen.due(10.0, at_work=True)
+    assert not seen.due(10.0 + BUSY_SECONDS - 1, at_work=True)
+    assert seen.due(10.0 + BUSY_SECONDS, at_work=True)
+
+
+def test_guests_that_come_and_go_all_the_time_do_not_keep_it_looking(tmp_path: Path) -> None:
+    seen, _ = watch(tmp_path)
+    look(seen, WEB, now=10.0, took=2.0)
+    seen.heard(GuestEvent("web1", WEB.uuid, Happened.STARTED), 10.0)
+    assert not seen.due(19.0, at_work=False)
+    assert seen.due(20.0, at_work=False)
+    look(seen, WEB, now=100.0, took=50.0)
+    assert seen.due(160.0, at_work=False)
+
+
 # -- what a look shows -------------------------------------------------------------------------------------------------
 
 
@@ -172,9 +188,9 @@ def test_a_guest_that_we_left_standing_is_an_error_said_once(tmp_path: Path) -> 
 def test_a_look_that_fails_is_said_once_for_each_reason(tmp_path: Path) -> None:
     seen, log = watch(tmp_path)
     for why in ("a", "a", "b"):
-        seen.failed(Refused("looking", found=why), 0.0)
+        seen.failed(f"looking: {why}", 0.0)
     seen.heard(LineEvent(up=False), 0.0)
-    seen.failed(Refused("looking", found="c"), 0.0)
+    seen.failed("looking: c", 0.0)
     assert [event["error"] for event in log.of("look failed")] == ["looking: a", "looking: b"]
     assert not seen.due(59.0, at_work=False)
 

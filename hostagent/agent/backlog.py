@@ -77,6 +77,13 @@ class Backlog:
         self._ended = True
         self._changed.set()
 
+    def forget(self) -> None:
+        """Nobody will read any of it."""
+        self._left_out = 0
+        self._chunks.clear()
+        self._size = 0
+        self.end()
+
     def _mark_gap(self) -> None:
         if self._left_out:
             self._append(Chunk(Stream.ERR, f"({self._left_out} characters are left out: nobody read them in time)\n"))

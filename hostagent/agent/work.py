@@ -86,7 +86,7 @@ class Work:
     async def leave(self) -> None:
         """Nobody listens any more: what only looks is ended, what changes something goes on unheard."""
         if self.changes:
-            self._backlog.end()  # from now on nothing is kept
+            self._backlog.forget()  # from now on nothing is kept
             return
         self._kill()
         with contextlib.suppress(Exception):

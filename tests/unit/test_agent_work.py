@@ -256,6 +256,18 @@ def test_a_gap_is_told_where_it_is() -> None:
     asyncio.run(run())
 
 
+def test_what_nobody_will_read_is_not_kept() -> None:
+    async def run() -> None:
+        backlog = Backlog(4)
+        for text in ("long", "lost"):
+            backlog.put(Chunk(Stream.OUT, text))
+        backlog.forget()
+        backlog.put(Chunk(Stream.OUT, "too late"))
+        assert await backlog.get() is None
+
+    asyncio.run(run())
+
+
 def test_what_changes_something_gets_a_unit_of_its_own() -> None:
     common = ("--config", "/etc/other.toml")
     words = ["update", "qemu", "--yes"]

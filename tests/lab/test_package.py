@@ -83,12 +83,13 @@ class PackageHost(NestedHost):
         assert first.startswith(f"{VERSIONS}/"), first
         return first.removeprefix(f"{VERSIONS}/").split("/")[0]
 
-    def hold(self) -> str:
-        """Begin an update that goes no further while all guests are held; the updater's pid."""
+    def hold(self, *, through_agent: bool = False) -> str:
+        """Begin an update that goes no further while all guests are held; the pid of what was started for it."""
         machine = self.machine
         machine.shell(f"rm -f {GO} {BEGUN}")
         self.disconnect()
-        pid = machine.shell("nohup hostagent update slow --yes > /tmp/said 2>&1 < /dev/null & echo $!").out.strip()
+        words = "update slow --yes" if through_agent else "update slow --yes --no-agent"
+        pid = machine.shell(f"nohup hostagent {words} > /tmp/said 2>&1 < /dev/null & echo $!").out.strip()
         waits = f"until [ -e {BEGUN} ]; do kill -0 {pid}; sleep 0.2; done"
         said = machine.shell(waits, within_seconds=300, check=False)
         assert said.status == 0, machine.shell("cat /tmp/said").out
@@ -183,6 +184,28 @@ def test_an_upgrade_while_guests_are_held(host: PackageHost, before: dict[str, P
     host.machine.shell(f"touch {GO}; timeout 300 tail --pid={updater} -f /dev/null")
     closed = host.last_closed()
     assert {guest["outcome"] for guest in closed["guests"]} == {"updated"}, closed
+    all_are_whole(host, before)
+
+
+def test_the_agent_is_killed_in_the_middle_of_an_update_that_it_runs(
+    host: PackageHost, before: dict[str, ProofReport]
+) -> None:
+    """systemd starts it anew; the update goes on in a unit of its own, and the new agent says what became of it."""
+    shell = host.machine.shell
+    host.hold(through_agent=True)
+    units = "systemctl list-units --plain --no-legend 'hostagent-update-*.service'"
+    (unit,) = (line.split()[0] for line in shell(units).out.splitlines())
+    agent = shell("systemctl show -P MainPID hostagent").out.strip()
+    shell(f"kill -{signal.SIGKILL} {agent}")
+    shell(f"timeout 60 sh -c 'while [ $(systemctl show -P MainPID hostagent) = {agent} ]; do sleep 0.2; done'")
+    host.agent_runs()
+    assert shell(f"systemctl is-active {unit}").out.strip() == "active"
+    assert len(shell("ls /run/hostagent/held/*.held").out.split()) == len(GUESTS)
+    shell(f"touch {GO}; timeout 300 sh -c 'while systemctl is-active -q {unit}; do sleep 0.5; done'")
+    closed = host.last_closed()
+    assert {guest["outcome"] for guest in closed["guests"]} == {"updated"}, closed
+    log = shell("sleep 3; journalctl -u hostagent -o cat").out  # it reads the journal every second
+    assert any('event="update ended"' in line and f"update={closed['id']} " in line for line in log.splitlines())
     all_are_whole(host, before)
 
 

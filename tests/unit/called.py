@@ -60,7 +60,8 @@ class Caller:
 
     def __post_init__(self) -> None:
         self.settings = self.state.parent / "hostagent.toml"
-        self.settings.write_text(f'[paths]\nstate = "{self.state}"\nlibvirt_run = "{self.state.parent}/run"\n')
+        if not self.settings.exists():
+            self.settings.write_text(f'[paths]\nstate = "{self.state}"\nlibvirt_run = "{self.state.parent}/run"\n')
         self.monkeypatch.setattr(Call, "host", lambda _: self.host)
         self.monkeypatch.setattr("hostagent.wiring.observed_of", self._observed)
         self.monkeypatch.setattr("hostagent.cli.common.qemu_trees.keep", self._keep)

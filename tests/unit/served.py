@@ -83,6 +83,7 @@ class Served:
 
     folder: Path
     launcher: Launcher = field(default_factory=MadeUp)
+    works: Works | None = None  # in the place of those that use the launcher
     settings: str = "/etc/hostagent/hostagent.toml"
     group: str = NOBODY_S_GROUP
     connections: ConnectionLimits = ConnectionLimits()  # noqa: RUF009 - frozen
@@ -97,7 +98,7 @@ class Served:
         return self.folder / "run" / "agent.sock"
 
     def app(self) -> web.Application:
-        works = Works(self.launcher, self.folder / "given")
+        works = self.works or Works(self.launcher, self.folder / "given")
         journal, lock = self.journal or self.folder / "journal.sqlite", self.lock or self.folder / "lock"
         app = web.Application()
         add_routes(app, Api(works, journal, lock, self.settings, self.limits, self.sending, self.pace))
@@ -147,11 +148,13 @@ class Served:
         lines = [f"{method} {path} HTTP/1.1", "Host: h", "Connection: close", *(f"{k}: {v}" for k, v in heads.items())]
         return await self.say("\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + content)
 
-    async def say(self, words: bytes) -> Answer:
-        """The same with what may be no request."""
+    async def say(self, words: bytes, *, ends: bool = False) -> Answer:
+        """The same with what may be no request; when it `ends`, nothing more will be said."""
         reader, writer = await asyncio.open_unix_connection(str(self.socket))
         try:
             writer.write(words)
+            if ends:
+                writer.write_eof()
             said = await reader.read()
         except ConnectionResetError:
             said = b""

@@ -4,6 +4,7 @@
 #   make demo    three guests, updated while they run, up and back
 #   make test    everything that proves a change good; what CI runs
 #   make check   the part of it that needs no guest, under a minute
+#   make dashboards      the dashboards' JSON from their Python, and pictures of what they show
 #   make bench-metrics   how long a scrape takes, and what an exporter's memory does over a day's updates
 #   make soak    two hundred handovers undone at the worst moment
 #   make shell   a shell in the bench
@@ -41,7 +42,7 @@ LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check soak shell bench bench-metrics promtool machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
+.PHONY: demo test check soak shell bench bench-metrics promtool dashboards machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
 demo: bench
@@ -110,6 +111,12 @@ soak: bench
 
 shell: bench
 	$(ENTER) bash
+
+# What Grafana imports, anew from its Python; and what it shows of updates of real guests, as pictures.
+dashboards: bench promtool
+	$(BIN)/python -m grafana
+	$(ENTER) $(BIN)/python -m tests.grafana.take
+	$(BIN)/python -m tests.grafana.picture
 
 # Debian's, unpacked below build/: to read metrics and alert rules as Prometheus does.
 promtool: venv

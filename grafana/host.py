@@ -49,14 +49,14 @@ FIGURES = Row(
             steps=((1, ORANGE),),
         ),
         figure(
-            "Guests on something outdated",
-            "Of the component that the most guests run an older one of.",
+            "Guests outdated",
+            "Guests that run on something that is not what is installed.",
             4,
             Query(f"sum(max by (instance) (hostagent_guests_outdated{{{OF}}}))", now=True),
             steps=((1, ORANGE),),
         ),
         figure(
-            "Guests that cannot go in place",
+            "Cannot go in place",
             "Running guests that would have to migrate or be rebooted, or cannot be updated at all.",
             4,
             Query(
@@ -94,7 +94,7 @@ FIGURES = Row(
 )
 
 COMPONENTS = Row(
-    8,
+    7,
     (
         table(
             "Components",
@@ -133,6 +133,7 @@ GUESTS = Row(
                 coloured("running", GREEN),
                 coloured("shut-off", GREY),
                 coloured("paused-by-owner", YELLOW),
+                coloured("paused-otherwise", BLUE),
                 coloured("crashed", RED),
             ),
         ),
@@ -161,7 +162,7 @@ BLOCKERS = Row(
                 Column("reason", "reason"),
                 Column("Value", "times"),
             ),
-            by="guest",
+            by="method",
             descending=False,
         ),
         lines(
@@ -197,7 +198,7 @@ HISTORY = Row(
 )
 
 LAST = Row(
-    7,
+    5,
     (
         table(
             "Last updates",

@@ -29,6 +29,13 @@ _USED = (
     f" / max by (instance, guest) (hostagent_guest_budget_seconds{{{OF}}})"
 )
 
+_LAST = f"max by (instance, guest, method) (hostagent_guest_last_pause_seconds{{{BY}}})"
+
+
+def _beside(metric: str) -> str:
+    """What is known of a guest, for each of the methods that it has a last pause of: rows of one table."""
+    return f"0 * {_LAST} + on (instance, guest) group_left max by (instance, guest) ({metric})"
+
 
 def _quantile(share: float, each: str) -> str:
     buckets = f"increase(hostagent_guest_pause_seconds_bucket{{{BY}}}[{each}])"
@@ -59,7 +66,7 @@ FIGURES = Row(
             steps=((1, YELLOW), (10, ORANGE), (30, RED)),
         ),
         figure(
-            "95 of 100 pauses were below",
+            "95 of 100 were shorter",
             "By the buckets of the histogram, so that it may be up to two and a half times too long.",
             5,
             Query(
@@ -110,6 +117,7 @@ LENGTHS = Row(
             log=True,
             across_gaps=True,
             overrides=(
+                override("^p", {"id": "custom.drawStyle", "value": "points"}, pattern=True),
                 override(
                     "budget",
                     {"id": "color", "value": {"mode": "fixed", "fixedColor": RED}},
@@ -117,7 +125,12 @@ LENGTHS = Row(
                     {"id": "custom.lineWidth", "value": 2},
                     {"id": "custom.showPoints", "value": "never"},
                 ),
-                override("^max ", {"id": "custom.showPoints", "value": "never"}, pattern=True),
+                override(
+                    "^max ",
+                    {"id": "custom.showPoints", "value": "never"},
+                    {"id": "custom.lineInterpolation", "value": "stepAfter"},
+                    pattern=True,
+                ),
             ),
         ),
     ),
@@ -152,14 +165,10 @@ LAST_PAUSES = Row(
             "Each guest's last pause, and its clock after that: guest minus host.",
             14,
             (
-                Query(f"max by (instance, guest, method) (hostagent_guest_last_pause_seconds{{{BY}}})", now=True),
-                Query(f"max by (instance, guest) (hostagent_guest_budget_seconds{{{OF}}})", now=True),
-                Query(
-                    f'max by (instance, guest) (hostagent_guest_clock_offset_seconds{{{OF}, when="resumed"}})', now=True
-                ),
-                Query(
-                    f'max by (instance, guest) (hostagent_guest_clock_offset_seconds{{{OF}, when="synced"}})', now=True
-                ),
+                Query(_LAST, now=True),
+                Query(_beside(f"hostagent_guest_budget_seconds{{{OF}}}"), now=True),
+                Query(_beside(f'hostagent_guest_clock_offset_seconds{{{OF}, when="resumed"}}'), now=True),
+                Query(_beside(f'hostagent_guest_clock_offset_seconds{{{OF}, when="synced"}}'), now=True),
             ),
             (
                 Column("guest", "guest"),

@@ -79,7 +79,7 @@ CASES = (
             "Its clock stood still with it, and could not be set right (no-agent).",
         ),
     ),
-    Case("ClockUncorrected", "a day ago", {NO_AGENT: f"1x{2 * DAY}", UPDATED: f"60x{2 * DAY}"}, DAY + 2),
+    Case("ClockUncorrected", "a day ago", {NO_AGENT: f"1x{2 * DAY}", UPDATED: f"60x{2 * DAY}"}, DAY + 20),
     Case(
         "ClockUncorrected",
         "its policy wants no other",
@@ -94,7 +94,7 @@ CASES = (
             UPDATED: f"60x{2 * DAY}",
             UPDATED.replace("host1", "host2"): f"{DAY * 60}x{2 * DAY}",
         },
-        DAY + 2,
+        DAY + 20,
     ),
     Case(
         "UpdateFailed",
@@ -132,15 +132,15 @@ CASES = (
         "HostOutdated",
         "for more than three days",
         {OUTDATED: f"1x{4 * DAY}"},
-        3 * DAY + 5,
+        3 * DAY + 20,
         ({"component": "qemu"},),
         (
             "qemu on host1 is outdated",
             "Something of it has run for three days that is not what is installed.",
         ),
     ),
-    Case("HostOutdated", "since yesterday", {OUTDATED: f"0x{2 * DAY} 1x{2 * DAY}"}, 3 * DAY + 5),
-    Case("HostOutdated", "not at all", {OUTDATED: f"0x{4 * DAY}"}, 3 * DAY + 5),
+    Case("HostOutdated", "since yesterday", {OUTDATED: f"0x{2 * DAY} 1x{2 * DAY}"}, 3 * DAY + 20),
+    Case("HostOutdated", "not at all", {OUTDATED: f"0x{4 * DAY}"}, 3 * DAY + 20),
     Case(
         "GuestCannotBeUpdatedInPlace",
         "its RAM cannot be copied",

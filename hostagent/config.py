@@ -306,6 +306,7 @@ class MigrateSettings(Table):
     uri: UriOrNone = ""  # this host's libvirt, as the peers' libvirt reaches it; without it no guest comes back
     migrate_uri: UriOrNone = ""  # where a peer's QEMU sends to; "": this host's name
     comes_back: YesOrNo = Field(default=True, alias="return", description="true or false")  # once that is done
+    copy_storage: YesOrNo = False  # copy disks that a peer does not see
     least_seconds: Seconds = 120.0  # what any guest is given to migrate within
     seconds_per_gib: Seconds = 60.0  # and what one of that much memory is
     downtime_seconds: Annotated[float, Field(gt=0, le=60, description="a number of seconds above 0, at most 60")] = 0.3

@@ -6,6 +6,7 @@ Sizes are bytes. Nothing here does I/O.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Self
 
 
@@ -199,6 +200,28 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """An image of a guest's disk, where disks may be copied to another host."""
+
+    guest: str  # uuid
+    target: str  # "vda"
+    path: str
+    format: str = ""  # "qcow2" or "raw"
+    size: int = 0  # that the guest sees
+    fault: str = ""  # why it cannot be copied; "": nothing is known against it
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a copy of a disk would be on a peer."""
+
+    path: str
+    room: int = 0  # of its file system
+    taken: str = ""  # what is there already
+    fault: str = ""  # why nothing can be put there
+
+
+@dataclass(frozen=True)
 class Peer:
     """Another host, as far as a guest that would migrate to it looks at it."""
 
@@ -215,6 +238,12 @@ class Peer:
     networks: frozenset[str] = frozenset()  # libvirt's, that are active
     guests: frozenset[tuple[str, str]] = frozenset()  # name and uuid of those that it knows, and their number counts
     misfits: tuple[tuple[str, str], ...] = ()  # uuid of a guest, and what of its processor this host does not have
+    places: tuple[Place, ...] = ()  # for the disks that would be copied there
+    tunnelled: bool = False  # everything crosses inside the connection of the two libvirts
+
+    def shares(self, path: str) -> bool:
+        """Whether a file of this host is the same there, by the settings."""
+        return any(PurePosixPath(path).is_relative_to(folder) for folder in self.shared)
 
 
 @dataclass(frozen=True)
@@ -224,6 +253,8 @@ class Destinations:
     peers: tuple[Peer, ...] = ()  # in the order of the settings
     comes_back: bool = True
     home_uri: str = ""  # this host's libvirt, as the peers reach it; "": nobody has said
+    copies_storage: bool = False  # disks that a peer does not see are copied to it
+    disks: tuple[Disk, ...] = ()  # then: every image of guests that may migrate
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ class Way:
     blockers: tuple[Blocker, ...]  # every reason why it cannot be; () when it can
     copied_bytes: int = 0  # of RAM; 0 when it is kept
     peer: str = ""  # where it migrates to
+    copied_disks: tuple[str, ...] = ()  # files of this host that are copied there
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class GuestPlan:
     ways: tuple[Way, ...] = ()  # its ladder; the first that nothing is against is the one above
     peer: str = ""  # where it migrates to
     boot_tcp: str = ""  # what answers once it has booted, if it has no agent: "HOST:PORT"
+    copied_disks: tuple[str, ...] = ()  # files of this host that are copied there
 
     @property
     def lower(self) -> tuple[Way, ...]:
@@ -159,6 +161,7 @@ class GuestPlan:
             predicted=way.predicted,
             copied_bytes=way.copied_bytes,
             peer=way.peer,
+            copied_disks=way.copied_disks,
         )
 
 

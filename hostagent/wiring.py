@@ -23,7 +23,7 @@ from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon, reload_oth
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.migrating import MigratingApi
-from hostagent.hypervisor.peers import HOME, look_at_peers
+from hostagent.hypervisor.peers import HOME, look_at_disks, look_at_peers
 from hostagent.hypervisor.qemu_process import HostQemu
 from hostagent.observed import Observed, observe
 from hostagent.planning.guest_policy import Policies
@@ -63,11 +63,17 @@ def with_peers(config: Config, host: Host) -> Host:
     if not config.peer or not may_go:
         return host
     libvirt = libvirt_of(config)
+    hosts, copies = hosts_of(config), config.migrate.copy_storage
     try:
-        peers = look_at_peers(hosts_of(config), config.peer, may_go, libvirt.live_xml)
+        disks = look_at_disks(hosts[HOME], may_go, libvirt.live_xml) if copies else ()
+        peers = look_at_peers(hosts, config.peer, may_go, libvirt.live_xml, disks)
     finally:
         libvirt.disconnect()
-    return replace(host, destinations=Destinations(peers, config.migrate.comes_back, config.migrate.uri))
+        hosts[HOME].disconnect()
+    return replace(
+        host,
+        destinations=Destinations(peers, config.migrate.comes_back, config.migrate.uri, copies, disks),
+    )
 
 
 def components_of(config: Config, host: Host) -> tuple[Component, ...]:

@@ -37,6 +37,11 @@ class Call:
         update = self.config.update.model_copy(update={"adopt_definition": False})
         return replace(self, config=self.config.model_copy(update={"update": update}))
 
+    def copying_storage(self) -> Call:
+        """The same, with disks copied to peers that do not see them."""
+        migrate = self.config.migrate.model_copy(update={"copy_storage": True})
+        return replace(self, config=self.config.model_copy(update={"migrate": migrate}))
+
     def going_to_kernel(self, release: str | None) -> Call:
         """The same, with that kernel for the host; None leaves it to the settings."""
         if release is None:

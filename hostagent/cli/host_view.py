@@ -63,7 +63,7 @@ def _row(guest: GuestPlan, plan: HostPlan) -> Sequence[str | Cell]:
 def _how(guest: GuestPlan) -> str:
     if guest.technique is not None:
         return "held with all others, RAM kept"
-    return f"leaves meanwhile: {way_words(guest.method, guest.peer)}"
+    return f"leaves meanwhile: {way_words(guest.method, guest.peer, guest.copied_disks)}"
 
 
 def _why_not_held(guest: GuestPlan) -> list[Part]:

@@ -41,6 +41,7 @@ class Wish:
     methods: tuple[Method, ...] = ()  # none named: all that policies allow
     max_unavailable: int | None = None  # guests that may be disturbed at once; 0: any number; None: not said
     canary: str | None = None
+    copy_storage: bool = False  # False: as the settings have it
 
     @property
     def only_technique(self) -> Technique | None:
@@ -95,12 +96,13 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
         methods: tuple[str, ...],
         max_unavailable: int | None,
         canary: str | None,
+        copy_storage: bool,
         **more: Any,
     ) -> int:
         only = tuple(Method(method) for method in methods)
         if canary == "":
             raise UsageError("reading --canary", expected="a guest's name, or how many go first", found="''")
-        wish = Wish(component, to, guests, budget, technique, only, max_unavailable, canary)
+        wish = Wish(component, to, guests, budget, technique, only, max_unavailable, canary, copy_storage)
         return function(asked, wish, **more)
 
     decorated: Callable[..., int] = gather
@@ -129,6 +131,11 @@ def planning_options(function: Callable[..., int]) -> Callable[..., int]:
                 help="At most so many guests at the same time; 0 is any number.",
             ),
             click.option("--canary", metavar="NAME|N", help="This guest first, alone; or so many of them."),
+            click.option(
+                "--copy-storage",
+                is_flag=True,
+                help="Copy disks that a peer does not see along with a guest that goes there (docs/migration.md).",
+            ),
         )
     ):
         decorated = decorate(decorated)
@@ -183,6 +190,8 @@ def plan(asked: Asked, wish: Wish, *, save: Path | None) -> int:
     if save is not None:
         require_folder(save)
     call = begin(asked)
+    if wish.copy_storage:
+        call = call.copying_storage()
     if wish.component != "qemu":
         return _plan_host(call, wish, save)
     host = call.kept_host()

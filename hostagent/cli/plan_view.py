@@ -84,15 +84,19 @@ def _row(guest: GuestPlan, plan: Plan) -> Sequence[str | Cell]:
 
 def _how(guest: GuestPlan) -> str:
     """How it is updated, and how instead if that fails."""
-    otherwise = "".join(f"; else {way_words(way.method, way.peer)}{_about(way.predicted)}" for way in guest.lower)
+    otherwise = "".join(
+        f"; else {way_words(way.method, way.peer, way.copied_disks)}{_about(way.predicted)}" for way in guest.lower
+    )
     if guest.technique is not None:
         return f"{guest.method} by {guest.technique}, {_ram(guest)}{otherwise}"
-    return f"{way_words(guest.method, guest.peer)}{otherwise}"
+    return f"{way_words(guest.method, guest.peer, guest.copied_disks)}{otherwise}"
 
 
-def way_words(method: Method | None, peer: str) -> str:
-    """A method in words, and where that leads to."""
-    return f"{method} to {peer}" if peer else f"{method}"
+def way_words(method: Method | None, peer: str, copied_disks: Sequence[str] = ()) -> str:
+    """A method in words, where that leads to, and what is copied there."""
+    count = len(copied_disks)
+    copied = f", {count} disk{'s' * (count > 1)} copied" if count else ""
+    return f"{method} to {peer}{copied}" if peer else f"{method}"
 
 
 def _about(predicted: Prediction | None) -> str:
@@ -143,11 +147,13 @@ def guest_json(guest: GuestPlan, to: QemuTree | None) -> dict[str, object]:
         "copied_bytes": guest.copied_bytes,
         "blockers": blockers_json(guest.blockers),
         "peer": guest.peer or None,
+        "copied_disks": list(guest.copied_disks),
         "ways": [
             {
                 "method": way.method,
                 "technique": way.technique,
                 "peer": way.peer or None,
+                "copied_disks": list(way.copied_disks),
                 "predicted": _prediction_json(way.predicted),
                 "blockers": blockers_json(way.blockers),
             }

@@ -105,6 +105,9 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
                 "bad" if guest.outcome in {Outcome.LOST, Outcome.NEEDS_OPERATOR} else "",
             )
         )
+    if guest.left_disks:
+        where = guest.left_disks_on or "this host"
+        found.append((f"what {where} has of its disks is past, and stays: {', '.join(guest.left_disks)}", ""))
     if guest.clock_outcome == "uncorrected":
         found.append((f"its clock was left as it is ({guest.clock_reason or 'no reason given'})", ""))
     if guest.pause_source == "monotonic":

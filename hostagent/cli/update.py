@@ -52,9 +52,13 @@ def update(asked: Asked, wish: Wish, *, saved: Path | None, keep_definition: boo
     call = begin(asked)
     if keep_definition:
         call = call.keeping_definitions()
+    if wish.copy_storage:
+        call = call.copying_storage()
     if wish.component not in ("qemu", None):
         return _update_host(call, wish, wait, yes=yes)
     approved = saved_plan(saved) if saved else None
+    if approved is not None and approved.copy_storage:
+        call = call.copying_storage()
     with change(call, "update qemu") as work:
         done = _update(call, work, wish, approved, seconds, yes=yes)
     return done if isinstance(done, int) else show_one(call, done, work.signals.first)  # with the host no longer held

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hostagent.clock import GuestAgent
-from hostagent.facts import Guest, GuestState, Host, Peer
+from hostagent.facts import Guest, GuestState, Host, Peer, Place
 from hostagent.libvirt_files.capability_cache import CapabilityCache
 from hostagent.libvirt_files.vnc_display import VncDisplay
 from hostagent.policy import PolicyPart
@@ -495,17 +495,36 @@ class MigrationOrder:
     there: Migratable  # what it is to be there: the same but for the emulator
     auto_converge: bool
     trusts_storage: bool  # libvirt need not ask itself whether the disks are safe
+    disks: tuple[str, ...] = ()  # targets of those that are copied into the images that are there
+
+
+@dataclass(frozen=True)
+class Image:
+    """A file that holds, or is to hold, a disk."""
+
+    path: Path
+    format: str  # "qcow2" or "raw"
+    size: int  # that a guest sees, bytes
+    owner: int = 0
+    group: int = 0
+    mode: int = 0o600
+
+    def is_like(self, other: Image) -> bool:
+        """Whether one disk fits both."""
+        return (self.format, self.size) == (other.format, other.size)
 
 
 @dataclass(frozen=True)
 class MigrationLook:
-    """How far a migration is: bytes of RAM, and bytes per second."""
+    """How far a migration is: bytes of RAM, and bytes per second. Disks come first: RAM's total is 0 until then."""
 
     left: int
     total: int
     sent: int
     speed: int
     dirtying: int
+    disks_left: int = 0
+    disks_total: int = 0
 
 
 class Passage(Protocol):
@@ -580,6 +599,33 @@ class MigratingHost(Protocol):
     def put_autostart(self, uuid: str, *, on: bool) -> None: ...
     def sees(self, path: Path) -> bool:
         """Whether there is a file of that name in that directory."""
+        ...
+
+    def places(self, paths: Collection[Path]) -> tuple[Place, ...]:
+        """What there is for images of these names, in any order; what cannot be told is in their `fault`."""
+        ...
+
+    def disk_size(self, uuid: str, target: str) -> int:
+        """What the guest sees of one of its disks, bytes."""
+        ...
+
+    def cut_copies(self, uuid: str) -> None:
+        """Close the connections over which its disks are copied; done when there are none.
+
+        Of a peer that is gone QEMU waits for an answer until TCP gives up, a quarter of an hour, and a job with it.
+        """
+        ...
+
+    def image(self, path: Path) -> Image | None:
+        """What has that name; None when nothing has. Its owner is not looked for."""
+        ...
+
+    def make_image(self, image: Image) -> None:
+        """Make an empty one. Failed when there is something of that name: nothing is ever written over."""
+        ...
+
+    def remove_image(self, path: Path) -> None:
+        """Remove it; done when there is none."""
         ...
 
     def agent(self, uuid: str) -> AbstractContextManager[GuestAgent]: ...

@@ -6,29 +6,27 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from hostagent.clock import GuestAgent
 from hostagent.errors import Failed, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Peer, QemuTree, Version
 from hostagent.hypervisor import MAY_NEVER_HAVE_RUN, Migratable, MigrationLook, MigrationOrder, Passage, RunState, There
 from hostagent.hypervisor.fake_daemon import emulator_in
+from hostagent.hypervisor.fake_disks import copying_begins
 from hostagent.hypervisor.fake_libvirt import FakeAgent
 from hostagent.hypervisor.fake_passing import HOME, LOOKS, begins, ends, goes_on, is_up
 from hostagent.hypervisor.fake_physics import dies, go_on, libvirt_cleans_up
+from hostagent.hypervisor.fake_storage import DISK_BYTES, SILENT_SECONDS, FakeStorage, unheard
 from hostagent.hypervisor.fake_world import FaultKind, Passing, PeerView, State, View, World
 
 RAM_BYTES = 64 << 20
 SCHEME = "fake://"
-SILENT_SECONDS = 10.0  # what a call takes that is not answered
 
 
 @dataclass(frozen=True)
-class FakeMigratingHost:
+class FakeMigratingHost(FakeStorage):
     """One host's libvirt; `name` is a peer's, "" means this one."""
 
-    world: World
-    name: str
     qemu: QemuTree  # what guests that migrate to a peer find there
 
     @property
@@ -100,8 +98,9 @@ class FakeMigratingHost:
                 refused = "unable to connect to server: No route to host"
             elif state.take(FaultKind.MIGRATE_REFUSED, uuid):
                 refused = "Cannot get interface MTU on 'br0': No such device"
-            else:
-                begins(self.world, state, uuid, Passing(self.name, target, emulator[1], LOOKS))
+            elif not (refused := copying_begins(state, uuid, target, copies=bool(order.disks))):
+                looks = LOOKS if order.disks else 0
+                begins(self.world, state, uuid, Passing(self.name, target, emulator[1], LOOKS, disks_left=looks))
         yield FakePassage(self.world, uuid, refused)
 
     def migration(self, uuid: str) -> MigrationLook | None:
@@ -109,6 +108,9 @@ class FakeMigratingHost:
             passing = state.passing.get(uuid)
             if passing is None or passing.done or passing.source != self.name:
                 return None
+            if passing.disks_left:
+                left = passing.disks_left * DISK_BYTES // LOOKS
+                return MigrationLook(0, 0, 0, 0, 0, disks_left=left, disks_total=DISK_BYTES)
             return MigrationLook(
                 left=passing.left * RAM_BYTES // 3, total=RAM_BYTES, sent=0, speed=100 << 20, dirtying=900 << 20
             )
@@ -149,14 +151,14 @@ class FakeMigratingHost:
             if state.take(FaultKind.CONT_FAILS, uuid):
                 raise Failed(doing, found="Input/output error")
             if state.take(FaultKind.CONT_LOST, uuid):
-                raise _unheard(state, doing)
+                raise unheard(state, doing)
             go_on(self.world, state, state.processes[view.pid])
             view.state, view.reason = "running", "unpaused"
             if not state.processes[view.pid].alive:
                 self._forget(state, uuid)
                 raise Failed(doing, found="the monitor was closed")
             if state.take(FaultKind.CONT_UNHEARD, uuid):
-                raise _unheard(state, doing)
+                raise unheard(state, doing)
 
     def remove(self, uuid: str) -> None:
         with self._asked("ending a copy that never ran") as state:
@@ -190,10 +192,6 @@ class FakeMigratingHost:
             else:
                 state.guests[uuid].autostart = on
 
-    def sees(self, path: Path) -> bool:
-        with self._asked("looking for a file") as state:
-            return path.exists() and not state.take(FaultKind.NOT_SHARED)
-
     @contextmanager
     def agent(self, uuid: str) -> Iterator[GuestAgent]:
         yield FakeAgent(self.world, uuid, self.name)
@@ -209,15 +207,6 @@ class FakeMigratingHost:
             state.peers[self.name].views.pop(uuid, None)
         elif uuid in state.daemon.views:
             libvirt_cleans_up(self.world, state, uuid, "")
-
-    @contextmanager
-    def _asked(self, doing: str) -> Iterator[State]:
-        with self.world.change() as state:
-            if self.name and state.take(FaultKind.PEER_SILENT):
-                raise _unheard(state, doing)
-            if not is_up(state, self.name):
-                raise Refused(doing, expected="libvirt to answer", found="No route to host")
-            yield state
 
 
 @dataclass(frozen=True)
@@ -254,8 +243,3 @@ def _state(view: View | PeerView) -> GuestState:
     if view.state == "running":
         return GuestState.RUNNING
     return GuestState.PAUSED_BY_OWNER if view.reason == "user" else GuestState.PAUSED_OTHERWISE
-
-
-def _unheard(state: State, doing: str) -> OutcomeUnknown:
-    state.now_ns += round(SILENT_SECONDS * 1e9)
-    return OutcomeUnknown(doing, expected="an answer from libvirt", found="none")

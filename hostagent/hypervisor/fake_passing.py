@@ -10,6 +10,7 @@ import json
 import re
 
 from hostagent.hypervisor import RunState
+from hostagent.hypervisor.fake_disks import copied
 from hostagent.hypervisor.fake_physics import (
     POLLING,
     RIGHT_TAP,
@@ -96,12 +97,18 @@ def _prepares_home(world: World, state: State, uuid: str, *, argv: tuple[str, ..
 
 
 def _crosses(world: World, state: State, uuid: str, passing: Passing) -> None:
-    if state.take(FaultKind.MIGRATE_BREAKS, uuid):
+    if passing.disks_left and state.take(FaultKind.DISKS_BREAK, uuid):
+        ends(world, state, uuid, "migration of disk vda failed: Input/output error")
+    elif state.take(FaultKind.MIGRATE_BREAKS, uuid):
         ends(world, state, uuid, "unable to write to socket: Connection reset by peer")
     elif state.take(FaultKind.MIGRATE_DIES_EARLY, uuid):
         peer_dies(world, state, passing.source or passing.target)
         ends(world, state, uuid, "Lost connection to destination host")
-    elif not state.take(FaultKind.MIGRATE_STALLS, uuid):
+    elif state.take(FaultKind.MIGRATE_STALLS, uuid):
+        pass
+    elif passing.disks_left:
+        passing.disks_left -= 1
+    else:
         passing.left -= 1
 
 
@@ -119,6 +126,7 @@ def _switches(world: World, state: State, uuid: str, source: Process, copy: Proc
         ends(world, state, uuid, "Lost connection to destination host")
         return
     copy.state, copy.holds = RunState.PAUSED, source.holds
+    copied(state, uuid, passing.target)
     _believes(state, uuid, passing.target, "paused", "user")
     if passing.target:
         state.peers[passing.target].defined.append(uuid)

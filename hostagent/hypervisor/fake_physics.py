@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hostagent.errors import Failed
 from hostagent.hypervisor import MoveStatus, RunState
+from hostagent.hypervisor.fake_disks import writes
 from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, World
 
 STATE_BYTES = 350_000  # of device state
@@ -107,6 +108,7 @@ def begins_to_run(state: State, process: Process) -> None:
         state.violated(f"{guest.name} went on in process {process.pid} from a state that is past")
     if process.ram != [[device, inode] for _, device, inode, _ in guest.ram]:
         state.violated(f"{guest.name} went on in process {process.pid} with other RAM")
+    writes(state, process)
     guest.life += 1
     process.holds = guest.life
     process.state, process.disks, process.resumed_ns = RunState.RUNNING, True, state.now_ns

@@ -90,6 +90,10 @@ class FaultKind(StrEnum):
     MIGRATE_UNHEARD = "a migration works, its answer is lost"
     PEER_SILENT = "a peer does not answer"
     NOT_SHARED = "a directory is not the same on both hosts"
+    DISKS_BREAK = "a disk cannot be copied to its end"
+    NO_PLACE = "a peer has no directory for a disk"
+    PLACE_FAILS = "an image for a disk cannot be made"
+    PLACE_UNHEARD = "an image for a disk is made, the answer is lost"
 
 
 @dataclass
@@ -170,6 +174,18 @@ class GuestLife:
     silent: bool = False  # since it has booted nothing in it answers
     managed_save: bool = False  # libvirt keeps a state of it
     autostart: bool = False
+    disks: list[str] = field(default_factory=list)  # files that each host has for itself
+    wrote: int = 0  # to these; grows each time it begins to run
+
+
+@dataclass
+class FakeFile:
+    """A disk's file on one host."""
+
+    format: str
+    size: int
+    holds: int  # the moment of its guest's writing; -1: nothing that could be used
+    by: str = ""  # who made it
 
 
 @dataclass
@@ -227,6 +243,7 @@ class Passing:
     done: bool = False
     error: str = ""
     answered: bool = True  # whoever waits hears of the end
+    disks_left: int = 0  # looks until all disks have crossed, before the rest
 
 
 @dataclass
@@ -248,6 +265,7 @@ class State:
     images: dict[str, list[Any]] = field(default_factory=dict)  # save image -> uuid and moment of the guest's life
     peers: dict[str, PeerState] = field(default_factory=dict)
     passing: dict[str, Passing] = field(default_factory=dict)  # by uuid: the last migration of each guest
+    files: dict[str, FakeFile] = field(default_factory=dict)  # "HOST:PATH": disks that are each host's own
 
     def living(self, guest: str = "") -> list[Process]:
         """The processes that exist, of one guest or of all."""
@@ -442,6 +460,7 @@ def _read(raw: dict[str, Any]) -> State:
             for name, one in raw.pop("peers").items()
         },
         passing={uuid: Passing(**one) for uuid, one in raw.pop("passing").items()},
+        files={place: FakeFile(**one) for place, one in raw.pop("files").items()},
         faults=[Fault(FaultKind(one["kind"]), one["guest"], one["times"]) for one in raw.pop("faults")],
         **raw,
     )

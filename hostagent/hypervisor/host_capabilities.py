@@ -27,7 +27,7 @@ class Capabilities:
 
 def read_capabilities(xml: str) -> Capabilities:
     """What `virsh capabilities` shows; Refused when it is no such thing."""
-    root = _parse(xml, "capabilities")
+    root = parse_as(xml, "capabilities")
     processor = root.find("host/cpu")
     architectures = [one for one in root.iterfind("guest/arch") if one.get("name") == ARCHITECTURE]
     return Capabilities(
@@ -49,7 +49,7 @@ def _machines(architecture: Element) -> Iterator[tuple[str, str]]:
 
 def read_processor_models(xml: str) -> frozenset[str]:
     """The processor models that guests can be given, of what `virsh domcapabilities` shows."""
-    root = _parse(xml, "domainCapabilities")
+    root = parse_as(xml, "domainCapabilities")
     models = root.iterfind("cpu/mode[@name='custom']/model")
     return frozenset(model.text or "" for model in models if model.get("usable") != "no")
 
@@ -60,12 +60,13 @@ def same_processor(one: str, other: str) -> bool:
 
 
 def _shape(xml: str) -> tuple[str, str, tuple[str, ...]]:
-    root = _parse(xml, "cpu")
+    root = parse_as(xml, "cpu")
     features = sorted(feature.get("name", "") for feature in root.iterfind("feature"))
     return root.findtext("vendor", ""), root.findtext("model", ""), tuple(features)
 
 
-def _parse(xml: str, name: str) -> Element:
+def parse_as(xml: str, name: str) -> Element:
+    """What a libvirt has said, with that root; Refused when it is no such thing."""
     doing = f"reading <{name}>"
     if "<!DOCTYPE" in xml:
         raise Refused(doing, expected="XML without a document type", found="<!DOCTYPE")

@@ -11,10 +11,8 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from uuid import uuid4
 from xml.etree import ElementTree
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element
 
 import libvirt
 
@@ -31,6 +29,7 @@ from hostagent.hypervisor.host_capabilities import (
 )
 from hostagent.hypervisor.libvirt_line import Gone, LibvirtLine, asking, known, state_of
 from hostagent.hypervisor.live_definition import parse
+from hostagent.hypervisor.storage import Storage
 
 _LOOK_SECONDS = 30.0
 _XML = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE
@@ -50,7 +49,7 @@ _CROSSINGS = {
 }
 
 
-class MigratingApi(LibvirtLine):
+class MigratingApi(Storage):
     """One host's libvirt."""
 
     def __init__(self, uri: str, call_seconds: float) -> None:
@@ -144,7 +143,7 @@ class MigratingApi(LibvirtLine):
             told = self._on(domain, "asking how far its migration is", domain.jobStats)
         except (Gone, Failed):  # it left, or the job that is asked about has ended
             return None
-        if not told.get("type") or "memory_total" not in told:
+        if not told.get("type") or "memory_total" not in told:  # which is 0 as long as disks are copied
             return None
         return MigrationLook(
             left=int(told.get("memory_remaining", 0)),
@@ -152,6 +151,8 @@ class MigratingApi(LibvirtLine):
             sent=int(told.get("memory_processed", 0)),
             speed=int(told.get("memory_bps", 0)),
             dirtying=int(told.get("memory_dirty_rate", 0)) * int(told.get("memory_page_size", 4096)),
+            disks_left=int(told.get("disk_remaining", 0)),
+            disks_total=int(told.get("disk_total", 0)),
         )
 
     def limit_downtime(self, uuid: str, seconds: float) -> None:
@@ -215,26 +216,6 @@ class MigratingApi(LibvirtLine):
             domain = self._domain(uuid)
             self._on(domain, "setting whether it starts with its host", lambda: domain.setAutostart(int(on)))
 
-    # -- its files -------------------------------------------------------------------------------------------
-
-    def sees(self, path: Path) -> bool:
-        def work(connection: libvirt.virConnect) -> bool:
-            try:
-                pool = connection.storagePoolLookupByTargetPath(str(path.parent))
-            except libvirt.libvirtError:
-                pool = None
-            if pool is not None and pool.isActive():
-                pool.refresh(0)
-                return path.name in pool.listVolumes()
-            # In no pool of its owner's: one of ours for as long as it takes, that is written down nowhere.
-            ours = connection.storagePoolCreateXML(_pool(path.parent), 0)
-            try:
-                return path.name in ours.listVolumes()
-            finally:
-                ours.destroy()
-
-        return self._ask(f"asking {self._uri} for {path}", work, within_seconds=_LOOK_SECONDS)
-
 
 @dataclass
 class _Passage:
@@ -272,13 +253,15 @@ class _Passage:
             self.line.disconnect()
 
 
-def _parameters(order: MigrationOrder) -> dict[str, str]:
-    wanted = {
+def _parameters(order: MigrationOrder) -> dict[str, str | list[str]]:
+    wanted: dict[str, str | list[str]] = {
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: order.there.live_xml,
         libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: order.there.persistent_xml,
     }
     if order.migrate_uri and order.crossing is not Crossing.TUNNELLED:  # which sends nothing anywhere else
         wanted[libvirt.VIR_MIGRATE_PARAM_URI] = order.migrate_uri
+    if order.disks:
+        wanted[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.disks)
     return wanted
 
 
@@ -288,6 +271,8 @@ def _flags(order: MigrationOrder) -> int:
         flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
     if order.trusts_storage:
         flags |= libvirt.VIR_MIGRATE_UNSAFE
+    if order.disks:
+        flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
     return flags
 
 
@@ -356,10 +341,3 @@ def _misfit(connection: libvirt.virConnect, has: Capabilities, guest: Guest, pro
     except libvirt.libvirtError as error:
         return error.get_error_message() or str(error)
     return "" if model in read_processor_models(told) else f"no model {model} there"
-
-
-def _pool(folder: Path) -> str:
-    pool = Element("pool", type="dir")
-    SubElement(pool, "name").text = f"hostagent-{uuid4()}"
-    SubElement(SubElement(pool, "target"), "path").text = str(folder)
-    return ElementTree.tostring(pool, encoding="unicode")

@@ -126,7 +126,7 @@ class _Held:
             ways: tuple[Way, ...] = ()
             if guest.state.active:
                 predicted = replace(alone[guest.uuid], pause_seconds=together) if guest.uuid in alone else None
-                leaving = leaving_of(planned, running)
+                leaving = leaving_of(planned, running, self.host.destinations)
                 ways = self._ways(guest, predicted, against[guest.uuid], apart.get(guest.name), leaving)
             planned.append(self._planned(guest, ways))
         return tuple(planned)

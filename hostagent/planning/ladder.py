@@ -62,6 +62,7 @@ def plan_by_ladder(guest: Guest, own: GuestPolicy, verdict: Verdict, ways: tuple
         clock=own.policy.clock,
         ways=ways if verdict in (Verdict.UPDATE, Verdict.BLOCKED) else (),
         peer=chosen.peer if chosen else "",
+        copied_disks=chosen.copied_disks if chosen else (),
         boot_tcp=own.policy.boot_tcp,
     )
 

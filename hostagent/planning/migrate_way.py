@@ -7,29 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-from hostagent.facts import Destinations, Guest, Peer, QemuTree
+from hostagent.facts import Destinations, Disk, Guest, Peer, QemuTree
 from hostagent.plan import Blocker, GuestPlan, Method, Prediction, Reason, Way
 from hostagent.planning.guest_policy import GuestPolicy, policy_blockers
 from hostagent.planning.migrate_checks import migrate_blockers
 from hostagent.planning.prediction import Past, over_budget, predict_migration
+from hostagent.planning.storage_checks import disks_to_copy, file_bytes, storage_blockers
 
 OVERHEAD_BYTES = 256 << 20  # what a QEMU needs beside its guest's RAM
 
 
 @dataclass(frozen=True)
 class Leaving:
-    """What is planned already: a guest of so many bytes goes to that peer."""
+    """What is planned already: a guest of so many bytes goes to that peer, with copies of so many bytes of disks."""
 
     peer: str
     memory: int
+    disks: int = 0
 
 
-def leaving_of(planned: Sequence[GuestPlan], guests: Sequence[Guest]) -> tuple[Leaving, ...]:
+def leaving_of(planned: Sequence[GuestPlan], guests: Sequence[Guest], where: Destinations) -> tuple[Leaving, ...]:
     """The guests of a plan that migrate; `guests` are the host's."""
     memory = {guest.uuid: guest.definition.memory for guest in guests}
-    return tuple(Leaving(one.peer, memory.get(one.uuid, 0)) for one in planned if one.peer)
+    size = {(disk.guest, disk.path): file_bytes(disk) for disk in where.disks}
+    return tuple(
+        Leaving(one.peer, memory.get(one.uuid, 0), sum(size.get((one.uuid, path), 0) for path in one.copied_disks))
+        for one in planned
+        if one.peer
+    )
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class _Look:
     to: QemuTree | None
     comes_back: bool
     leaving: Sequence[Leaving]
+    disks: Sequence[Disk] | None  # of guests, that can be copied or not; None: nothing is
 
 
 def migrate_way(
@@ -54,9 +61,10 @@ def migrate_way(
 ) -> Way:
     """How the guest would migrate. `to`: what it shall run on in the end; None: that does not matter."""
     against = migrate_blockers(guest)
-    looks = [_Look(guest, peer, to, where.comes_back, leaving) for peer in _preferred(where.peers, to)]
+    disks = where.disks if where.copies_storage else None
+    looks = [_Look(guest, peer, to, where.comes_back, leaving, disks) for peer in _preferred(where.peers, to)]
     of_peers = [(look.peer.name, tuple(_against(look))) for look in looks]
-    fits = [name for name, found in of_peers if not found]
+    fits = [look.peer for look, (_, found) in zip(looks, of_peers, strict=True) if not found]
     if not where.peers:
         against += (Blocker(Reason.PEER, "a host to migrate to", "no [[peer]] in the settings", "docs/migration.md"),)
     elif not fits:
@@ -67,7 +75,10 @@ def migrate_way(
     predicted: Prediction | None = predict_migration(guest.uuid, past) if past is not None else None
     if not against and predicted and (too_long := over_budget(predicted, own.policy.budget_seconds)):
         against = (too_long,)
-    return Way(Method.LIVE_MIGRATE, None, predicted, against, peer=fits[0] if fits else "")
+    if not fits:
+        return Way(Method.LIVE_MIGRATE, None, predicted, against)
+    copied = tuple(disk.path for disk in disks_to_copy(guest, fits[0], disks or ()))
+    return Way(Method.LIVE_MIGRATE, None, predicted, against, peer=fits[0].name, copied_disks=copied)
 
 
 _NO_WAY_BACK = Blocker(
@@ -79,10 +90,10 @@ _NO_WAY_BACK = Blocker(
 
 
 def peer_blockers(
-    guest: Guest, peer: Peer, *, to: QemuTree | None, comes_back: bool, leaving: Sequence[Leaving] = ()
+    guest: Guest, peer: Peer, *, to: QemuTree | None, comes_back: bool, disks: Sequence[Disk] | None = None
 ) -> tuple[Blocker, ...]:
-    """Every reason why it cannot go to that one."""
-    return tuple(_against(_Look(guest, peer, to, comes_back, leaving)))
+    """Every reason why it cannot go to that one. disks: as they are, if those that it does not see are copied there."""
+    return tuple(_against(_Look(guest, peer, to, comes_back, (), disks)))
 
 
 def _preferred(peers: Sequence[Peer], to: QemuTree | None) -> list[Peer]:
@@ -169,12 +180,8 @@ def _networks(look: _Look) -> Iterator[Blocker]:
 
 
 def _storage(look: _Look) -> Iterator[Blocker]:
-    shared = [PurePosixPath(path) for path in look.peer.shared]
-    for path in look.guest.definition.host_files:
-        if not any(PurePosixPath(path).is_relative_to(folder) for folder in shared):
-            found = ", ".join(look.peer.shared) or "none"
-            expected = f"{path} in a directory that is shared with {look.peer.name}"
-            yield Blocker(Reason.STORAGE, expected, f"shared = {found}", "shared of its [[peer]], if it is")
+    coming = sum(one.disks for one in look.leaving if one.peer == look.peer.name)
+    yield from storage_blockers(look.guest, look.peer, look.disks, coming)
 
 
 _CHECKS: tuple[Callable[[_Look], Iterator[Blocker]], ...] = (

@@ -112,7 +112,7 @@ def plan_guests(
             guest_plan(
                 *(host, guest, to, policies, past),
                 promised=promised,
-                leaving=leaving_of(planned, host.guests),
+                leaving=leaving_of(planned, host.guests, host.destinations),
                 adopt=adopt,
                 technique=technique,
                 methods=methods,

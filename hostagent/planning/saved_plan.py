@@ -35,6 +35,7 @@ class SavedPlan(BaseModel):
     methods: tuple[Method, ...] | None = None  # the only ones to be used
     max_unavailable: int = 0  # guests at the same time; 0: any number
     canary: str = ""  # who goes first, or how many
+    copy_storage: bool = False  # disks that a peer does not see are copied to it
     facts: dict[str, object]
 
     @classmethod
@@ -58,6 +59,7 @@ class SavedPlan(BaseModel):
             methods=None if methods is None else tuple(methods),
             max_unavailable=rolling.max_unavailable,
             canary=rolling.canary,
+            copy_storage=host.destinations.copies_storage,
             facts=facts_of(host, guests or None, policies),
         )
 
@@ -117,7 +119,9 @@ def facts_of(host: Host, guests: Sequence[str] | None, policies: Policies) -> di
     chosen = {guest.name: _with_policy(guest, policies) for guest in steady}
     used = {guest.qemu for guest in steady}
     trees = tuple(tree for tree in host.qemu if tree in used or tree not in host.copies_of_system_qemu)
-    asked = dataclasses.replace(host.destinations, peers=())
+    uuids = {guest.uuid for guest in steady}
+    disks = tuple(disk for disk in host.destinations.disks if disk.guest in uuids)
+    asked = dataclasses.replace(host.destinations, peers=(), disks=disks)
     plain = _plain(
         dataclasses.replace(host, guests=(), libvirt_clients=0, ram_room=None, qemu=trees, destinations=asked)
     )

@@ -136,8 +136,7 @@ class AloneBatch:
         """
         for member in self._active():
             if not member.progress.open:
-                member.end(Outcome.ROLLED_BACK, CUT_OFF)
-                member.blame_what_failed_first()
+                self._rolled_back(member, CUT_OFF)
         try:
             if self._active():
                 have_libvirt(self.ports, "guests in an update")
@@ -219,10 +218,14 @@ class AloneBatch:
         if (gone := swap.ended_by_others(member.progress.open)) is not None:  # in this very moment
             self._end(member, gone)
             return
+        self._rolled_back(member, error)
+
+    @staticmethod
+    def _rolled_back(member: AloneMember, error: HostagentError) -> None:
         member.end(Outcome.ROLLED_BACK, error)
         member.blame_what_failed_first()
-        if swap.undone:
-            member.reason = f"{member.reason}; {swap.undone}"
+        if said := member.swap.told_of_undoing():
+            member.reason = f"{member.reason}; {said}"
 
     def _end(self, member: AloneMember, ended: Ended) -> None:
         if ended.outcome is not Outcome.NEEDS_OPERATOR:

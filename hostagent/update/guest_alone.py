@@ -67,6 +67,10 @@ class GuestAlone(GuestOfUpdate[N], ABC):
     def comes_first(self) -> bool:
         """Whether it may not run because of us: recovery sees to it before others."""
 
+    def told_of_undoing(self) -> str:
+        """What its owner has to know of how it was brought back, by this process or an earlier one; "" for nothing."""
+        return self.undone
+
     def let_go(self) -> None:
         """Clear up what is ours of a guest that is left alone. Any number of times."""
 

@@ -21,6 +21,7 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import GuestState
 from hostagent.hypervisor import MigratingHost, ProcessId, There
 from hostagent.hypervisor.peers import HOME
+from hostagent.update.copied_disks import CopiedDisk, LeftFile, remove_made
 from hostagent.update.guest_alone import Ended, GuestAlone
 from hostagent.update.journal import Outcome
 from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
@@ -54,6 +55,11 @@ class MigrationNotes:
     memory: int  # bytes
     pauses: tuple[float, ...] = ()  # as they were measured, seconds
     was_running: bool = True  # one that its owner has paused does not migrate
+    copies: tuple[CopiedDisk, ...] = ()  # disks that are copied
+    made: tuple[str, ...] = ()  # of these the images on the peer that are there by us
+    left: tuple[LeftFile, ...] = ()  # the files here as it has left them
+    overwriting: bool = False  # these are being written over as it comes back
+    undone: str = ""  # what its owner has to know of how it was brought back
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,9 @@ class GuestMigration(GuestAlone[MigrationNotes]):
     running_seen: float | None = field(default=None, kw_only=True)  # where it was; seconds of the monotonic clock
     silent: set[str] = field(default_factory=set, kw_only=True)  # hosts that were waited for in vain
     stale: bool = field(default=False, kw_only=True)  # what arrived on the peer is past
+    copies_storage: bool = field(default=False, kw_only=True)
+    unused: bool = field(default=False, kw_only=True)  # it ended before any copy of its disks was needed
+    cleared: bool = field(default=False, kw_only=True)  # the copies on the peer are removed, by this process
 
     @property
     def leaves_for_good(self) -> bool:
@@ -161,12 +170,24 @@ class GuestMigration(GuestAlone[MigrationNotes]):
 
     def settle(self) -> None:
         with suppress(HostagentError):
-            self.host(HOME).abort_job(self.uuid, self.ports.config.migrate.end_seconds)
+            self.break_off(HOME)
+
+    def break_off(self, name: str) -> None:
+        """Have what goes on with it on that host end; Failed when it does not."""
+        host, seconds = self.host(name), self.ports.config.migrate.end_seconds
+        try:
+            host.abort_job(self.uuid, seconds)
+        except Failed:
+            if self.saved is None or not self.notes.copies:
+                raise
+            host.cut_copies(self.uuid)
+            host.abort_job(self.uuid, seconds)
 
     def ended_by_others(self, opened: Sequence[str]) -> Ended | None:
         if "migrate" not in opened:
             here = self.there(HOME)
-            return Ended(Outcome.GONE, ENDED_BY_OTHERS) if here is None or not here.state.active else None
+            self.unused = here is None or not here.state.active
+            return Ended(Outcome.GONE, ENDED_BY_OTHERS) if self.unused else None
         match self.stand(self.going):
             case Stand.NOT_LEFT if not self.old_is_alive():
                 self.stale = True
@@ -257,11 +278,31 @@ class GuestMigration(GuestAlone[MigrationNotes]):
     def tell_where(self, name: str) -> None:
         """For the report."""
         self.measured({"runs_on": name, "qemu_after": self.notes.peer_qemu if name else str(self.tree.version)})
+        if self.notes.copies:
+            self.tell_left_disks(HOME if name else self.peer, [disk.path for disk in self.notes.copies])
+
+    def tell_left_disks(self, name: str, paths: Sequence[str]) -> None:
+        """For the report: files of its disks that are past, and the host that they are on."""
+        self.measured({"left_disks": list(paths), "left_disks_on": name})
+
+    def say_undone(self, words: str) -> None:
+        """One thing more that its owner has to know of how it was brought back."""
+        said = self.told_of_undoing()
+        if words not in said:
+            self.undone = f"{said}; {words}" if said else words
+            self.note_if_possible(undone=self.undone)
+
+    def told_of_undoing(self) -> str:
+        return self.undone or (self.saved.undone if self.saved is not None else "")
+
+    def remove_copies(self) -> None:
+        """The images on the peer that are there by us; Failed when the guest is there."""
+        if self.saved is not None:
+            remove_made(self.host(self.peer), self.uuid, self.notes.made)
 
     def clear_return(self) -> None:
         """What had begun to come back goes, once the guest is known to be on the peer."""
-        peer, seconds = self.host(self.peer), self.ports.config.migrate.end_seconds
-        peer.abort_job(self.uuid, seconds)
+        self.break_off(self.peer)
         if self.stand(self.returning) is Stand.NOT_LEFT:
             self.host(HOME).remove(self.uuid)
 
@@ -291,10 +332,12 @@ class GuestMigration(GuestAlone[MigrationNotes]):
 
     def let_go(self) -> None:
         """Of a guest that ended here as it migrated: what arrived on the peer must never go on."""
-        if not self.stale:
+        if not self.stale and not self.unused:
             return
         try:
-            self.host(self.peer).remove(self.uuid)
+            if self.stale:
+                self.host(self.peer).remove(self.uuid)
+            self.remove_copies()
         except HostagentError as error:
             hint = f"virsh -c {shlex.quote(self.settings.uri)} destroy {self.uuid}; hostagent recover"
             raise Failed(f"{self.name}: ending what is left on {self.peer}", found=str(error), hint=hint) from error

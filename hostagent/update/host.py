@@ -103,6 +103,7 @@ def _ordered(ports: Ports, guest: GuestPlan) -> OrderedGuest:
         peer=guest.peer,
         boot_tcp=guest.boot_tcp,
         comes_back=bool(guest.peer) and ports.config.migrate.comes_back,
+        copies_storage=bool(guest.copied_disks),
         budget_seconds=guest.budget_seconds,
         clock=guest.clock,
     )

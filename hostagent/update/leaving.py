@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from hostagent.config import Transport
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
-from hostagent.facts import Guest, GuestState, Peer
+from hostagent.facts import Disk, Guest, GuestState, Peer
 from hostagent.hypervisor import Crossing, Migratable, MigrationOrder, ProcessId, qemu_conf
 from hostagent.hypervisor.domain_xml import read_definition
-from hostagent.hypervisor.peers import HOME, look_at_peers
+from hostagent.hypervisor.peers import HOME, look_at_disks, look_at_peers
 from hostagent.libvirt_files.emulator import with_emulator
 from hostagent.libvirt_files.xml_spans import PlainXmlError
 from hostagent.planning.migrate_checks import migrate_blockers
@@ -22,6 +22,7 @@ from hostagent.planning.migrate_way import peer_blockers
 from hostagent.setup.host_files import SystemMounts
 from hostagent.update.guest_migration import GuestMigration, MigrationNotes, Stand
 from hostagent.update.passage import cross, go_on
+from hostagent.update.storage_steps import begin_overwriting, copies_of, note_as_left
 
 # QEMU's migration capabilities that may be on without anything of the guest's being left out (qapi/migration.json).
 HARMLESS = frozenset(
@@ -52,8 +53,10 @@ def prepare(swap: GuestMigration) -> None:
     ports, settings = swap.ports, swap.settings
     ports.watcher.ready()
     guest = _guest_as_planned(swap)
-    (peer,) = look_at_peers(ports.hosts, [settings], [guest], ports.libvirt.live_xml)
-    _refuse_unless_it_fits(swap, guest, peer)
+    live_xml = ports.libvirt.live_xml
+    disks = look_at_disks(swap.host(HOME), [guest], live_xml) if swap.copies_storage else ()
+    (peer,) = look_at_peers(ports.hosts, [settings], [guest], live_xml, disks)
+    _refuse_unless_it_fits(swap, guest, peer, disks if swap.copies_storage else None)
     _check_capabilities(swap)
     _check_shared(swap, guest)
     assert guest.process is not None  # noqa: S101 - _guest_as_planned() has looked
@@ -68,6 +71,7 @@ def prepare(swap: GuestMigration) -> None:
             trusts_storage=settings.coherent,
             comes_back=swap.comes_back,
             memory=guest.definition.memory,
+            copies=copies_of(swap, guest, peer, disks),
         )
     )
 
@@ -89,8 +93,9 @@ def _next_emulator(swap: GuestMigration) -> str:
     return read_definition(swap.host(HOME).migratable(swap.uuid).persistent_xml).emulator
 
 
-def _refuse_unless_it_fits(swap: GuestMigration, guest: Guest, peer: Peer) -> None:
-    against = (*migrate_blockers(guest), *peer_blockers(guest, peer, to=None, comes_back=swap.comes_back))
+def _refuse_unless_it_fits(swap: GuestMigration, guest: Guest, peer: Peer, disks: Sequence[Disk] | None) -> None:
+    of_peer = peer_blockers(guest, peer, to=None, comes_back=swap.comes_back, disks=disks)
+    against = (*migrate_blockers(guest), *of_peer)
     if against:
         found = "; ".join(map(str, against))
         raise Refused(f"{swap.name}: preparing its migration", found=found, hint="plan again")
@@ -177,6 +182,7 @@ def leave(swap: GuestMigration) -> None:
         there=there,
         auto_converge=swap.ports.config.migrate.auto_converge,
         trusts_storage=notes.trusts_storage,
+        disks=tuple(disk.target for disk in notes.copies),
     )
     cross(swap, swap.going, order, stoppable=True)
 
@@ -196,8 +202,8 @@ def _with_emulators(swap: GuestMigration, source: str, live: str, persistent: st
 
 def stay(swap: GuestMigration) -> None:
     """It goes on here, and nothing of it is left on the peer."""
-    home, seconds = swap.host(HOME), swap.ports.config.migrate.end_seconds
-    home.abort_job(swap.uuid, seconds)
+    seconds = swap.ports.config.migrate.end_seconds
+    swap.break_off(HOME)
     found = swap.stand(swap.going)
     if found is not Stand.NOT_LEFT:
         raise NeedsOperator(
@@ -220,7 +226,7 @@ def stay(swap: GuestMigration) -> None:
         if stands_still:
             raise swap.out_of_sight(error) from error
         uri = shlex.quote(swap.settings.uri)
-        swap.undone = (
+        swap.say_undone(
             f"{swap.peer} could not be asked whether a copy that never ran is left there: {error}; "
             f"if one is, once it answers: virsh -c {uri} destroy {swap.uuid}; virsh -c {uri} undefine {swap.uuid}"
         )
@@ -253,6 +259,7 @@ def is_there(swap: GuestMigration) -> bool:
 
 def look_there(swap: GuestMigration) -> None:
     """What libvirt believes there. Whether it starts with its host does not migrate; one that comes back needs not."""
+    note_as_left(swap)
     if not swap.comes_back:
         swap.host(swap.peer).put_autostart(swap.uuid, on=swap.notes.autostart)
     _looked_at(swap, swap.peer, autostart=swap.notes.autostart and not swap.comes_back)
@@ -289,7 +296,9 @@ def return_home(swap: GuestMigration) -> None:
         there=_with_emulators(swap, swap.peer, swap.tree.emulator, swap.notes.emulator),
         auto_converge=migrate.auto_converge,
         trusts_storage=swap.notes.trusts_storage,
+        disks=tuple(disk.target for disk in swap.notes.copies),
     )
+    begin_overwriting(swap)
     swap.running_seen = None
     cross(swap, swap.returning, order, stoppable=False)
 

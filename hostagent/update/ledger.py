@@ -19,7 +19,7 @@ from hostagent.update.hold_batch import HeldMember, HoldBatch
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord, fold
 from hostagent.update.member import MemberOf, write_end
-from hostagent.update.migration import COMES_BACK, STAYS
+from hostagent.update.migration import tables_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.reboot import REBOOT
 from hostagent.update.saga import Engine
@@ -137,9 +137,10 @@ def _migration(ports: Ports, update_id: str, order: UpdateOrder, guest: OrderedG
             *_who(ports, update_id, order, guest),
             peer=guest.peer,
             comes_back=guest.comes_back,
+            copies_storage=guest.copies_storage,
             clock=guest.clock,
         ),
-        tables=COMES_BACK if guest.comes_back else STAYS,
+        tables=tables_of(comes_back=guest.comes_back, copies_storage=guest.copies_storage),
     )
 
 

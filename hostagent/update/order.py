@@ -34,6 +34,7 @@ class OrderedGuest(BaseModel):
     peer: str = ""  # where it migrates to
     boot_tcp: str = ""  # what answers once it has booted
     comes_back: bool = False  # from there
+    copies_storage: bool = False  # disks that are not there are copied
     budget_seconds: float  # for which it may stand still
     clock: ClockPolicy = ClockPolicy.STEP
 

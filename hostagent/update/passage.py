@@ -33,7 +33,7 @@ def cross(swap: GuestMigration, leg: Leg, order: MigrationOrder, *, stoppable: b
         return
     # Whatever was answered, or not: what is so is what both hosts say.
     with suppress(HostagentError):
-        source.abort_job(swap.uuid, swap.ports.config.migrate.end_seconds)
+        swap.break_off(leg.source)
     if swap.stand(leg) in (Stand.ARRIVED, Stand.GOES_ON):
         return
     if broken_off is not None:
@@ -51,7 +51,7 @@ class _Watch:
         self._began = swap.ports.monotonic()
         self._ends = self._began + limit_seconds(swap)
         self._last: MigrationLook | None = None
-        self._told = 0
+        self._told = {True: 0, False: 0}  # of its memory, and of disks before it
         self._limited = False
         self._guarded = False
         self._seen: float | None = None  # when it was last seen running
@@ -68,13 +68,13 @@ class _Watch:
             why = self._enough()
             if why is not None:
                 with suppress(HostagentError):
-                    self._source.abort_job(self._swap.uuid, self._swap.ports.config.migrate.end_seconds)
+                    self._swap.break_off(self._leg.source)
                 self._ends = self._swap.ports.monotonic() + LOOK_SECONDS
         return why
 
     def _pace(self) -> float:
         last = self._last
-        close = last is not None and last.left < max(CLOSE_BYTES, last.speed)
+        close = last is not None and last.total and last.left < max(CLOSE_BYTES, last.speed)
         return CLOSE_SECONDS if close else LOOK_SECONDS
 
     def _look(self) -> None:
@@ -89,7 +89,7 @@ class _Watch:
                 swap.ports.watcher.pausing(before + swap.budget_seconds + swap.ports.config.migrate.end_seconds)
             found = self._source.migration(swap.uuid)
             self._last = found or self._last
-            if found is not None and not self._limited:
+            if found is not None and found.total and not self._limited:
                 self._source.limit_downtime(
                     swap.uuid, min(swap.budget_seconds, swap.ports.config.migrate.downtime_seconds)
                 )
@@ -98,13 +98,15 @@ class _Watch:
 
     def _tell(self) -> None:
         last = self._last
-        if last is None or not last.total:
+        if last is None or not (last.total or last.disks_total):
             return
-        tenths = (last.total - last.left) * 10 // last.total
-        if tenths > self._told:
-            self._told = tenths
-            across, all_of_it = (last.total - last.left) / GIB, last.total / GIB
-            self._swap.tell(f"{across:.1f} of {all_of_it:.1f} GiB to {self._swap.called(self._leg.target)}")
+        memory = bool(last.total)
+        left, total = (last.left, last.total) if memory else (last.disks_left, last.disks_total)
+        tenths = (total - left) * 10 // total
+        if tenths > self._told[memory]:
+            self._told[memory] = tenths
+            across, what = f"{(total - left) / GIB:.1f} of {total / GIB:.1f} GiB", "" if memory else " of its disks"
+            self._swap.tell(f"{across}{what} to {self._swap.called(self._leg.target)}")
 
     def _enough(self) -> Failed | None:
         swap = self._swap
@@ -115,7 +117,9 @@ class _Watch:
             return None
         last = self._last
         found = "nothing of its memory across"
-        if last is not None:
+        if last is not None and last.disks_total and not last.total:
+            found = f"{last.disks_left / GIB:.2f} of {last.disks_total / GIB:.2f} GiB of its disks left"
+        elif last is not None:
             found = (
                 f"{last.left / GIB:.2f} of {last.total / GIB:.2f} GiB left: {last.speed / 2**20:.0f} MiB/s cross, "
                 f"and the guest writes {last.dirtying / 2**20:.0f} MiB/s"
@@ -131,7 +135,8 @@ class _Watch:
 def limit_seconds(swap: GuestMigration) -> float:
     """What it is given to migrate within."""
     settings = swap.ports.config.migrate
-    return max(settings.least_seconds, swap.notes.memory / GIB * settings.seconds_per_gib)
+    size = swap.notes.memory + sum(disk.size for disk in swap.notes.copies)
+    return max(settings.least_seconds, size / GIB * settings.seconds_per_gib)
 
 
 def go_on(swap: GuestMigration, target: str) -> None:

@@ -60,6 +60,8 @@ class GuestReport:
     down_seconds: float | None = None  # that one which was rebooted was shut off
     boot_seconds: float | None = None  # and then took until it showed that it had booted
     runs_on: str | None = None  # the peer that it has migrated to; "": it came back; None: it never left
+    left_disks: tuple[str, ...] = ()  # files of disks that were copied, and are past
+    left_disks_on: str = ""  # the peer that they are on; "": this host
     definition: str | None = None  # what became of the persistent one of a guest whose RAM was copied
     suspend_seconds: float | None = None  # of one that was held: that it stood still in the step that paused it
 
@@ -99,6 +101,7 @@ class GuestReport:
             "qemu": {"before": self.qemu_before, "after": self.qemu_after},
             "moved_bytes": self.moved_bytes,
             "runs_on": self.runs_on,
+            "left_disks": {"on": self.left_disks_on, "paths": list(self.left_disks)} if self.left_disks else None,
             "definition": self.definition,
             "phases": dict(self.phases),
             "xml_differences": list(self.xml_differences),
@@ -267,7 +270,7 @@ def _guest(
     runs_on = {Outcome.UPDATED: after, Outcome.ROLLED_BACK: before}
     moved = measured.get("moved_bytes")
     copying = _number(measured, "copy_seconds")
-    differences = measured.get("xml_differences")
+    differences, left_disks = measured.get("xml_differences"), measured.get("left_disks")
     return GuestReport(
         name=record.name,
         uuid=record.uuid,
@@ -286,6 +289,8 @@ def _guest(
         qemu_before=before,
         qemu_after=(_text(measured, "qemu_after") if updated else None) or runs_on.get(record.outcome or Outcome.GONE),
         runs_on=on_peer if updated and isinstance(on_peer := measured.get("runs_on"), str) else None,
+        left_disks=tuple(map(str, left_disks)) if isinstance(left_disks, list) else (),
+        left_disks_on=_text(measured, "left_disks_on") or "",
         moved_bytes=moved if isinstance(moved, int) else None,
         definition=_text(measured, "definition"),
         halt_seconds=_number(measured, "halt_seconds"),

@@ -15,6 +15,7 @@ from hostagent.update.alone_batch import AloneBatch, AloneMember
 from hostagent.update.beside import discard_held
 from hostagent.update.cleared_batch import ClearedBatch
 from hostagent.update.guest_hold import GuestHold
+from hostagent.update.guest_migration import GuestMigration
 from hostagent.update.holding import discard
 from hostagent.update.journal import Entry, Kind, Outcome, UpdateRecord
 from hostagent.update.ledger import batches_of, end_update, record_of
@@ -79,6 +80,8 @@ def _close(member: AloneMember) -> None:
     with suppress(HostagentError, OSError):  # what is left in a shared directory keeps nothing open
         if RETURN in member.progress.done:
             member.swap.ports.hosts[HOME].put_autostart(member.swap.uuid, on=member.swap.notes.autostart)
+            if isinstance(member.swap, GuestMigration):
+                member.swap.remove_copies()
         else:
             for step in member.tables.prepare:
                 if step.undo is not None:

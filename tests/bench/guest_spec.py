@@ -14,6 +14,8 @@ LISTENS_AT = 7003
 SCREEN_PASSWORD = "s3cret"
 GUEST_FILES = Path("/var/lib/libvirt/images")
 """Kernel, initramfs, disks and console logs of the guests, inside the bench."""
+OWN_FILES = Path("/srv/disks")
+"""Disks that a host has for itself: another one in the bench has its own under this name."""
 
 
 class Ram(StrEnum):
@@ -46,6 +48,11 @@ class GuestSpec:
     """For memory that is plugged in while it runs; only with NUMA nodes."""
     ram: Ram = Ram.FILE
     disk: bool = True
+    own_disk: bool = False
+    """Among OWN_FILES, so that no other host sees it."""
+    disk_format: str = "qcow2"
+    disk_fill_mib: int = 0
+    """At the end of a raw one, so that copying it takes a while."""
     nic: bool = True
     mergeable_buffers: bool = True
     """Whether the network card merges receive buffers (VIRTIO_NET_F_MRG_RXBUF): it gives packets another header."""
@@ -87,7 +94,7 @@ class GuestSpec:
 
     @property
     def disk_path(self) -> Path:
-        return GUEST_FILES / f"guest{self.index}.qcow2"
+        return (OWN_FILES if self.own_disk else GUEST_FILES) / f"guest{self.index}.{self.disk_format}"
 
     @property
     def medium_path(self) -> Path:
@@ -202,7 +209,7 @@ def _add_placement(domain: Element, spec: GuestSpec) -> None:
 
 def _add_disk(devices: Element, spec: GuestSpec) -> None:
     disk = SubElement(devices, "disk", type="file", device="disk")
-    driver = SubElement(disk, "driver", name="qemu", type="qcow2")
+    driver = SubElement(disk, "driver", name="qemu", type=spec.disk_format)
     if spec.placed:
         driver.set("iothread", "1")
     SubElement(disk, "source", file=str(spec.disk_path))

@@ -21,7 +21,7 @@ import psutil
 
 from hostagent.hypervisor.qemu_process import HostQemu
 from hostagent.libvirt_files.record_shape import pid_file_name
-from tests.bench.guest_spec import BRIDGE, BRIDGE_MAC, GUEST_FILES, HOST_ADDRESS, GuestSpec, domain_xml
+from tests.bench.guest_spec import BRIDGE, BRIDGE_MAC, GUEST_FILES, HOST_ADDRESS, OWN_FILES, GuestSpec, domain_xml
 from tests.bench.paths import GUEST
 from tests.bench.syscalls import mount
 
@@ -68,6 +68,7 @@ class Host:
     def __enter__(self) -> Self:
         libvirt.registerErrorHandler(_say_nothing, None)
         self._mount_ram()
+        OWN_FILES.mkdir(exist_ok=True)
         Path("/etc/libvirt/qemu.conf").write_text(self.qemu_conf)
         for name in ("vmlinuz", "initramfs"):  # copies: libvirt gives what a guest uses to the QEMU user
             shutil.copy(GUEST / name, GUEST_FILES / name)
@@ -176,7 +177,11 @@ class Host:
 
     def _make_disk(self, spec: GuestSpec) -> None:
         if spec.disk:
-            _run("qemu-img", "create", "-q", "-f", "qcow2", str(spec.disk_path), DISK_SIZE)
+            _run("qemu-img", "create", "-q", "-f", spec.disk_format, str(spec.disk_path), DISK_SIZE)
+            if spec.disk_fill_mib:
+                with spec.disk_path.open("r+b") as disk:
+                    disk.seek(-spec.disk_fill_mib << 20, os.SEEK_END)
+                    disk.write(os.urandom(spec.disk_fill_mib << 20))
             shutil.chown(spec.disk_path, QEMU_USER, QEMU_USER)  # for a libvirt that leaves files to their owner
         if spec.screen:
             spec.medium_path.write_bytes(b"medium 1".ljust(1 << 20, b"."))
@@ -207,7 +212,13 @@ def make_bridge(host_address: str = HOST_ADDRESS, mac: str = BRIDGE_MAC) -> None
 def _of_guests() -> list[Path]:
     """What would be a guest for the next libvirtd of this bench."""
     definitions = [*DEFINITIONS.glob("*.xml"), *(DEFINITIONS / "autostart").glob("*.xml")]
-    return [*definitions, *RUNTIME.glob("*.xml"), *RUNTIME.glob("*.pid"), *GUEST_FILES.glob("guest*")]
+    return [
+        *definitions,
+        *RUNTIME.glob("*.xml"),
+        *RUNTIME.glob("*.pid"),
+        *GUEST_FILES.glob("guest*"),
+        *OWN_FILES.glob("*"),
+    ]
 
 
 def _say_nothing(_context: object, _error: object) -> None:

@@ -24,7 +24,8 @@ from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.fake import FakeHost
 from hostagent.hypervisor.fake_component import FakeComponent, FakeKernel, HostEnded
 from hostagent.hypervisor.fake_migrating import FakeMigratingHost
-from hostagent.hypervisor.fake_world import PeerState
+from hostagent.hypervisor.fake_storage import DISK_BYTES
+from hostagent.hypervisor.fake_world import FakeFile, PeerState
 from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.update.host import update_host, update_qemu
@@ -57,6 +58,7 @@ class Scenario:
     migrated: tuple[str, ...] = ()  # that go to the peer
     comes_back: bool = False  # from there
     coherent: bool = False  # the settings vouch for the disks
+    copies_disks: bool = False  # the peer does not see those of migrated guests
     swaps: bool = False  # a component of the host, with all guests held; they stay on their QEMU
     component: str = "modules"  # which
 
@@ -65,7 +67,8 @@ class Scenario:
         words += [f"{name} copied{' under KVM' if self.kvm else ''}" for name in self.copied]
         words += [f"{name} held" for name in self.held]
         words += [f"{name} rebooted{' by force' if self.force else ''}" for name in self.rebooted]
-        words += [f"{name} migrated{' there and back' if self.comes_back else ''}" for name in self.migrated]
+        disks = " with its disk" if self.copies_disks else ""
+        words += [f"{name} migrated{disks}{' there and back' if self.comes_back else ''}" for name in self.migrated]
         words += ["a swap for the host"] if self.swaps else []
         return ", ".join([*words, "rehearsed"] if self.rehearse else words)
 
@@ -189,6 +192,7 @@ class Rig:
                 *(guest.qemu, (), 30.0),
                 boot_tcp=f"{guest.name}:{TCP_PORT}",
                 peer=PEER if guest.name in self.scenario.migrated else "",
+                copied_disks=self.own_disks(guest.name),
             )
             for guest in host.guests
             if guest.name in self.uuids
@@ -207,6 +211,7 @@ class Rig:
                 *(guest.qemu, (), 30.0),
                 boot_tcp=f"{guest.name}:{TCP_PORT}",
                 peer=PEER if guest.name in self.scenario.migrated else "",
+                copied_disks=self.own_disks(guest.name),
             )
             for guest in host.guests
             if guest.name in self.uuids
@@ -214,6 +219,11 @@ class Rig:
         name = self.scenario.component
         plan = HostPlan(name, (ports.components[name].look(),), None, guests, (), (name,), 0.0)
         update_host(ports, host, plan, update_id=UPDATE_ID, tell=_silent, cancelled=lambda: self.cancelled)
+
+    def own_disks(self, name: str) -> tuple[str, ...]:
+        """Files of this host alone."""
+        copied = self.scenario.copies_disks and name in self.scenario.migrated
+        return (str(self.root / "own" / f"{name}.qcow2"),) if copied else ()
 
     def _method(self, guest: Guest) -> Method:
         if guest.name in self.scenario.rebooted:
@@ -308,6 +318,7 @@ class Rig:
                 "migrate": {
                     "uri": "fake://home/system",
                     "return": self.scenario.comes_back,
+                    "copy_storage": self.scenario.copies_disks,
                     "least_seconds": 2.0,
                     "seconds_per_gib": 1.0,
                 },
@@ -414,16 +425,27 @@ def rig(scenario: Scenario) -> Iterator[Rig]:
         host = FakeHost.create(folder / "w", (shapes.OLD, shapes.NEW), shapes.CACHES, shapes.q35())
         uuids = {
             name: host.boot(
-                shapes.q35(ordinary_ram=name in scenario.copied, kvm=scenario.kvm, shared=name in scenario.migrated),
+                shapes.q35(
+                    ordinary_ram=name in scenario.copied,
+                    kvm=scenario.kvm,
+                    shared=name in scenario.migrated,
+                    own_disk=name in scenario.migrated and scenario.copies_disks,
+                ),
                 name,
             )
             for name in scenario.guests
         }
         (folder / "w" / "images").mkdir()
+        (folder / "w" / "own").mkdir()
         with host.world.change() as state:
             state.peers[PEER] = PeerState()
             for name in scenario.migrated:
                 state.guests[uuids[name]].autostart = True
+                if scenario.copies_disks:
+                    path = folder / "w" / "own" / f"{name}.qcow2"
+                    path.touch(0o600)
+                    state.guests[uuids[name]].disks = [str(path)]
+                    state.files[f":{path}"] = FakeFile("qcow2", DISK_BYTES, 0)
         for name in scenario.paused:
             host.pause(uuids[name])
         yield Rig(host, scenario, uuids)

@@ -32,7 +32,7 @@ _ORDINARY = r'{"qom-type":"memory-backend-ram","id":"pc.ram",\1}'
 _UUID = re.search(r"<uuid>(.*?)</uuid>", (RECORDS / "q35.xml").read_text())[1]  # type: ignore[index]
 
 
-def q35(*, ordinary_ram: bool = False, kvm: bool = False, shared: bool = False) -> GuestShape:
+def q35(*, ordinary_ram: bool = False, kvm: bool = False, shared: bool = False, own_disk: bool = False) -> GuestShape:
     """Two vCPUs, a disk, a tap, a console log and an agent."""
     argv = [
         _marked(word, "q35-plain").replace("1,sockets=1,", "2,sockets=2,")
@@ -52,6 +52,8 @@ def q35(*, ordinary_ram: bool = False, kvm: bool = False, shared: bool = False) 
         argv = ["kvm" if word == "tcg" else word for word in argv]
     if shared:  # its files are where peers see them, too
         live_xml = live_xml.replace("/var/lib/libvirt/images", "@ROOT@/images")
+    if own_disk:  # but for its disk
+        live_xml = live_xml.replace("@ROOT@/images/guest1.qcow2", "@ROOT@/own/@NAME@.qcow2")
     return GuestShape(record, tuple(argv), live_xml, vcpus=2)
 
 

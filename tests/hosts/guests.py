@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import libvirt
 
@@ -56,6 +57,11 @@ class Travelling:
         except libvirt.libvirtError:
             return None
         return state, reason
+
+    def disk(self, side: Side) -> Path:
+        """Its disk's file there, seen from here; of one that both see the same file."""
+        path = self.spec.disk_path
+        return path if side is A else self.hosts.b.root / path.relative_to("/")
 
     def is_known_on(self, side: Side) -> bool:
         return self.state(side) is not None
@@ -131,6 +137,8 @@ def _booting(hosts: TwoHosts, spec: GuestSpec) -> Iterator[Travelling]:
                     with suppress(libvirt.libvirtError):
                         domain.destroy()
                     domain.undefine()
+                if spec.own_disk:
+                    travelling.disk(B).unlink(missing_ok=True)
 
 
 def is_well(travelling: Travelling, side: Side, *, emulator: str | None = None) -> None:

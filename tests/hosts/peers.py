@@ -21,6 +21,7 @@ allow = ["in-place", "in-place-copy", "live-migrate"]
 uri = "{home}"
 migrate_uri = "{migrate_home}"
 return = {returns}
+copy_storage = {copies}
 least_seconds = {least}
 seconds_per_gib = 1
 call_seconds = 3
@@ -43,7 +44,13 @@ class Putting:
         self._path = path
 
     def __call__(
-        self, transport: Transport = Transport.TLS, *, returns: bool = True, least: float = 60.0, end: float = 15.0
+        self,
+        transport: Transport = Transport.TLS,
+        *,
+        returns: bool = True,
+        least: float = 60.0,
+        end: float = 15.0,
+        copies: bool = False,
     ) -> Lab:
         uris = OVER[transport]
         self._path.write_text(
@@ -54,6 +61,7 @@ class Putting:
                 migrate_peer=MIGRATE_URIS[B],
                 transport=transport,
                 returns=str(returns).lower(),
+                copies=str(copies).lower(),
                 shared=GUEST_FILES,
                 least=least,
                 end=end,

@@ -13,13 +13,14 @@ import pytest
 
 from hostagent import wiring
 from hostagent.errors import Failed, HostagentError
-from hostagent.facts import Guest, GuestState
-from hostagent.hypervisor import Crossing, Migratable, MigratingHost, MigrationOrder, Passage
+from hostagent.facts import Guest, GuestState, Place
+from hostagent.hypervisor import Crossing, Image, Migratable, MigratingHost, MigrationOrder, Passage
+from hostagent.hypervisor.disk_images import read_disks
 from hostagent.hypervisor.fake_migrating import FakeMigratingHost
 from hostagent.hypervisor.fake_world import FaultKind
 from hostagent.hypervisor.migrating import MigratingApi
 from hostagent.libvirt_files.emulator import with_emulator
-from tests.bench.guest_spec import GUEST_FILES, GuestSpec
+from tests.bench.guest_spec import GuestSpec
 from tests.bench.link import B
 from tests.bench.two_hosts import MIGRATE_URIS, URIS, TwoHosts
 from tests.crash import shapes
@@ -27,6 +28,7 @@ from tests.crash.rig import PEER, Scenario, rig
 from tests.hosts.guests import guest
 
 SPEC = GuestSpec("traveller", 1, 256, fill_mib=64, seed=54)
+OWN = dataclasses.replace(SPEC, own_disk=True)
 SLOW = 100_000_000
 LIMIT = 60.0
 
@@ -74,26 +76,37 @@ def order_for(home: MigratingHost, uuid: str, emulator: str, uri: str, migrate_u
 
 @pytest.fixture(params=["fake", "real"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    yield from _pairs(request, SPEC)
+
+
+@pytest.fixture(params=["fake", "real"])
+def apart(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """The guest's disk is in `folder`, which each has for itself."""
+    yield from _pairs(request, OWN)
+
+
+def _pairs(request: pytest.FixtureRequest, spec: GuestSpec) -> Iterator[Pair]:
     if request.param == "fake":
-        with rig(Scenario(guests=("web1",), migrated=("web1",))) as made:
+        with rig(Scenario(guests=("web1",), migrated=("web1",), copies_disks=spec.own_disk)) as made:
             world, uuid = made.host.world, made.uuids["web1"]
             home, peer = (FakeMigratingHost(world, name, shapes.OLD) for name in ("", PEER))
             found = made.host.libvirt.guest(uuid)
             assert found is not None
             order = order_for(home, uuid, shapes.OLD.emulator, peer.uri)
             yield FakePair(
-                *(home, peer, found, made.host.libvirt.live_xml(uuid), order, made.root / "images"),
+                *(home, peer, found, made.host.libvirt.live_xml(uuid), order),
+                made.root / ("own" if spec.own_disk else "images"),
                 stall=lambda: made.host.fault(FaultKind.MIGRATE_STALLS, times=-1),
             )
         return
     hosts, lab = request.getfixturevalue("hosts"), request.getfixturevalue("lab")
-    with guest(hosts, SPEC):
+    with guest(hosts, spec):
         real_home, real_peer = MigratingApi("qemu:///system", 10.0), MigratingApi(URIS[B], 10.0)
         libvirt = wiring.libvirt_of(lab.config)
         found = libvirt.guest(SPEC.uuid)
         assert found is not None
         order = order_for(real_home, SPEC.uuid, lab.system.emulator, URIS[B], MIGRATE_URIS[B])
-        yield RealPair(real_home, real_peer, found, libvirt.live_xml(SPEC.uuid), order, GUEST_FILES, hosts)
+        yield RealPair(*(real_home, real_peer, found, libvirt.live_xml(SPEC.uuid), order, spec.disk_path.parent, hosts))
         for one in (real_home, real_peer, libvirt):
             one.disconnect()
 
@@ -196,3 +209,48 @@ def test_files_that_both_see(pair: Pair) -> None:
         assert pair.peer.sees(token)
     finally:
         token.unlink()
+
+
+def test_images_that_are_made_where_there_is_nothing(apart: Pair) -> None:
+    path = apart.folder / f"image-{uuid4()}.qcow2"
+    nowhere = apart.folder / "none" / "image.qcow2"
+    wanted = Image(path, "qcow2", 8 << 20)
+    assert apart.peer.image(path) is None
+    no_folder, empty = apart.peer.places([nowhere, path])
+    assert no_folder.path == str(nowhere) and "No such file or directory" in no_folder.fault
+    assert (empty.path, empty.taken, empty.fault) == (str(path), "", "") and empty.room > 8 << 20
+    apart.peer.make_image(wanted)
+    found = apart.peer.image(path)
+    assert found is not None and found.is_like(wanted)
+    with pytest.raises(Failed):
+        apart.peer.make_image(wanted)
+    assert apart.peer.places([path]) == (Place(str(path), apart.peer.places([path])[0].room, "qcow2 of 8 MiB"),)
+    apart.peer.remove_image(path)
+    apart.peer.remove_image(path)
+    assert apart.peer.image(path) is None
+
+
+def test_a_disk_is_copied_into_the_image_that_is_there(apart: Pair) -> None:
+    (disk,) = [one for one in read_disks(apart.uuid, apart.live_xml) if not one.fault]
+    size = apart.home.disk_size(apart.uuid, disk.target)
+    found = Path(disk.path).stat()
+    image = Image(Path(disk.path), disk.format, size, found.st_uid, found.st_gid)
+    order = dataclasses.replace(apart.order, disks=(disk.target,), trusts_storage=False)
+    for is_there in (False, True):
+        if is_there:
+            apart.peer.make_image(image)
+        with apart.home.migrate(apart.uuid, order) as passage:
+            ended(passage)
+            if not is_there:
+                with pytest.raises(Failed):
+                    passage.result()
+                assert apart.home.state(apart.uuid) is GuestState.RUNNING
+                apart.peer.remove(apart.uuid)
+    passage.result()
+    assert (apart.home.there(apart.uuid), Path(disk.path).exists()) == (None, True)
+    there = apart.peer.there(apart.uuid)
+    assert there is not None and there.has_arrived and there.persistent
+    apart.peer.resume(apart.uuid)
+    assert apart.peer.state(apart.uuid) is GuestState.RUNNING
+    copied = apart.peer.image(Path(disk.path))
+    assert copied is not None and copied.is_like(image)

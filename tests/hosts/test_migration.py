@@ -39,8 +39,8 @@ def goes(lab: Lab, **more: object) -> GuestReport:
     return told(update)
 
 
-def leaves(lab: Lab) -> GuestReport:
-    """An update that has the guest go to the peer, and stay there whatever runs there."""
+def leaves(lab: Lab, *, disks: tuple[str, ...] = ()) -> GuestReport:
+    """An update that has the guest go to the peer, and stay there whatever runs there; `disks` are copied."""
     with lab._changing("leaving", lambda *_: None) as ports:
         host = ports.libvirt.host()
         (found,) = [one for one in host.guests if one.name == SPEC.name]
@@ -51,6 +51,7 @@ def leaves(lab: Lab) -> GuestReport:
                 GuestPlan(
                     *(found.name, found.uuid, Verdict.UPDATE, Method.LIVE_MIGRATE, None, found.qemu, (), 10.0),
                     peer="host-b",
+                    copied_disks=disks,
                 ),
             ),
             (),

@@ -61,6 +61,7 @@ def test_the_json_of_an_updated_guest_is_exactly_this() -> None:
                 "qemu": {"before": "7.2.22", "after": "10.0.2"},
                 "moved_bytes": 640_000,
                 "runs_on": None,
+                "left_disks": None,
                 "definition": None,
                 "phases": {step: pytest.approx(0.01) for step in HANDOVER[:-1]},
                 "xml_differences": [],

@@ -209,6 +209,7 @@ def test_a_guest_that_did_not_come_back_is_said_to_be_elsewhere(hostagent: Calle
     def fill(writer: Writer, update: str) -> None:
         writer.begin(update, "web1", method=Method.LIVE_MIGRATE)
         writer.measured(update, "web1", runs_on="host2", qemu_after="7.2.22", pause_seconds=0.2)
+        writer.measured(update, "web1", left_disks=["/srv/1.raw"], left_disks_on="")
         writer.end_guest(update, "web1", Outcome.UPDATED, "it runs on host2, and stays there: too slow")
         writer.end(update, Outcome.UPDATED)
 
@@ -217,6 +218,7 @@ def test_a_guest_that_did_not_come_back_is_said_to_be_elsewhere(hostagent: Calle
     assert result.exit_code == 1
     assert "web1 runs on host2 now." in result.stdout
     assert "and stays there: too slow" in result.stdout
+    assert "what this host has of its disks is past, and stays: /srv/1.raw" in result.stdout
 
 
 U, R, G, L, N = (

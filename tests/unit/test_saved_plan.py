@@ -12,8 +12,10 @@ import sampled
 from called import KEPT, Caller, guest, with_private_ram
 from journals import NEW, OLD
 
+from hostagent import wiring
+from hostagent.config import Config
 from hostagent.errors import UsageError
-from hostagent.facts import GuestState, Host, QemuProcess, Version
+from hostagent.facts import Destinations, Disk, GuestState, Host, QemuProcess, Version
 from hostagent.planning.guest_policy import Policies
 from hostagent.planning.saved_plan import SavedPlan
 
@@ -153,3 +155,42 @@ def test_no_plan_there(hostagent: Caller, tmp_path: Path, content: str | None) -
     result = hostagent("update", "--plan", str(path), "--yes")
     assert result.exit_code == 2
     assert str(path) in result.stderr.replace("\n", "")
+
+
+@pytest.fixture
+def copying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether disks were to be copied, each time that peers were looked at."""
+    looks: list[bool] = []
+
+    def look(config: Config, host: Host) -> Host:
+        looks.append(config.migrate.copy_storage)
+        return replace(host, destinations=Destinations(copies_storage=config.migrate.copy_storage))
+
+    monkeypatch.setattr(wiring, "with_peers", look)
+    return looks
+
+
+def test_that_disks_are_copied_is_part_of_it(hostagent: Caller, tmp_path: Path, copying: list[bool]) -> None:
+    path = tmp_path / "the.plan"
+    assert hostagent(*SAVE, str(path), "--copy-storage", "--guest", "web1").exit_code == 0
+    assert set(copying) == {True}
+    hostagent.updates_by(lambda writer, update: writer.updated(update, "web1"))
+    assert hostagent("update", "--plan", str(path), "--yes").exit_code == 0
+    assert set(copying) == {True}
+    copying.clear()
+    hostagent("plan", "qemu", "--to", "10.0")
+    assert set(copying) == {False}
+    copying.clear()
+    hostagent("update", "qemu", "--to", "10.0", "--copy-storage", "--yes")
+    assert set(copying) == {True}
+
+
+def test_disks_of_guests_that_nobody_named_are_none_of_it() -> None:
+    own, other = (Disk(f"uuid of {name}", "vda", f"/d/{name}", "raw", 5) for name in ("web1", "db9"))
+    then = host(destinations=Destinations(copies_storage=True, disks=(own, other)))
+    plan = saved(then, "web1")
+    assert plan.copy_storage
+    grown = replace(then, destinations=replace(then.destinations, disks=(own, replace(other, size=6))))
+    assert plan.changes(grown, Policies()) == ()
+    grown = replace(then, destinations=replace(then.destinations, disks=(replace(own, size=6), other)))
+    assert plan.changes(grown, Policies()) != ()

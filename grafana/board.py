@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from grafana.panels import BLUE, DATASOURCE, Json, Panel
 
 SCHEMA_VERSION = 39  # Grafana 10.4's
-WIDTH = 24
 
 
 @dataclass(frozen=True)
 class Row:
-    """Panels side by side; height in Grafana's units of 30 pixels. A title has a line of its own."""
+    """Panels side by side; height in Grafana's units of 30 pixels."""
 
     height: int
     panels: tuple[Panel, ...]
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,18 +59,6 @@ class Board:
         placed: list[Json] = []
         y = 0
         for row in self.rows:
-            if row.title:
-                placed.append(
-                    {
-                        "id": len(placed) + 1,
-                        "type": "row",
-                        "title": row.title,
-                        "collapsed": False,
-                        "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1},
-                        "panels": [],
-                    }
-                )
-                y += 1
             x = 0
             for panel in row.panels:
                 place = {"x": x, "y": y, "w": panel.width, "h": row.height}

@@ -15,7 +15,7 @@ import pytest
 from hostagent import wiring
 from hostagent.update.journal import Kind, Outcome
 from hostagent.update.journal_reader import read_rows
-from tests.agent.agent_process import AgentProcess
+from tests.agent.agent_process import LIMIT, AgentProcess
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.lab import CONFIG
 from tests.crash.real_updater import End, How, When
@@ -164,12 +164,14 @@ def wait_for_step(there: World, step: str, *, after: int) -> None:
         last = updates[after:][-1:]
         return any(row.update in last and row.entry.kind is Kind.STEP_BEGUN and row.entry.step == step for row in rows)
 
-    wait_for(begun, f"step {step} to begin")
+    wait_for(begun, f"step {step} to begin", LIMIT)
 
 
 def says_what_became_of_it(there: World, agent: AgentProcess, begun: int) -> dict[str, object]:
     """The line of the restarted agent about the update that its forerunner began."""
-    wait_for(lambda: agent.has("update ended") or agent.has("last update"), "it to say what became of the update")
+    wait_for(
+        lambda: agent.has("update ended") or agent.has("last update"), "it to say what became of the update", LIMIT
+    )
     update = there.lab.updates()[begun:][-1]
     line = next(line for line in agent.lines if line["event"] in ("update ended", "last update"))
     if line["update"] != update.id:

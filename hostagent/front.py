@@ -33,6 +33,7 @@ class Front:
     err_width: int = 100
     height: int = 25
     colours: str = ""  # "" none
+    no_colour: bool = False  # as NO_COLOR asks for: bold is left
     dumb: bool = False  # a terminal that cannot move its cursor
     out_is_terminal: bool = False
     err_is_terminal: bool = False

@@ -135,6 +135,7 @@ class Output:
             err_width=_of_sense(self._err.width),
             height=_of_sense(self._out.height),
             colours=self._out.color_system if self._out.color_system in COLOURS else "",
+            no_colour=self._out.no_color,
             dumb=self._out.is_dumb_terminal,
             out_is_terminal=self._out.is_terminal,
             err_is_terminal=self._err.is_terminal,
@@ -253,6 +254,7 @@ def _console(*, stderr: bool, front: Front | None) -> Console:
             height=front.height,
             force_terminal=terminal,
             color_system=_COLOURS.get(front.colours) if terminal else None,
+            no_color=front.no_colour,
             **_PLAIN,
         )
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH

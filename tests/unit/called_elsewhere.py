@@ -77,12 +77,12 @@ def _answer(connection: socket.socket) -> int:
 
 
 def _be_verb(words: list[str], environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, encoding="utf-8") for number, mode in enumerate("rww"))
     code = 70
     try:
         caller = Caller(Path(words[0]), pytest.MonkeyPatch())
+        os.environ.clear()
+        os.environ.update(environment)
         caller.updates_by(all_well)
         if (caller.state.parent / "changed").exists():
             caller.host = replace(caller.host, guests=caller.host.guests[:1])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,6 +176,43 @@ def test_a_plan_is_saved_by_who_asks_and_read_by_him(
         assert (result.exit_code, "guest db9: gone" in result.stderr) == (3, True), result.output
         result = hostagent("update", "--plan", "/etc/hostname", "--yes")
         assert (result.exit_code, "reading the plan /etc/hostname" in result.stderr) == (2, True)
+
+
+def on_a_terminal(place: Path, state: Path, *words: str) -> tuple[int, bytes]:
+    """What hostagent ends with and writes to one; a question is answered with yes.
+
+    What is shown while an update runs is `<live>`: how often it is painted is a matter of time.
+    """
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
+    environment = {"TERM": "xterm-256color", "PATH": os.environ["PATH"]}
+    argv = [sys.executable, "-ISc", CALL, str(place), str(state), *words]
+    said, asked = b"", False
+    with subprocess.Popen(argv, stdin=its, stdout=its, stderr=its, env=environment) as process:
+        os.close(its)
+        with suppress(OSError):  # EIO: nobody has it open any more
+            while piece := os.read(ours, 65536):
+                said += piece
+                if b"[y/N]" in said and not asked:
+                    asked = bool(os.write(ours, b"y\n"))
+        code = process.wait()
+    os.close(ours)
+    said = re.sub(
+        rb"\x1b\[\?25l.*\x1b\[\?25h", b"<live>", said, flags=re.DOTALL
+    )  # from hiding the cursor to showing it
+    return code, re.sub(rb"\d{8}-\d{6}-[0-9a-f]{8}", b"*", said)
+
+
+@pytest.mark.parametrize("words", [("inspect",), UPDATE], ids=" ".join)
+def test_the_same_is_shown_on_a_terminal(
+    hostagent: Caller, served: Served, place: Path, words: tuple[str, ...]
+) -> None:
+    """Its width, its colours, a table that lives while an update runs, a question."""
+    alone = on_a_terminal(place, hostagent.state, *words, "--no-agent")
+    assert (alone[0], b"\x1b[" in alone[1], alone[1].count(b"[y/N]")) == (0, True, words == UPDATE)
+    with served.in_a_thread():
+        assert on_a_terminal(place, hostagent.state, *words) == alone
+    assert (b"<live>" in alone[1]) == (words == UPDATE)
 
 
 # -- signals

@@ -1,6 +1,6 @@
 """Something is swapped for the whole host while guests run: one is held, and those that cannot be leave meanwhile.
 
-Two of one availability set, in different update domains; one whose RAM is in no file, so that it could not be kept; one
+Two of one availability set, in different update domains; one whose RAM is in no file that a restore could be given; one
 whose owner allows nothing but reboots.
 """
 
@@ -36,7 +36,7 @@ from tests.hosts.peers import putting
 
 HELD = GuestSpec("held", 1, 192, fill_mib=48, seed=61)
 SAME_SET = GuestSpec("same set", 2, 192, fill_mib=48, seed=62)
-PRIVATE = GuestSpec("private", 3, 192, ram=Ram.ANONYMOUS, fill_mib=48, seed=63)
+PRIVATE = GuestSpec("private", 3, 192, ram=Ram.MEMFD, fill_mib=48, seed=63)
 RESTARTED = GuestSpec("restarted", 4, 192, fill_mib=48, seed=64)
 POLICIES = {
     HELD: PolicyPart(availability_set="db", update_domain="1"),

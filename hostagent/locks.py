@@ -70,7 +70,8 @@ class OpenFileLock:
     def _ask(self) -> int | None:
         """Whose lock would be in the way: None nobody's, a pid, or -1 for an open file's."""
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # To ask takes no right to write (linux, fs/locks.c, fcntl_getlk): the agent has none for libvirt's files.
+            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         except OSError as error:

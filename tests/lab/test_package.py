@@ -50,10 +50,11 @@ def newer(deb: Path, version: str, folder: Path) -> Path:
     name = tree / "usr/lib/hostagent/version"
     old, new = name.read_text().strip(), f"{version}-lab"
     name.write_text(f"{new}\n")
-    program = tree / "usr/lib/hostagent/installed/bin/hostagent"
+    installed = (tree / "usr/lib/hostagent/installed" / old).rename(tree / "usr/lib/hostagent/installed" / new)
+    program = installed / "bin/hostagent"
     program.write_text(program.read_text().replace(f"versions/{old}/", f"versions/{new}/"))
     if version in NO_GUARD:
-        for path in tree.glob("usr/lib/hostagent/installed/lib/python3.11/site-packages/hostagent/**/takeover.*"):
+        for path in installed.glob("lib/python3.11/site-packages/hostagent/**/takeover.*"):
             path.unlink()
     made = folder / f"hostagent_{version}.deb"
     subprocess.run(["dpkg-deb", "-Znone", "--root-owner-group", "-b", str(tree), str(made)], check=True)

@@ -21,7 +21,7 @@ ADDRESS = "127.0.0.1:9090"
 JOB = "hosts"
 EVERY = 0.5
 """Seconds from scrape to scrape, and from one evaluation of the rules to the next."""
-LIMIT = 30.0
+LIMIT = 120.0
 """Seconds after which something that must happen is taken for something that never does."""
 
 

@@ -30,15 +30,15 @@ INSTANCE = "host1"
 BUDGET_SECONDS = 30.0
 BOOT_SECONDS = 300.0
 KEPT = GuestSpec("web1", 1, 256, fill_mib=16, seed=1)
-COPIED = GuestSpec("mail", 2, 256, ram=Ram.ANONYMOUS, fill_mib=16, seed=2)
-HELD = GuestSpec("desk", 3, 256, screen="qxl", display="spice")
-REBOOTED = GuestSpec("legacy", 4, 256, agent=False)
+COPIED = GuestSpec("mail", 2, 256, ram=Ram.ANONYMOUS, fill_mib=16, seed=2, pace=8)
+HELD = GuestSpec("desk", 3, 256, screen="qxl", display="spice", pace=8)
+REBOOTED = GuestSpec("legacy", 4, 256, agent=False, pace=8)
 """Nobody can set its clock."""
 GUESTS = (KEPT, COPIED, HELD, REBOOTED)
 MORE = (
-    GuestSpec("db1", 5, 512, vcpus=2, fill_mib=200, seed=5),
-    GuestSpec("db2", 6, 512, "pc", fill_mib=64, seed=6),
-    GuestSpec("web2", 7, 256, "pc"),
+    GuestSpec("db1", 5, 512, vcpus=2, fill_mib=64, seed=5, pace=8),
+    GuestSpec("db2", 6, 512, "pc", fill_mib=64, seed=6, pace=8),
+    GuestSpec("web2", 7, 256, "pc", pace=8),
 )
 
 

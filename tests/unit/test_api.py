@@ -461,6 +461,12 @@ def test_what_is_for_recovery_alone_stays_on_the_host(served: Served) -> None:
         ("GET", "/v1/status", None, {"X": "x" * 9000}, 400),
         ("GET", "/v1/status", None, {f"X-{number}": "" for number in range(100)}, 400),
         ("GET", "/v1/status", None, {"Content-Length": "x"}, 400),
+        ("GET", "/v1/status", None, {"Expect": "wonders"}, 417),
+        ("GET", "http://[", None, {}, 400),
+        ("CONNECT", "/v1/status", None, {}, 404),
+        ("OPTIONS", "*", None, {}, 404),
+        ("POST", "/v1/cancel", b"x", {"Content-Length": "1", "Content-Encoding": "gzip"}, 400),
+        ("POST", "/v1/cancel", b"zz\r\n", {"Content-Length": "4", "Transfer-Encoding": "chunked"}, 400),
     ],
 )
 def test_every_wrong_request_is_told_in_a_sentence(

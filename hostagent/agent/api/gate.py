@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from hostagent.agent.api.answers import BadRequest, error_response, error_text
+from hostagent.agent.api.answers import BadRequest, error_response, error_text, http_error
 from hostagent.agent.api.peers import Admission, Peer
 from hostagent.errors import HostagentError, Refused
 
@@ -107,6 +107,14 @@ class _Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._over()
         super().connection_lost(exc)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # refused before it got to us, like an Expect that nobody meets
+            resp = error_response(http_error(HTTPStatus(resp.status), request.method))
+            resp.force_close()
+        return await super().finish_response(request, resp, start_time)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -102,6 +102,9 @@ class _Wish(Parameters):
         int | None, Field(ge=0, le=1000, description="At most so many guests at the same time; 0 is any number.")
     ] = None
     canary: Annotated[Value | None, Field(description="This guest first, alone; or so many of them.")] = None
+    copy_storage: Annotated[
+        bool, Field(description="Copy disks that a peer does not see along with a guest that goes there.")
+    ] = False
 
 
 class NewPlan(_Wish):

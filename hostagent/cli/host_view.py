@@ -32,7 +32,7 @@ def host_plan_parts(plan: HostPlan) -> list[Part]:
         parts += [sentence(f"{plan.component} cannot be updated:", "bad"), *reasons(plan.blockers), ""]
     for guest in plan.to_update:
         if guest.technique is None:
-            how = way_words(guest.method, guest.peer)
+            how = way_words(guest.method, guest.peer, guest.copied_disks)
             parts += [sentence(f"{guest.name} cannot be held with the others, and leaves meanwhile by {how}:")]
             parts += [*_why_not_held(guest), ""]
     for guest in plan.blocked:

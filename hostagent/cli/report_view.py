@@ -106,8 +106,7 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
             )
         )
     if guest.left_disks:
-        where = guest.left_disks_on or "this host"
-        found.append((f"what {where} has of its disks is past, and stays: {', '.join(guest.left_disks)}", ""))
+        found.append((_left_disks(guest), ""))
     if guest.clock_outcome == "uncorrected":
         found.append((f"its clock was left as it is ({guest.clock_reason or 'no reason given'})", ""))
     if guest.pause_source == "monotonic":
@@ -136,6 +135,13 @@ def _remarks(guest: GuestReport) -> list[tuple[str, str]]:
         changed = "; ".join(guest.xml_differences)
         found.append((f"its live definition is not as before: {changed}", "bad"))
     return found
+
+
+def _left_disks(guest: GuestReport) -> str:
+    where, paths = guest.left_disks_on or "this host", ", ".join(guest.left_disks)
+    if guest.outcome is Outcome.LOST and guest.left_disks_on:
+        return f"{where} has its disks as they were when it came back, and nobody removes them: {paths}"
+    return f"what {where} has of its disks is past, and stays: {paths}"
 
 
 def plainly(outcome: str) -> str:

@@ -246,6 +246,8 @@ class GuestMigration(GuestAlone[MigrationNotes]):
             return Ended(Outcome.NEEDS_OPERATOR, self._stands_still(stands, error))
         if any(one is not None and one.reason in ENDED_FOR_GOOD for one in (here, there)):
             return Ended(Outcome.GONE, "updated, and ended since by its owner, or by itself")
+        if self.notes.copies:
+            self.tell_left_disks(HOME if there is not None else self.peer, [disk.path for disk in self.notes.copies])
         ended = f"its QEMU ended after it had left this host ({error})"
         return Ended(Outcome.LOST, f"{ended}{self._defined(here, there)}")
 
@@ -284,6 +286,11 @@ class GuestMigration(GuestAlone[MigrationNotes]):
     def tell_left_disks(self, name: str, paths: Sequence[str]) -> None:
         """For the report: files of its disks that are past, and the host that they are on."""
         self.measured({"left_disks": list(paths), "left_disks_on": name})
+
+    def tell_copies(self) -> None:
+        """For the report: what had been written here may not have been flushed, so that the copies are left."""
+        if self.saved is not None and self.notes.made:
+            self.tell_left_disks(self.peer, self.notes.made)
 
     def say_undone(self, words: str) -> None:
         """One thing more that its owner has to know of how it was brought back."""

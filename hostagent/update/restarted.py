@@ -81,7 +81,7 @@ def _close(member: AloneMember) -> None:
         if RETURN in member.progress.done:
             member.swap.ports.hosts[HOME].put_autostart(member.swap.uuid, on=member.swap.notes.autostart)
             if isinstance(member.swap, GuestMigration):
-                member.swap.remove_copies()
+                member.swap.tell_copies()
         else:
             for step in member.tables.prepare:
                 if step.undo is not None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Self
 
 from hostagent.arguments.known_limits import LIMITS, SHARED_FILE_HINT, Limit
@@ -252,6 +253,22 @@ def _descriptors(option: Option) -> Iterator[DescriptorUse]:
             if number.isdecimal():
                 owner = option.get("set") if kind is DescriptorKind.FDSET else option.get("id")
                 yield DescriptorUse(kind, int(number), owner, option.get("opaque"))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What planning asks of a list."""
+
+    ram_backends: tuple[RamBackend, ...]
+    nameless_bytes: int  # of RAM that has to be copied to be kept
+    blockers: tuple[Blocker, ...]
+
+
+@lru_cache(maxsize=512)  # a guest is planned for again and again while its list stays as it is
+def judged(argv: tuple[str, ...]) -> Judged:
+    """Read a list and judge it; ValueError when it is empty."""
+    line = CommandLine.parse(argv)
+    return Judged(line.ram_backends(), sum(ram.size for ram in line.nameless_ram()), blockers(line))
 
 
 def blockers(command_line: CommandLine) -> tuple[Blocker, ...]:

@@ -5,7 +5,7 @@ Each looks at facts and gives a Blocker, several, or None; `guest_blockers` and 
 
 from collections.abc import Callable, Iterator, Mapping
 
-from hostagent.arguments.command_line import CommandLine, blockers
+from hostagent.arguments.command_line import judged
 from hostagent.arguments.known_limits import SHARED_FILE_HINT
 from hostagent.facts import Guest, GuestState, Host, RamBacking, Version
 from hostagent.plan import Blocker, Reason
@@ -143,7 +143,7 @@ def ram_files(guest: Guest) -> Found:
     seen = {file.backend for file in guest.ram_files}
     return tuple(
         Blocker(Reason.RAM_FILE, f"the RAM file {backend.path}", "no such file", _RESTART)
-        for backend in CommandLine.parse(guest.arguments).ram_backends()
+        for backend in judged(guest.arguments).ram_backends
         if backend.id not in seen
     )
 
@@ -176,7 +176,7 @@ def options(guest: Guest) -> Found:
     if guest.process is None:
         return None
     named = {(found.reason, found.expected) for found in _all(check(guest) for check in _NAMED_BETTER)}
-    found = blockers(CommandLine.parse(guest.arguments))
+    found = judged(guest.arguments).blockers
     return tuple(blocker for blocker in found if (blocker.reason, blocker.expected) not in named)
 
 

@@ -1,6 +1,6 @@
 """Whether a guest's RAM is to be copied into a file, and what is against that; pure."""
 
-from hostagent.arguments.command_line import CommandLine
+from hostagent.arguments.command_line import judged
 from hostagent.facts import Guest, Host
 from hostagent.plan import Blocker, Reason
 
@@ -10,7 +10,7 @@ _HEAP = 256 * _MIB  # what a second QEMU takes beside its guest's RAM, generousl
 
 def ram_to_copy(guest: Guest) -> int:
     """Bytes of RAM that no other process can map; 0 for a guest whose RAM is in files."""
-    return sum(ram.size for ram in CommandLine.parse(guest.arguments).nameless_ram()) if guest.process else 0
+    return judged(guest.arguments).nameless_bytes if guest.process else 0
 
 
 def copy_blockers(guest: Guest, ram: int, host: Host, promised: int) -> tuple[Blocker, ...]:

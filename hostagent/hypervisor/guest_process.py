@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostagent.arguments.command_line import CommandLine
+from hostagent.arguments.command_line import RamBackend
 from hostagent.errors import HostagentError
 from hostagent.facts import QemuProcess, QemuTree, RamFile
 from hostagent.hypervisor import surroundings
@@ -38,10 +38,10 @@ def vhosts(process: QemuProcess) -> int:
         return 0  # it has ended meanwhile
 
 
-def ram_files(line: CommandLine) -> tuple[RamFile, ...]:
+def ram_files(backends: Sequence[RamBackend]) -> tuple[RamFile, ...]:
     """The files that hold its RAM, as far as they have a name."""
     found = []
-    for backend in line.ram_backends():
+    for backend in backends:
         try:
             seen = os.lstat(backend.path)
         except OSError:
@@ -62,10 +62,14 @@ class Builds:
             return None
         if not process.exe_deleted:
             return tree_of(process.exe, trees)
-        if process not in self._known:
-            self._known[process] = _build_of(process)
-        build = self._known[process]
+        build = self._known.get(process)
+        if build is None:
+            self._known[process] = build = _build_of(process)
         return next((tree for tree in trees if build and tree.package == build), None)
+
+    def keep(self, processes: Collection[QemuProcess | None]) -> None:
+        """There are no others."""
+        self._known = {process: build for process, build in list(self._known.items()) if process in processes}
 
 
 def _build_of(process: QemuProcess) -> str:

@@ -13,18 +13,17 @@ import libvirt
 import libvirt_qemu
 
 from hostagent import processes
-from hostagent.arguments.command_line import CommandLine
 from hostagent.clock import AgentError
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError
-from hostagent.facts import Guest, GuestState, Host, QemuTree, Version
+from hostagent.facts import Definition, Guest, GuestState, Host, QemuTree, Version
 from hostagent.hypervisor import ProcessId, Sender, ShutDownBy, Standing, apparmor, qemu_conf, surroundings
-from hostagent.hypervisor.domain_xml import changed_since_boot, read_definition
+from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vhosts
 from hostagent.hypervisor.libvirt_line import PAUSES, Gone, LibvirtLine, known, state_of
 from hostagent.hypervisor.passthrough import PassthroughMonitor
 from hostagent.hypervisor.ram_room import memory_room, ram_room
-from hostagent.hypervisor.reconciled import reconciled
+from hostagent.hypervisor.understood import Readings
 from hostagent.libvirt_files import held_definition
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.emulator import with_emulator
@@ -47,6 +46,7 @@ class LibvirtApi(LibvirtLine):
         self._config = config
         self._trees = trees
         self._builds = Builds()
+        self._readings = Readings()
 
     # -- facts -----------------------------------------------------------------------------------------------
 
@@ -58,6 +58,8 @@ class LibvirtApi(LibvirtLine):
         for domain in domains:
             with contextlib.suppress(Gone):  # ended since the list was made
                 guests.append(self._guest(domain, trees))
+        self._readings.keep({guest.uuid for guest in guests})
+        self._builds.keep({guest.process for guest in guests})
         version = self._ask("asking libvirt's version", lambda c: c.getLibVersion())
         return Host(
             hostname=platform.node(),
@@ -161,11 +163,9 @@ class LibvirtApi(LibvirtLine):
         name = domain.name()
         uuid, domain_id, (number, why, *_), persistent, autostart, xml, saved = self._on(domain, "looking at it", look)
         state, reason = state_of(number, why)
-        definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
         label = surroundings.security_label(process.pid) if process else ""
-        now = reconciled(xml, CommandLine.parse(process.argv), vhosts(process)) if process else None
-        line = now.line if now else None
+        read = self._readings.of(uuid, xml, process.argv if process else (), vhosts(process) if process else 0)
         return Guest(
             name=name,
             uuid=uuid,
@@ -174,28 +174,28 @@ class LibvirtApi(LibvirtLine):
             state_reason=reason,
             persistent=persistent,
             autostart=autostart,
-            definition=definition,
+            definition=read.definition,
             process=process,
             qemu=self._builds.tree_of(process, trees),
-            ram_files=ram_files(line) if line else (),
-            drift=changed_since_boot(xml, line) if line else (),
-            job=self._job(domain, xml) if state.active else "",
+            ram_files=ram_files(read.ram_backends),
+            drift=read.drift,
+            job=self._job(domain, read.definition) if state.active else "",
             security_label=label,
             label_is_taken=self._config.update.apparmor and bool(apparmor.profile_of(label)),
             snapshots=self._on(domain, "counting its snapshots", lambda: int(domain.snapshotNum())),
             checkpoints=self._on(domain, "counting its checkpoints", lambda: len(domain.listAllCheckpoints())),
-            argv=line.argv if line and process and line.argv != process.argv else (),
-            plugged_taps=tuple(now.plugged_taps.items()) if now else (),
+            argv=read.argv,
+            plugged_taps=read.plugged_taps,
             memory_room=memory_room(process.pid) if process else None,
             managed_save=saved,
         )
 
-    def _job(self, domain: libvirt.virDomain, xml: str) -> str:
+    def _job(self, domain: libvirt.virDomain, definition: Definition) -> str:
         def look() -> str:
             try:
                 if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
                     return "a domain job (migration, save, dump or backup)"
-                for target in (device.detail for device in read_definition(xml).devices if device.element == "disk"):
+                for target in (device.detail for device in definition.devices if device.element == "disk"):
                     if domain.blockJobInfo(target, 0):
                         return f"a block job on {target}"
             except libvirt.libvirtError:
@@ -252,13 +252,14 @@ class LibvirtApi(LibvirtLine):
         except Gone:
             return None
         state, reason = state_of(number, why)
+        definition = read_definition(xml)
         process = process_of(self._config.paths.libvirt_run, name, uuid) if state.active else None
         return Standing(
             state,
             reason,
             ProcessId(process.pid, process.start_ticks) if process else None,
-            read_definition(xml).emulator,
-            self._job(domain, xml) if state.active else "",
+            definition.emulator,
+            self._job(domain, definition) if state.active else "",
             state.active and held_definition.NAMESPACE in xml,
         )
 

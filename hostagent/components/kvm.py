@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hostagent import processes
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, NeedsOperator, Refused
 from hostagent.facts import Component, Freshness
+from hostagent.file_identity import Identity, identity
 
 MODULES = ("kvm", "kvm_amd", "kvm_intel")
 _SECONDS = 10.0
@@ -324,6 +326,15 @@ def _loaded_build(folder: Path) -> str:
 
 
 def _installed_build(path: str) -> str:
+    try:
+        return _known_build(path, identity(Path(path)))
+    except OSError as error:
+        raise Failed(f"reading {path}", found=error.strerror or str(error)) from error
+
+
+@lru_cache(maxsize=8)  # a service asks for it once a minute, and it takes unpacking
+def _known_build(path: str, _file: Identity) -> str:
+    """Read again only when it is another file."""
     return _modinfo("srcversion", path) or _build_id(_content(Path(path)))
 
 

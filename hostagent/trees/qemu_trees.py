@@ -16,7 +16,8 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from hostagent import processes
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, Refused, UsageError
 from hostagent.facts import SYSTEM_QEMU, QemuTree, Version
+from hostagent.file_identity import Identity, identity
 from hostagent.trees import file_tree
 from hostagent.trees.deb_packages import unpack
 
@@ -127,11 +129,13 @@ def remove(name: str, *, state: Path) -> None:
 
 
 def list_trees(state: Path, system_emulator: Path) -> tuple[QemuTree, ...]:
-    """Every QEMU on this host, the system's own first if there is one; runs the system's once to ask it."""
+    """Every QEMU on this host, the system's own first if there is one; runs the system's to ask it, once."""
     trees = []
-    if system_emulator.is_file():
-        version, package = banner(system_emulator)
-        trees.append(QemuTree(SYSTEM, version, package or _installed_package(system_emulator), str(system_emulator)))
+    with suppress(FileNotFoundError):  # removed meanwhile
+        if system_emulator.is_file():
+            version, said = _known_banner(system_emulator, identity(system_emulator))
+            package = said or _installed_package(system_emulator)
+            trees.append(QemuTree(SYSTEM, version, package, str(system_emulator)))
     folder = _trees_folder(state)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):
@@ -276,6 +280,12 @@ def _probe(doing: str, emulator: Path) -> tuple[Version, str]:
     for line in devices.stderr.splitlines():
         _log.warning("qemu=%s probe: %s", version, line)
     return version, package
+
+
+@lru_cache(maxsize=4)  # a service asks for it once a minute
+def _known_banner(emulator: Path, _file: Identity) -> tuple[Version, str]:
+    """The same; the file is only asked again when it is another one."""
+    return banner(emulator)
 
 
 def banner(emulator: Path) -> tuple[Version, str]:

@@ -33,9 +33,9 @@ from hostagent.setup.boot_unit import WANTED_UNIT
 from hostagent.setup.host_files import SystemMounts
 from hostagent.trees import qemu_trees
 from hostagent.update.journal import Journal, SqliteJournal
-from hostagent.update.journal_reader import read_updates
+from hostagent.update.journal_past import JournalPast
+from hostagent.update.journal_tail import JournalTail
 from hostagent.update.libvirtd_swap import LibvirtdComponent
-from hostagent.update.report import past_of
 from hostagent.update.subject import NoWatcher, Ports, Watcher
 
 
@@ -89,19 +89,36 @@ def observed_of(config: Config) -> Observed:
 
 def look_at(config: Config) -> tuple[Host, Observed]:
     """The same, with the host that was seen."""
-    libvirt = libvirt_of(config)
-    try:
-        host = with_peers(config, libvirt.host())
-    finally:
-        libvirt.disconnect()
-    return host, observe(
-        host,
-        components_of(config, host),
-        Policies(config.policy.layers()),
-        past_of(read_updates(journal_path(config))),
-        at=now(),
-        update_domain=config.metrics.update_domain,
-    )
+    return Looks(config).look()
+
+
+class Looks:
+    """Looks at the host again and again: what has not changed since the one before is not worked out anew.
+
+    For one thread.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._libvirt = LibvirtApi(config, lambda: trees_of(config))
+        self._policies = Policies(config.policy.layers())
+        self._past = JournalPast(JournalTail(journal_path(config)))
+
+    def look(self) -> tuple[Host, Observed]:
+        """The host as it is now; raises what libvirt answers with when it does not."""
+        config = self._config
+        try:
+            host = with_peers(config, self._libvirt.host())
+        finally:
+            self._libvirt.disconnect()
+        return host, observe(
+            host,
+            components_of(config, host),
+            self._policies,
+            self._past.past(),
+            at=now(),
+            update_domain=config.metrics.update_domain,
+        )
 
 
 def kvm_of(config: Config) -> KvmComponent:

@@ -34,6 +34,20 @@ class Past:
         """How long its next swap will take: as its longest of late, or `first`."""
         return max(list(self.swaps.get(component, ()))[-_LAST:], default=first)
 
+    def followed_by(self, later: Past) -> Past:
+        """Both, as far as predictions look back."""
+        return Past(
+            _lasts(self.pauses, later.pauses),
+            _lasts(self.holds, later.holds),
+            _lasts(self.migrations, later.migrations),
+            [*self.copy_speeds, *later.copy_speeds][-_LAST:],
+            _lasts(self.swaps, later.swaps),
+        )
+
+
+def _lasts(before: Mapping[str, Sequence[float]], later: Mapping[str, Sequence[float]]) -> Mapping[str, Sequence[float]]:
+    return {name: [*before.get(name, ()), *later.get(name, ())][-_LAST:] for name in (*before, *later)}
+
 
 def predict(uuid: str, past: Past, copied_bytes: int = 0, technique: Technique = Technique.HANDOVER) -> Prediction:
     """The guest's next pause by that technique, and how long its RAM is copied for beforehand."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.update.journal import Row
-from hostagent.update.journal_reader import read_rows
+from hostagent.update.journal_reader import read_rows, stamp
 
 ROWS_AT_ONCE = 2000  # in memory at a time, a few megabytes
+_SETTLED_NS = 1_000_000_000  # of two writes so close a file's times tell one only, where they count that coarsely
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,24 @@ class JournalTail:
         self._path = path
         self._rows_at_once = rows_at_once
         self._last: Row | None = None  # that was read
+        self._stamp: tuple[int, ...] | None = None  # of the files, when all was read and they had settled
 
     def news(self) -> Iterator[News]:
         """What is new since; nothing when nothing is. Raises NeedsOperator or Refused as the reader does.
 
-        Journals are only ever appended to, so that the last row that was read tells whether it is the same one.
+        Journals are only ever appended to, so that the last row that was read tells whether it is the same one. While
+        the files' own times stay as they were, nobody has written.
         """
+        seen = stamp(self._path)
+        if seen is not None and seen == self._stamp:
+            return
+        self._stamp = None
+        yield from self._unread()
+        # From before it was read: what came meanwhile is found the next time.
+        settled = seen is not None and time.time_ns() - max(seen[2::3]) > _SETTLED_NS
+        self._stamp = seen if settled else None
+
+    def _unread(self) -> Iterator[News]:
         while True:
             last = self._last
             if last is None:

@@ -89,7 +89,7 @@ class Agent:
         self.events.start(lambda event: _soon(loop, self._hear, event))
         try:
             async with open_doors(self.config.agent, self.doors()), asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(work) for work in (self._warm_up(), self._live())]
+                running = [tasks.create_task(work) for work in (self._reads_on(), self._live())]
                 await self.stop.wait()
                 self._say_stopping()
                 for task in running:
@@ -143,10 +143,12 @@ class Agent:
             for work in (self._ticks(), self._looks(), self._pulse()):
                 tasks.create_task(work)
 
-    async def _warm_up(self) -> None:
-        """Whoever asks first for the metrics need not wait until all of the journal was read."""
-        with contextlib.suppress(HostagentError):  # the journal's watch says so
-            await self.scrapes.do(self._exposition)
+    async def _reads_on(self) -> None:
+        """Whoever asks for the metrics need not wait until what is new in the journal was read, or all of it."""
+        while True:
+            with contextlib.suppress(HostagentError):  # the journal's watch says so
+                await self.scrapes.do(self._exposition)
+            await asyncio.sleep(TICK_SECONDS)
 
     async def _heal_first(self) -> None:
         """What a crash left is recovered before anything else; whoever is at work on the host is not waited for."""
@@ -254,7 +256,7 @@ async def _run(config: Config, common: tuple[str, ...], log: Log) -> int:
         log,
         Notify.of_this_process(),
         LibvirtEvents(config.libvirt.uri, config.libvirt.call_seconds),
-        lambda: wiring.look_at(config),
+        wiring.Looks(config).look,
         launcher_of(common),
         common[1] if common[:1] == ("--config",) else str(DEFAULT_PATH),
     )

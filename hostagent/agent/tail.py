@@ -8,7 +8,6 @@ from pathlib import Path
 
 from hostagent.agent.log import Level, Value
 from hostagent.update.journal import Json, Kind, Outcome, Row
-from hostagent.update.journal_reader import stamp
 from hostagent.update.journal_tail import JournalTail
 
 _BAD = {Outcome.NEEDS_OPERATOR: Level.ERROR, Outcome.LOST: Level.ERROR, Outcome.ROLLED_BACK: Level.WARNING}
@@ -54,9 +53,7 @@ class Tail:
     """The journal's end, and what stands open in it. Not for two threads at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._journal = JournalTail(path)
-        self._stamp: tuple[int, ...] | None = None
         self._begun = False
         self._open: dict[str, _Open] = {}
         self.last_ended: Told | None = None  # of an update
@@ -66,9 +63,6 @@ class Tail:
 
         Raises NeedsOperator or Refused when it cannot be read.
         """
-        seen = stamp(self._path)
-        if self._begun and seen == self._stamp:
-            return ()
         found: list[Told] = []
         past = not self._begun
         for news in self._journal.news():
@@ -77,8 +71,7 @@ class Tail:
                 found, past = [Told("journal is another one", "", level=Level.WARNING)], True
             told = [self._told(row) for row in news.rows]
             found += [] if past else [line for line in told if line is not None]
-        # The stamp is from before it was read: a row that came meanwhile is found the next time.
-        self._stamp, self._begun = seen, True
+        self._begun = True
         return tuple(found)
 
     def open_updates(self) -> Mapping[str, OpenUpdate]:

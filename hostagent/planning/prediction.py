@@ -45,7 +45,9 @@ class Past:
         )
 
 
-def _lasts(before: Mapping[str, Sequence[float]], later: Mapping[str, Sequence[float]]) -> Mapping[str, Sequence[float]]:
+def _lasts(
+    before: Mapping[str, Sequence[float]], later: Mapping[str, Sequence[float]]
+) -> Mapping[str, Sequence[float]]:
     return {name: [*before.get(name, ()), *later.get(name, ())][-_LAST:] for name in (*before, *later)}
 
 

@@ -159,6 +159,10 @@ class Rig:
         """The whole update, here; returns what it raised."""
         return self._run(self._carry_out, points or Points(only=()))
 
+    def run(self, work: Callable[[Ports], object]) -> str:
+        """Something else, here; returns what it raised."""
+        return self._run(work, Points(only=()))
+
     def recover(self, points: Points | None = None) -> str:
         """Recovery, here; returns what it raised."""
         return self._run(self._recover, points or Points(only=()))

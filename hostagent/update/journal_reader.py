@@ -36,7 +36,7 @@ def read_rows(path: Path, *, since: int = 0, limit: int = -1) -> tuple[Row, ...]
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
-    """Inode, size and time (ns) of each of its files: others once somebody has written; None when there is no journal."""
+    """Inode, size and time (ns) of each of its files: others once somebody has written; None without a journal."""
     try:
         seen = [path.stat(), *(log.stat() for log in [_log(path)] if log.exists())]
     except FileNotFoundError:

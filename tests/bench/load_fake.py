@@ -1,4 +1,6 @@
-"""What the agent takes beside many guests, and over a day's updates: python -m tests.bench.load_fake [GUESTS [SECONDS [UPDATES]]]
+"""What the agent takes beside many guests, and over a day's updates.
+
+    python -m tests.bench.load_fake [GUESTS [SECONDS [UPDATES]]]
 
 The host of the first part is made up (made_up_agent.py): guests of every kind, at rest, and while the journal gets what
 updates of twenty at a time write. In the second a thousand whole updates go over the fake host, one after the other in

@@ -478,5 +478,5 @@ def _where(error: Exception) -> str:
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 
-def _silent(_key: str, _step: str, _doing: str) -> None:
+def _silent(key: str, step: str, doing: str) -> None:
     pass

@@ -96,7 +96,7 @@ def broken_libvirt(host: NestedHost) -> Iterator[None]:
     """In the host's repository, and not waited for as long; the tests after this one have neither."""
     host.machine.shell(MAKE_BROKEN, within_seconds=600)
     ready = "/etc/hostagent/hostagent.toml.d/60-ready.toml"
-    host.machine.shell(f"mkdir -p $(dirname {ready}); printf '[libvirt.daemon]\\nready_seconds = 60\\n' > {ready}")
+    host.machine.shell(f"mkdir -p $(dirname {ready}); printf '[libvirt.daemon]\\nready_seconds = 30\\n' > {ready}")
     yield
     away = f"rm {ready} /srv/repository/*_11.3.1-1_*; cd /srv/repository; apt-ftparchive packages . > Packages"
     host.machine.shell(away)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostagent.cli import main
@@ -64,6 +64,7 @@ def some(operation: Operation) -> st.SearchStrategy[Parameters]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_what_is_asked_is_what_the_verb_hears(operation: Operation, data: st.DataObject) -> None:
     """Whatever a value looks like: it is the value of its option, and nothing else is said by it."""

@@ -85,6 +85,13 @@ def test_every_operation_is_a_verb_that_knows_it() -> None:
         assert getattr(command_of(operation), "operation", None) == operation.name
 
 
+def test_every_option_of_a_verb_can_be_asked_of_its_operation() -> None:
+    """One that is missing would be dropped on the way to the agent, without a word."""
+    for operation in OPERATIONS:
+        options = {param.name for param in command_of(operation).params if param.expose_value}
+        assert options - {"saved"} == set(operation.parameters.model_fields) - {"plan"}
+
+
 def test_a_saved_plan_is_no_word() -> None:
     plan = {"to": "system", "guests": ["web1"], "facts": {"hostname": "h"}}
     asked = NewUpdate.model_validate({"plan": plan, "yes": True})

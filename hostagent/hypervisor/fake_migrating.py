@@ -122,6 +122,8 @@ class FakeMigratingHost(FakeStorage):
     def abort_job(self, uuid: str, within_seconds: float) -> None:
         with self._asked("breaking its job off") as state:
             passing = state.passing.get(uuid)
+            if passing is not None and not passing.done and passing.hangs:
+                raise Failed("breaking its job off", expected="it to end", found="it still goes on")
             if passing is not None and not passing.done and passing.source == self.name and passing.left:
                 ends(self.world, state, uuid, "operation aborted: migration out job: canceled by client")
             elif passing is not None:

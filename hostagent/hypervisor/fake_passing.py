@@ -104,6 +104,8 @@ def _crosses(world: World, state: State, uuid: str, passing: Passing) -> None:
     elif state.take(FaultKind.MIGRATE_DIES_EARLY, uuid):
         peer_dies(world, state, passing.source or passing.target)
         ends(world, state, uuid, "Lost connection to destination host")
+    elif passing.hangs or (passing.disks_left and state.take(FaultKind.DISKS_HANG, uuid)):
+        passing.hangs = True
     elif state.take(FaultKind.MIGRATE_STALLS, uuid):
         pass
     elif passing.disks_left:

@@ -91,6 +91,7 @@ class FaultKind(StrEnum):
     PEER_SILENT = "a peer does not answer"
     NOT_SHARED = "a directory is not the same on both hosts"
     DISKS_BREAK = "a disk cannot be copied to its end"
+    DISKS_HANG = "a disk's copy waits for a peer that is gone"
     NO_PLACE = "a peer has no directory for a disk"
     PLACE_FAILS = "an image for a disk cannot be made"
     PLACE_UNHEARD = "an image for a disk is made, the answer is lost"
@@ -244,6 +245,7 @@ class Passing:
     error: str = ""
     answered: bool = True  # whoever waits hears of the end
     disks_left: int = 0  # looks until all disks have crossed, before the rest
+    hangs: bool = False  # until somebody cuts what they are copied over
 
 
 @dataclass

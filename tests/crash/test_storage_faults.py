@@ -151,6 +151,27 @@ def test_disks_that_take_too_long_are_given_up() -> None:
         assert wrong(host) == []
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["there", "on the way back"])
+def test_a_copy_that_waits_for_a_peer_that_is_gone_is_cut_off(later: bool) -> None:
+    """Nothing else would end it for a quarter of an hour."""
+    with rig(RETURNS) as host:
+        points = Points(only=(JOURNAL,))
+
+        def look() -> None:
+            if "before step-done:look step-begun:return" in points.labels[-1]:
+                host.host.fault(FaultKind.DISKS_HANG)
+
+        if later:
+            points.act = look
+        else:
+            host.host.fault(FaultKind.DISKS_HANG)
+        assert host.update(points) == ""
+        told = reports(host)["web1"]
+        assert told.outcome is (Outcome.UPDATED if later else Outcome.ROLLED_BACK)
+        assert (told.runs_on, "of its disks left" in told.reason) == (PEER if later else None, True)
+        assert wrong(host) == []
+
+
 @pytest.mark.parametrize("how", ["replaced", "written", "used"])
 def test_it_does_not_come_back_onto_what_is_not_its_own(how: str) -> None:
     """Somebody has another use for the file that it has left, or has put another one there."""

@@ -1,6 +1,6 @@
-"""What the agent takes beside many guests, and over a day's updates.
+"""What the agent takes beside many guests, and over a day's updates, without any guest.
 
-    python -m tests.bench.load_fake [GUESTS [SECONDS [UPDATES]]]
+Called as python -m tests.bench.load_fake [GUESTS [SECONDS [UPDATES]]]; 0 leaves a part out.
 
 The host of the first part is made up (made_up_agent.py): guests of every kind, at rest, and while the journal gets what
 updates of twenty at a time write. In the second a thousand whole updates go over the fake host, one after the other in
@@ -138,7 +138,7 @@ def files(folder: Path) -> frozenset[str]:
 
 def grow(updates: int) -> None:
     """A day's updates; AssertionError when something is left of them."""
-    me, first = psutil.Process().pid, updates // 10
+    me, first = psutil.Process().pid, max(16, updates // 10)  # by then caches are as full as they get
     with rig(Scenario()) as made, agent(made.root, 20, look_seconds=1.0) as pid:
         print(f"{updates} updates of {len(made.uuids)} guests on the fake, on {how_busy()}", flush=True)
         for number in range(updates + 1):

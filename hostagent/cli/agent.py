@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hostagent.cli.common import begin
+from hostagent.cli.settings import settings_of
 from hostagent.cli.verbs import Asked, verb
 
 
@@ -17,7 +17,7 @@ def agent(asked: Asked) -> int:
     """
     from hostagent.agent.service import run  # noqa: PLC0415 - aiohttp is needed by nobody else
 
-    call = begin(asked)
+    settings = settings_of(asked)
     config = () if asked.config is None else ("--config", os.path.abspath(asked.config))  # noqa: PTH100 - as clients name it, links and all
     connect = () if asked.connect is None else ("--connect", asked.connect)
-    run(call.config, (*config, *connect))
+    run(settings, (*config, *connect))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from typing import Protocol, TypeVar
 from hostagent import wiring
 from hostagent.cli.output import Output, log_to_stderr
 from hostagent.cli.progress import Progress
+from hostagent.cli.settings import settings_of
 from hostagent.cli.signals import Signals
 from hostagent.cli.verbs import Asked
 from hostagent.config import Config, KernelSettings, LibvirtSettings
@@ -114,20 +114,7 @@ class Call:
 def begin(asked: Asked, *, root: bool = True) -> Call:
     """Settings read, permission checked."""
     log_to_stderr(debug=asked.debug)
-    if root and os.geteuid() != 0:
-        raise UsageError(
-            "starting hostagent", expected="to be run by root", found=f"user {os.geteuid()}", hint="use sudo"
-        )
-    config = Config.load(asked.config)
-    if asked.connect is not None:
-        config = config.model_copy(update={"libvirt": config.libvirt.model_copy(update={"uri": _a_uri(asked.connect)})})
-    return Call(config, Output(as_json=asked.as_json))
-
-
-def _a_uri(text: str) -> str:
-    if ":" not in text:
-        raise UsageError("reading --connect", expected="a libvirt URI like qemu:///system", found=repr(text))
-    return text
+    return Call(settings_of(asked, root=root), Output(as_json=asked.as_json))
 
 
 @dataclass(frozen=True)

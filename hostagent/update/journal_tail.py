@@ -10,7 +10,7 @@ from pathlib import Path
 from hostagent.update.journal import Row
 from hostagent.update.journal_reader import read_rows, stamp
 
-ROWS_AT_ONCE = 2000  # in memory at a time, a few megabytes
+ROWS_AT_ONCE = 250  # in memory at a time, some hundred kilobytes
 _SETTLED_NS = 1_000_000_000  # of two writes so close a file's times tell one only, where they count that coarsely
 
 

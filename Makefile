@@ -6,6 +6,8 @@
 #   make check   the part of it that needs no guest, under a minute
 #   make dashboards      the dashboards' JSON from their Python, and pictures of what they show
 #   make bench-metrics   how long a scrape takes, and what an exporter's memory does over a day's updates
+#   make load    what the agent takes beside 200 made-up guests, and 20 real ones: a quarter of an hour or more
+#   make day     a day's updates, 1000 on the fake and 50 of real guests, that must leave nothing behind
 #   make soak    two hundred handovers undone at the worst moment
 #   make shell   a shell in the bench
 #   make lab-up    two whole hosts with Vagrant; lab-demo swaps QEMU, KVM modules and kernel there, lab-down removes them
@@ -42,7 +44,7 @@ LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check soak shell bench bench-metrics promtool dashboards machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
+.PHONY: demo test check load day soak shell bench bench-metrics promtool dashboards machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
 demo: bench
@@ -105,6 +107,14 @@ install: venv
 	$(BIN)/pip install -q --disable-pip-version-check setuptools wheel
 	dist/download build/wheels
 	PYTHON=$(BIN)/python WHEELS=build/wheels PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) dist/install
+
+load: bench
+	$(BIN)/python -m tests.bench.load_fake 200 300 0
+	$(ENTER) $(BIN)/python -m tests.bench.load_real 20 300 0
+
+day: bench
+	$(BIN)/python -m tests.bench.load_fake 0 0 1000
+	$(ENTER) $(BIN)/python -m tests.bench.load_real 2 0 50
 
 soak: bench
 	$(ENTER) $(BIN)/python -m tests.bench.soak $(SOAK_ARGS)

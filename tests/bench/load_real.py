@@ -104,7 +104,7 @@ def main() -> int:
         log = Path(folder) / "agent.log"
         with agent(log) as pid:
             over(pid, 20.0)  # its first look, and what it learns once
-            taken, now = over(pid, seconds)
+            taken, now = over(pid, max(1.0, seconds))
             print(f"  at rest for {seconds:.0f} s           {taken:8.3f} % of a processor; {now}", flush=True)
             before, begun = Taken.by(pid), time.monotonic()
             update(lab, lab.newer, None)

@@ -27,7 +27,7 @@ TLS = libvirt.VIR_MIGRATE_TLS
 PAUSED = libvirt.VIR_MIGRATE_PAUSED
 LIMIT = 60.0
 """Seconds in which a migration gets somewhere."""
-BOOT_LIMIT = 120.0
+BOOT_LIMIT = 240.0
 POLL = 0.01
 
 

@@ -11,7 +11,16 @@ from tests.bench.lab import Lab
 from tests.bench.link import A, B
 from tests.bench.peer import Peer
 from tests.bench.two_hosts import URIS, TwoHosts, two_hosts
+from tests.hosts import panics
 from tests.hosts.peers import Putting, putting
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in panics.run(item, nextitem):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 @pytest.fixture(scope="package")

@@ -15,6 +15,7 @@ from tests.bench.guest_spec import GUEST_FILES, GuestSpec
 from tests.bench.link import A, B, Side
 from tests.bench.proof import Proof
 from tests.bench.two_hosts import MIGRATE_URIS, PLAIN_URIS, URIS, TwoHosts
+from tests.hosts.panics import PANICS
 
 LIVE = (
     libvirt.VIR_MIGRATE_LIVE
@@ -132,6 +133,7 @@ def _booting(hosts: TwoHosts, spec: GuestSpec) -> Iterator[Travelling]:
         try:
             yield travelling
         finally:
+            PANICS.look()  # its console goes with it
             if hosts.b.is_on:
                 with suppress(libvirt.libvirtError), travelling.on(B) as domain:
                     with suppress(libvirt.libvirtError):

@@ -3,7 +3,7 @@
 #
 #   make demo    three guests, updated while they run, up and back
 #   make test    everything that proves a change good; what CI runs
-#   make check   the part of it that needs no guest, under a minute
+#   make check   the part of it that needs no guest, about a minute
 #   make dashboards      the dashboards' JSON from their Python, and pictures of what they show
 #   make bench-metrics   how long a scrape takes, and what an exporter's memory does over a day's updates
 #   make load    what the agent takes beside 200 made-up guests, and 20 real ones: a quarter of an hour or more

@@ -2,7 +2,7 @@
 # but for the packages below.
 #
 #   make demo    three guests, updated while they run, up and back
-#   make test    everything that proves a change good; what CI runs
+#   make test    everything that proves a change good; CI runs it, and lab-test
 #   make check   the part of it that needs no guest, about a minute
 #   make dashboards      the dashboards' JSON from their Python, and pictures of what they show
 #   make bench-metrics   how long a scrape takes, and what an exporter's memory does over a day's updates

@@ -121,7 +121,7 @@ def host(peer: Peer, debs: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         machine.shell(
             "rm -rf /usr/local/bin/hostagent /opt/hostagent; mkdir /etc/hostagent/hostagent.toml.d;"
             "mv /etc/hostagent/hostagent.toml /etc/hostagent/hostagent.toml.d/50-lab.toml;"
-            f"mount /media; cp /media/vmlinuz /media/initramfs {GUEST_FILES}"
+            f"mountpoint -q /media || mount /media; cp /media/vmlinuz /media/initramfs {GUEST_FILES}"
         )
         machine.send(debs, *(f"{number}.deb" for number in range(1, 5)), to=DEBS)
         yield host

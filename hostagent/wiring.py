@@ -84,12 +84,7 @@ def components_of(config: Config, host: Host) -> tuple[Component, ...]:
 
 def observed_of(config: Config) -> Observed:
     """A look at the host for metrics; raises what libvirt answers with when it does not."""
-    return look_at(config)[1]
-
-
-def look_at(config: Config) -> tuple[Host, Observed]:
-    """The same, with the host that was seen."""
-    return Looks(config).look()
+    return Looks(config).look()[1]
 
 
 class Looks:

@@ -127,9 +127,11 @@ def test_heals_what_breaks_while_it_runs(there: World, tmp_path: Path) -> None:
 
 
 def test_many_looks_leave_nothing_behind(there: World) -> None:
+    agents = wiring.Looks(there.lab.config)
+
     def looks(count: int) -> None:
         for _ in range(count):
-            wiring.look_at(there.lab.config)
+            agents.look()
         gc.collect()
 
     me = psutil.Process()

@@ -3,7 +3,11 @@
 import os
 import signal
 
+import pytest
 from hypothesis import settings
+
+# What the helpers assert is told as fully as what the tests do.
+pytest.register_assert_rewrite("tests.bench", "tests.crash", "tests.guests", "tests.hosts")
 
 # CI tries the same examples every time, so that a change is judged by what it changed; everywhere else they are new.
 settings.register_profile("ci", derandomize=True, deadline=None)

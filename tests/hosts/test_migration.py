@@ -105,8 +105,8 @@ def test_it_goes_and_comes_back_onto_the_new_qemu(
             assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == defined
         felt = peer.felt(SPEC.address)
         assert report.pause_seconds is not None
-        print(f"stood still {felt.longest_ns / 1e6:.0f} ms by the guest, {report.pause_seconds * 1e3:.0f} ms by us")
-        assert felt.longest_ns / 1e9 <= report.pause_seconds + 0.1  # a packet's way, on a busy machine
+        print(f"stood still {felt.stood_still_ns / 1e6:.0f} ms by the guest, {report.pause_seconds * 1e3:.0f} ms by us")
+        assert felt.stood_still_ns / 1e9 <= report.pause_seconds + 0.1  # a packet's way, on a busy machine
         assert any("GiB to host-b" in line for line in heard)
         assert any("GiB to this host" in line for line in heard)
 

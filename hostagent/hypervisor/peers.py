@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from hostagent.config import PeerSettings, Transport
 from hostagent.errors import HostagentError
 from hostagent.facts import Disk, Guest, Peer
 from hostagent.hypervisor import MigratingHost
 from hostagent.hypervisor.disk_images import read_disks
+from hostagent.peer_settings import PeerSettings, Transport
 
 HOME = ""  # the key of this host among those that guests migrate between
 _SIDE_BY_SIDE = 8

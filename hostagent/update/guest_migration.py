@@ -16,11 +16,11 @@ from enum import StrEnum
 from pydantic import TypeAdapter
 
 from hostagent.clock import GuestAgent
-from hostagent.config import PeerSettings
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import GuestState
 from hostagent.hypervisor import MigratingHost, ProcessId, There
 from hostagent.hypervisor.peers import HOME
+from hostagent.peer_settings import PeerSettings
 from hostagent.update.copied_disks import CopiedDisk, LeftFile, remove_made
 from hostagent.update.guest_alone import Ended, GuestAlone
 from hostagent.update.journal import Outcome

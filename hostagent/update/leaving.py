@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from hostagent.config import Transport
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Disk, Guest, GuestState, Peer
@@ -17,6 +16,7 @@ from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.peers import HOME, look_at_disks, look_at_peers
 from hostagent.libvirt_files.emulator import with_emulator
 from hostagent.libvirt_files.xml_spans import PlainXmlError
+from hostagent.peer_settings import Transport
 from hostagent.planning.migrate_checks import migrate_blockers
 from hostagent.planning.migrate_way import peer_blockers
 from hostagent.setup.host_files import SystemMounts

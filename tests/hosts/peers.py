@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hostagent.config import Transport
+from hostagent.peer_settings import Transport
 from tests.bench.guest_spec import GUEST_FILES
 from tests.bench.lab import CONFIG, Lab
 from tests.bench.link import A, B

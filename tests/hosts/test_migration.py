@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import libvirt
 import pytest
 
-from hostagent.config import Transport
+from hostagent.peer_settings import Transport
 from hostagent.plan import GuestPlan, Method, Plan, Verdict
 from hostagent.update import host as host_update
 from hostagent.update.journal import Outcome, UpdateRecord

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.config import Transport
+from hostagent.peer_settings import Transport
 from hostagent.plan import Method
 from hostagent.update.journal import Outcome
 from hostagent.update.report import GuestReport, report_of

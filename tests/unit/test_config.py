@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hostagent import config
-from hostagent.config import Config, DaemonControl, Transport, parse_duration
+from hostagent.config import Config, DaemonControl, parse_duration
 from hostagent.errors import UsageError
+from hostagent.peer_settings import Transport
 from hostagent.plan import ClockPolicy
 from hostagent.policy import Allowed, Layer, PolicyPart
 

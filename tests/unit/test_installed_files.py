@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from dist.tools import completion, man_page, pins
 from hostagent import __version__
 from hostagent.cli import main
-from hostagent.config import Config, PolicyTable
+from hostagent.config import Config
 from hostagent.policy import BUILT_IN, Setting
+from hostagent.policy_settings import PolicyTable
 
 DIST = Path(__file__).parents[2] / "dist"
 SETTINGS = DIST / "hostagent.toml"

@@ -27,7 +27,6 @@ READY_SECONDS = 30.0
 ANSWER_SECONDS = 5.0
 GRACE_SECONDS = 5.0  # past the budget: the updater turns back by itself at the budget, which takes a moment
 _MESSAGE = 65536
-_TALKING = "talking to the guard"
 
 
 class Guard:
@@ -46,6 +45,7 @@ class Guard:
             )
         # It gets ready while the update prepares; whoever relies on it first waits for its answer to this.
         self._answers_due = 0
+        self._log = log
         self._turn = threading.Lock()  # guests are held side by side
         myself = os.pidfd_open(os.getpid())
         try:
@@ -87,7 +87,7 @@ class Guard:
             self._channel.settimeout(ANSWER_SECONDS)
             socket.send_fds(self._channel, [json.dumps(message).encode()], [] if descriptor is None else [descriptor])
         except OSError as error:
-            raise Failed(_TALKING, expected="it to listen", found=str(error) or type(error).__name__) from error
+            raise self._failed("it to listen", str(error) or type(error).__name__) from error
         self._answers_due += 1
 
     def _hear(self, within_seconds: float) -> None:
@@ -95,10 +95,13 @@ class Guard:
             self._channel.settimeout(within_seconds)
             answer = self._channel.recv(_MESSAGE)
         except OSError as error:
-            raise Failed(_TALKING, expected="an answer", found=str(error) or type(error).__name__) from error
+            raise self._failed("an answer", str(error) or type(error).__name__) from error
         if answer != b"ok":
-            raise Failed(_TALKING, expected="ok", found=answer.decode(errors="replace") or "it has died")
+            raise self._failed("ok", answer.decode(errors="replace") or "it has died")
         self._answers_due -= 1
+
+    def _failed(self, expected: str, found: str) -> Failed:
+        return Failed("talking to the guard", expected=expected, found=found, hint=f"{self._log} says why, if it ended")
 
 
 def main() -> None:

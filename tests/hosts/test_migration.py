@@ -103,10 +103,12 @@ def test_it_goes_and_comes_back_onto_the_new_qemu(
         with travelling.on(A) as domain:
             assert domain.autostart()
             assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == defined
-        felt = peer.felt(SPEC.address)
-        assert report.pause_seconds is not None
-        print(f"stood still {felt.stood_still_ns / 1e6:.0f} ms by the guest, {report.pause_seconds * 1e3:.0f} ms by us")
-        assert felt.stood_still_ns / 1e9 <= report.pause_seconds + 0.1  # a packet's way, on a busy machine
+        there, back = lab.updates()[-1].guests[SPEC.uuid].measured["pauses"]
+        assert report.pause_seconds == max(there, back)
+        # On a busy machine few ticks lie between the two, so that the largest step may hold both; and a packet's way.
+        felt = peer.felt(SPEC.address).stood_still_ns / 1e9
+        print(f"stood still {felt:.3f} s by the guest's clock, {there:.3f} s and {back:.3f} s by ours")
+        assert felt <= there + back + 0.1
         assert any("GiB to host-b" in line for line in heard)
         assert any("GiB to this host" in line for line in heard)
 

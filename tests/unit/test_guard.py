@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from hostagent.config import Config
-from hostagent.guard import _watch
+from hostagent.errors import Failed
+from hostagent.guard import Guard, _watch
 from hostagent.hypervisor.driver_lock import DriverLock
 
 SECONDS = 10.0
@@ -79,3 +80,15 @@ def test_settings_reach_the_guard_as_they_are() -> None:
         {"migrate": {"return": False}, "peer": [{"name": "b", "uri": "qemu+tls://b/system", "shared": ["/srv"]}]}
     )
     assert Config.model_validate_json(settings.model_dump_json(by_alias=True)) == settings
+
+
+def test_whoever_finds_it_dead_is_told_where_it_says_why(tmp_path: Path) -> None:
+    log = tmp_path / "guard.log"
+    with (tmp_path / "lock").open("w") as host_lock:
+        guard = Guard(Config(), host_lock.fileno(), log)
+        guard.ready()
+        guard._process.kill()
+        guard._process.wait(SECONDS)
+        with pytest.raises(Failed, match=str(log)):
+            guard.pausing(time.monotonic() + 60)
+        guard.dismiss()

@@ -18,11 +18,12 @@ from hostagent.components.kvm import KvmComponent
 from hostagent.components.libvirt_packages import LibvirtPackages
 from hostagent.config import Config
 from hostagent.facts import Component, Destinations, Host, QemuTree
-from hostagent.hypervisor import Daemon, MigratingHost
+from hostagent.hypervisor import Daemon
 from hostagent.hypervisor.daemon import CommandDaemon, SystemdDaemon, reload_others
 from hostagent.hypervisor.driver_lock import DriverLock
 from hostagent.hypervisor.libvirt import LibvirtApi, boot_id
 from hostagent.hypervisor.migrating import MigratingApi
+from hostagent.hypervisor.migration_verbs import MigratingHost
 from hostagent.hypervisor.peers import HOME, look_at_disks, look_at_peers
 from hostagent.hypervisor.qemu_process import HostQemu
 from hostagent.observed import Observed, observe

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hostagent.clock import GuestAgent
 from hostagent.errors import Failed, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Peer, QemuTree, Version
-from hostagent.hypervisor import MAY_NEVER_HAVE_RUN, Migratable, MigrationLook, MigrationOrder, Passage, RunState, There
+from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake_daemon import emulator_in
 from hostagent.hypervisor.fake_disks import copying_begins
 from hostagent.hypervisor.fake_libvirt import FakeAgent
@@ -18,6 +18,14 @@ from hostagent.hypervisor.fake_passing import HOME, LOOKS, begins, ends, goes_on
 from hostagent.hypervisor.fake_physics import dies, go_on, libvirt_cleans_up
 from hostagent.hypervisor.fake_storage import DISK_BYTES, SILENT_SECONDS, FakeStorage, unheard
 from hostagent.hypervisor.fake_world import FaultKind, Passing, PeerView, State, View, World
+from hostagent.hypervisor.migration_verbs import (
+    MAY_NEVER_HAVE_RUN,
+    Migratable,
+    MigrationLook,
+    MigrationOrder,
+    Passage,
+    There,
+)
 
 RAM_BYTES = 64 << 20
 SCHEME = "fake://"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from hostagent.errors import Failed, OutcomeUnknown, Refused
 from hostagent.facts import Place
-from hostagent.hypervisor import Image
 from hostagent.hypervisor.fake_disks import owner_of
 from hostagent.hypervisor.fake_world import FakeFile, FaultKind, State, World
+from hostagent.hypervisor.migration_verbs import Image
 
 DISK_BYTES = 64 << 20
 ROOM_BYTES = 1 << 40

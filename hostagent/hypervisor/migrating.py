@@ -18,7 +18,6 @@ import libvirt
 
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown
 from hostagent.facts import Guest, GuestState, Peer, Version
-from hostagent.hypervisor import MAY_NEVER_HAVE_RUN, Crossing, Migratable, MigrationLook, MigrationOrder, Passage, There
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.host_capabilities import (
     ARCHITECTURE,
@@ -29,6 +28,15 @@ from hostagent.hypervisor.host_capabilities import (
 )
 from hostagent.hypervisor.libvirt_line import Gone, LibvirtLine, asking, known, state_of
 from hostagent.hypervisor.live_definition import parse
+from hostagent.hypervisor.migration_verbs import (
+    MAY_NEVER_HAVE_RUN,
+    Crossing,
+    Migratable,
+    MigrationLook,
+    MigrationOrder,
+    Passage,
+    There,
+)
 from hostagent.hypervisor.storage import Storage
 
 _LOOK_SECONDS = 30.0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hostagent.errors import HostagentError
 from hostagent.facts import Disk, Guest, Peer
-from hostagent.hypervisor import MigratingHost
 from hostagent.hypervisor.disk_images import read_disks
+from hostagent.hypervisor.migration_verbs import MigratingHost
 from hostagent.peer_settings import PeerSettings, Transport
 
 HOME = ""  # the key of this host among those that guests migrate between

@@ -21,10 +21,10 @@ import libvirt_qemu
 
 from hostagent.errors import HostagentError
 from hostagent.facts import Place
-from hostagent.hypervisor import Image
 from hostagent.hypervisor.host_capabilities import parse_as
 from hostagent.hypervisor.libvirt_line import LibvirtLine, known
 from hostagent.hypervisor.live_definition import amount, attribute
+from hostagent.hypervisor.migration_verbs import Image
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hostagent.errors import Failed
 from hostagent.facts import Disk
-from hostagent.hypervisor import Image, MigratingHost
+from hostagent.hypervisor.migration_verbs import Image, MigratingHost
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 from hostagent.clock import GuestAgent
 from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import GuestState
-from hostagent.hypervisor import MigratingHost, ProcessId, There
+from hostagent.hypervisor import ProcessId
+from hostagent.hypervisor.migration_verbs import MigratingHost, There
 from hostagent.hypervisor.peers import HOME
 from hostagent.peer_settings import PeerSettings
 from hostagent.update.copied_disks import CopiedDisk, LeftFile, remove_made

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from hostagent.durable import fsync
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Disk, Guest, GuestState, Peer
-from hostagent.hypervisor import Crossing, Migratable, MigrationOrder, ProcessId, qemu_conf
+from hostagent.hypervisor import ProcessId, qemu_conf
 from hostagent.hypervisor.domain_xml import read_definition
+from hostagent.hypervisor.migration_verbs import Crossing, Migratable, MigrationOrder
 from hostagent.hypervisor.peers import HOME, look_at_disks, look_at_peers
 from hostagent.libvirt_files.emulator import with_emulator
 from hostagent.libvirt_files.xml_spans import PlainXmlError

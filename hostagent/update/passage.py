@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from hostagent.errors import Failed, HostagentError
 from hostagent.facts import GuestState
-from hostagent.hypervisor import MigratingHost, MigrationLook, MigrationOrder, Passage
+from hostagent.hypervisor.migration_verbs import MigratingHost, MigrationLook, MigrationOrder, Passage
 from hostagent.update.guest_migration import GuestMigration, Leg, Stand
 
 LOOK_SECONDS = 0.2  # between two looks at one that has a way to go

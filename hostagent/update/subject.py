@@ -19,8 +19,9 @@ from hostagent.components import HostComponent
 from hostagent.config import Config
 from hostagent.errors import HostagentError, NeedsOperator
 from hostagent.facts import QemuTree
-from hostagent.hypervisor import Daemon, Libvirt, MigratingHost, ProcessId, Qemu
+from hostagent.hypervisor import Daemon, Libvirt, ProcessId, Qemu
 from hostagent.hypervisor.driver_lock import DriverLock
+from hostagent.hypervisor.migration_verbs import MigratingHost
 from hostagent.plan import ClockPolicy
 from hostagent.update.journal import Entry, Journal, Json, Kind
 from hostagent.update.pause import Deadline

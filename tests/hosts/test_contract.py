@@ -14,11 +14,11 @@ import pytest
 from hostagent import wiring
 from hostagent.errors import Failed, HostagentError
 from hostagent.facts import Guest, GuestState, Place
-from hostagent.hypervisor import Crossing, Image, Migratable, MigratingHost, MigrationOrder, Passage
 from hostagent.hypervisor.disk_images import read_disks
 from hostagent.hypervisor.fake_migrating import FakeMigratingHost
 from hostagent.hypervisor.fake_world import FaultKind
 from hostagent.hypervisor.migrating import MigratingApi
+from hostagent.hypervisor.migration_verbs import Crossing, Image, Migratable, MigratingHost, MigrationOrder, Passage
 from hostagent.libvirt_files.emulator import with_emulator
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.link import B

@@ -84,7 +84,6 @@ DATASOURCES: Json = {
     "multi": False,
     "includeAll": False,
     "options": [],
-    "current": {},
 }
 
 # At each update's own end, by its time in the value, however rarely Prometheus looks.

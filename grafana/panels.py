@@ -288,7 +288,6 @@ def table(
             "showHeader": True,
             "cellHeight": "sm",
             "sortBy": [{"displayName": by, "desc": descending}],
-            "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
         },
         overrides=tuple(_column(column) for column in columns if column.unit or column.steps),
         transformations=(

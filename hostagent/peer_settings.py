@@ -82,6 +82,7 @@ class MigrateSettings(Table):
     least_seconds: Seconds = 120.0  # what any guest is given to migrate within
     seconds_per_gib: Seconds = 60.0  # and what one of that much memory is
     downtime_seconds: Annotated[float, Field(gt=0, le=60, description="a number of seconds above 0, at most 60")] = 0.3
+    lossy_emulation: YesOrNo = False  # take guests of which an emulating QEMU before 9.0 forgets some writes
     auto_converge: YesOrNo = True  # slow a guest down that writes faster than its memory crosses
     call_seconds: Seconds = 10.0  # deadline of one call of a peer's libvirt
     end_seconds: Seconds = 60.0  # until a migration that was broken off has ended on both sides

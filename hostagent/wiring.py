@@ -73,7 +73,9 @@ def with_peers(config: Config, host: Host) -> Host:
         hosts[HOME].disconnect()
     return replace(
         host,
-        destinations=Destinations(peers, config.migrate.comes_back, config.migrate.uri, copies, disks),
+        destinations=Destinations(
+            peers, config.migrate.comes_back, config.migrate.uri, copies, config.migrate.lossy_emulation, disks
+        ),
     )
 
 

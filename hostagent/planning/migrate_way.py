@@ -71,6 +71,8 @@ def migrate_way(
         against += tuple(blocker for _, found in of_peers for blocker in found)
     if where.peers and where.comes_back and not where.home_uri:
         against += (_NO_WAY_BACK,)
+    if guest.loses_writes and not where.lossy_emulation:
+        against += (_FORGETS,)
     against += policy_blockers(guest, own, Method.LIVE_MIGRATE)
     predicted: Prediction | None = predict_migration(guest.uuid, past) if past is not None else None
     if not against and predicted and (too_long := over_budget(predicted, own.policy.budget_seconds)):
@@ -86,6 +88,13 @@ _NO_WAY_BACK = Blocker(
     "how the peers reach this host's libvirt, for the way back",
     "no uri in [migrate]",
     "set it, or return = false in [migrate]",
+)
+
+_FORGETS = Blocker(
+    Reason.BINARY,
+    "KVM, or a QEMU from 9.0 on, for a migration",
+    "an emulating one that forgets some of what the guest writes meanwhile",
+    "reboot the guest instead; lossy_emulation = true in [migrate] takes the risk",
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine, DescriptorKind
 from hostagent.errors import Failed, HostagentError, Refused
-from hostagent.facts import Guest, GuestState, QemuTree, Version
+from hostagent.facts import Guest, GuestState
 from hostagent.hypervisor import LaunchOrder, ProcessId, RunState
 from hostagent.libvirt_files.record_shape import pid_file_name
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
@@ -131,17 +131,8 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         live_xml=swap.ports.libvirt.live_xml(swap.uuid),
         display=display,
         new_ram=tuple(new_ram),
-        loses_writes=bool(new_ram) and _loses_writes(line, guest.qemu),
+        loses_writes=bool(new_ram) and guest.loses_writes,
     )
-
-
-def _loses_writes(line: CommandLine, qemu: QemuTree | None) -> bool:
-    """Whether a copy of a running guest would not be whole.
-
-    Before 9.0 an emulating QEMU misses writes to pages that it has looked at since (QEMU, "physmem: Fix migration
-    dirty bitmap coherency with TCG memory access"); tried with 7.2. KVM keeps its own book.
-    """
-    return line.accelerator != "kvm" and (qemu is None or qemu.version < Version(9, 0))
 
 
 def is_pinned(swap: GuestSwap) -> bool:

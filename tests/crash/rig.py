@@ -323,6 +323,7 @@ class Rig:
                     "uri": "fake://home/system",
                     "return": self.scenario.comes_back,
                     "copy_storage": self.scenario.copies_disks,
+                    "lossy_emulation": True,
                     "least_seconds": 2.0,
                     "seconds_per_gib": 1.0,
                 },

@@ -22,6 +22,7 @@ uri = "{home}"
 migrate_uri = "{migrate_home}"
 return = {returns}
 copy_storage = {copies}
+lossy_emulation = true
 least_seconds = {least}
 seconds_per_gib = 1
 call_seconds = 3

@@ -105,7 +105,9 @@ def _hosts(draw: st.DrawFn) -> Host:
         lock_manager=draw(st.sampled_from(("", "", "sanlock"))),
         reconnect_hook=draw(st.booleans()),
         ram_room=RamRoom("tmpfs", unpromised=draw(st.sampled_from((0, 64 << 30))), available=64 << 30),
-        destinations=Destinations((peer,) * draw(st.integers(0, 1)), home_uri="qemu+tls://a/system"),
+        destinations=Destinations(
+            (peer,) * draw(st.integers(0, 1)), home_uri="qemu+tls://a/system", lossy_emulation=draw(st.booleans())
+        ),
     )
 
 
@@ -173,7 +175,8 @@ def _allowing(name: str, *methods: Allowed) -> Guest:
 
 
 def test_one_too_large_for_a_copy_goes_to_a_peer() -> None:
-    guest = _allowing("web1", *Allowed)
+    emulated = _allowing("web1", *Allowed)
+    guest = replace(emulated, definition=replace(emulated.definition, virtualisation="kvm"))
     peer = Peer(
         name="b",
         uri="qemu+tls://b/system",

@@ -17,7 +17,8 @@ from hostagent.policy import Allowed, PolicyPart
 
 NEW = QemuTree("10.0.2", Version(10, 0, 2), "1:10.0.2", "/q/10")
 ALLOWED = Policies(asked=PolicyPart(allow=frozenset(Allowed), budget_seconds=30.0))
-PLAIN = guest("q35-plain")
+EMULATED = guest("q35-plain")
+PLAIN = dataclasses.replace(EMULATED, definition=dataclasses.replace(EMULATED.definition, virtualisation="kvm"))
 IMAGES = "/var/lib/libvirt/images"
 
 
@@ -45,8 +46,9 @@ def way(
     comes_back: bool = True,
     leaving: tuple[Leaving, ...] = (),
     past: Past | None = None,
+    lossy: bool = False,
 ) -> Way:
-    where = Destinations(peers, comes_back, home)
+    where = Destinations(peers, comes_back, home, lossy_emulation=lossy)
     return migrate_way(one, policies.of(one), where, past, to=to, leaving=leaving)
 
 
@@ -266,3 +268,21 @@ def test_any_guest_goes_to_a_peer_that_it_fits_or_hears_why_not(
     assert chosen.qemu <= NEW.version if comes_back else chosen.qemu >= NEW.version
     assert one.definition.memory + sum(other.memory for other in coming) < chosen.memory_left
     assert not chosen.max_guests or len(coming) < chosen.max_guests
+
+
+def test_an_emulating_qemu_that_forgets_writes_is_not_trusted_with_a_guest_that_runs() -> None:
+    machines = frozenset({("qemu", EMULATED.definition.machine)})
+    old = peer(machines=machines)
+    assert EMULATED.loses_writes
+    found = way(EMULATED, old)
+    assert reasons(found) == [Reason.BINARY]
+    assert "lossy_emulation" in found.blockers[0].hint
+    assert way(EMULATED, old, lossy=True).blockers == ()
+    later = dataclasses.replace(EMULATED, qemu=dataclasses.replace(TREE, version=Version(9, 0)))
+    assert way(later, peer(machines=machines, qemu=Version(9, 0)), to=NEW).blockers == ()
+
+
+def test_of_a_qemu_that_nobody_knows_the_worst_is_believed() -> None:
+    unknown = dataclasses.replace(EMULATED, qemu=None)
+    assert Reason.BINARY in reasons(way(unknown, peer()))
+    assert not dataclasses.replace(PLAIN, qemu=None).loses_writes

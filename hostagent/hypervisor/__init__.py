@@ -70,10 +70,15 @@ class ProcessId:
 
 @dataclass(frozen=True)
 class Moment:
-    """When QEMU said something: its own wall-clock stamp and our monotonic one on arrival, seconds."""
+    """When QEMU said something: its own wall-clock stamp and our monotonic one on arrival, seconds.
+
+    The wall clock less the monotonic one, before it said so and on arrival, tells whether the wall clock was set.
+    """
 
     qemu_wall: float
     monotonic: float
+    ahead_before: float
+    ahead: float
 
 
 @dataclass(frozen=True)

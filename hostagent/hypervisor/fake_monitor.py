@@ -282,4 +282,5 @@ class FakeMonitor:
     def _moment(self, of: Callable[[Process], int]) -> Moment | None:
         with self.world.look() as state:
             at = of(state.processes[self.pid])
-            return Moment(WALL_SECONDS + at / 1e9, at / 1e9) if at >= self.since_ns else None
+            ahead = WALL_SECONDS
+            return Moment(ahead + at / 1e9, at / 1e9, ahead, ahead) if at >= self.since_ns else None

@@ -67,6 +67,10 @@ _NO_HELLO = "Failed to establish session"  # of qemu.qmp; a refused connection i
 _AGAIN_SECONDS = 0.02
 
 
+def _wall_ahead() -> float:
+    return time.time() - time.monotonic()
+
+
 def _client() -> tuple[QMPClient, EventListener]:
     client, events = QMPClient("hostagent"), EventListener(names=("STOP", "RESUME", "MIGRATION"))
     client.register_listener(events)
@@ -85,6 +89,7 @@ class QmpMonitor(QmpVerbs):
         self._told_to_move = False
         self._patience = ANSWER_SECONDS
         self._left: Callable[[], float] | None = None
+        self._ahead = _wall_ahead()
         try:
             self._open(within_seconds)
         except BaseException:
@@ -313,7 +318,7 @@ class QmpMonitor(QmpVerbs):
             return
         stamp = as_mapping(event["timestamp"])
         wall = int(stamp["seconds"]) + int(stamp["microseconds"]) / 1e6
-        self._moments[name] = Moment(wall, time.monotonic())
+        self._moments[name] = Moment(wall, time.monotonic(), self._ahead, _wall_ahead())
 
     def ask(self, command: str, **arguments: object) -> object:
         async def ask() -> object:

@@ -16,7 +16,7 @@ from hostagent.plan import ClockPolicy
 
 ENOUGH_SECONDS = 0.005  # behind by less than this (or than twice the bound) is in sync
 REPEAT_SECONDS = 0.010  # after setting, behind by more than this is set again
-ATTEMPTS = 4  # one is enough on a quiet host; under load the agent may be late to act on what it is told
+ATTEMPTS = 8  # one is enough on a quiet host; under load the agent may be late to act on what it is told
 _LATEST_NS = 2**63 - 1  # a guest agent's time is an int64
 _NS = 1_000_000_000
 

@@ -15,6 +15,7 @@ from hostagent.update.subject import AnyGuest
 SYNCHRONISED_SECONDS = 90  # chrony, or systemd-timesyncd, has looked at its servers by then
 POLL_SECONDS = 0.2
 SIDE_BY_SIDE = 16  # each mostly waits for its guest
+_ANSWERS = 5  # for so many times as long as one answer may take a guest's agent is talked to
 
 
 def measure_before(swaps: Sequence[AnyGuest]) -> None:
@@ -44,7 +45,13 @@ def _measure_before(swap: AnyGuest) -> dict[str, object]:
         return {}
     try:
         with swap.agent() as agent:
-            offset = measure(agent, swap.ports.clock, settings.samples, agent_seconds=settings.agent_seconds)
+            offset = measure(
+                agent,
+                swap.ports.clock,
+                settings.samples,
+                agent_seconds=settings.agent_seconds,
+                within_seconds=_ANSWERS * settings.agent_seconds,
+            )
     except (AgentError, HostagentError) as error:
         return {"clock_before_reason": str(error)}
     return _offset("clock_before", offset)
@@ -62,6 +69,7 @@ def _bring_right(swap: AnyGuest) -> dict[str, object]:
                 swap.clock,
                 samples=settings.samples,
                 agent_seconds=settings.agent_seconds,
+                within_seconds=_ANSWERS * settings.agent_seconds,
             )
     except HostagentError as error:
         return {"clock_outcome": "uncorrected", "clock_reason": str(error)}

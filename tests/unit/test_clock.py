@@ -282,7 +282,7 @@ def test_a_clock_that_does_not_move_is_still_behind() -> None:
     "kind", [AgentFault.COMMAND_DISABLED, AgentFault.TIMEOUT, AgentFault.COMMAND_FAILED, AgentFault.NO_AGENT]
 )
 def test_the_fault_of_the_set_explains_a_clock_that_stayed_wrong(kind: AgentFault) -> None:
-    guest = Guest(World(), behind=NS, deaf_sets=9, on_set=fails_set(kind))
+    guest = Guest(World(), behind=NS, deaf_sets=99, on_set=fails_set(kind))
     assert (right(guest).outcome, right(guest).reason) == (Outcome.UNCORRECTED, Reason(kind))
 
 

@@ -9,6 +9,8 @@ import selectors
 import socket
 import struct
 import threading
+import time
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,6 +23,13 @@ NEIGHBOURS = 100
 """Ticks on either side of a gap that are looked at: one second."""
 NEAR = 20
 """The same where it matters which gap it was."""
+ENOUGH_NS = 1_000_000_000
+"""After a gap that many, or those of so long, are needed: each may be late by itself."""
+TOGETHER_NS = 2_000_000_000
+"""After a gap more of them are looked at that arrive within this: who lost the processor sends all that it has at once,
+and only the last of those has the least delay."""
+LIMIT = 180.0
+"""Seconds after which ticks that must come are taken for such that never do."""
 ROOM = 1 << 20
 """Bytes of arrived datagrams that the kernel keeps for us."""
 
@@ -89,9 +98,11 @@ class _Ticker:
         return max((self._step_over(index) for index in range(len(self.gaps))), default=0)
 
     def _step_over(self, index: int, neighbours: int = NEIGHBOURS) -> int:
+        together = bisect_right(self.ends, self.ends[index] + TOGETHER_NS)
         before = self.behind[max(0, index - neighbours) : index]
-        after = self.behind[index : index + neighbours]
-        return min(after) - min(before) if before and after else 0
+        after = self.behind[index : max(index + neighbours, together)]
+        enough = len(after) >= NEAR or self.ends[-1] - self.ends[index] >= ENOUGH_NS
+        return min(after) - min(before) if before and enough else 0
 
     def absences(self, at_least_ns: int) -> tuple[Absence, ...]:
         """Gaps of that length over which the guest's clock lost as much: it stood still, and was not only slow.
@@ -161,20 +172,34 @@ class Peer:
         self._selector.close()
 
     def felt(self, guest_address: str) -> Felt:
-        """What this guest's ticks say since the start or the last reset."""
+        """What this guest's ticks say since the start or the last reset; `wait_for_ticks` first, after a pause."""
         with self._lock:
+            self._hear()
             return self._tickers.get(guest_address, _Ticker()).felt()
 
     def absences(self, guest_address: str, at_least_ns: int) -> tuple[Absence, ...]:
-        """When this guest stood still for that long, since the start or the last reset."""
+        """When this guest stood still for that long, since the start or the last reset; the same holds as of `felt`."""
         with self._lock:
+            self._hear()
             return self._tickers.get(guest_address, _Ticker()).absences(at_least_ns)
 
     def reset(self, guest_address: str) -> None:
         """Forgets the gaps so far; the next one counts from the last tick that arrived."""
         with self._lock:
+            self._hear()
             before = self._tickers.get(guest_address, _Ticker())
             self._tickers[guest_address] = _Ticker(before.last_ns, before.last_number)
+
+    def wait_for_ticks(self, guest_address: str, count: int = NEIGHBOURS) -> None:
+        """Until so many more have arrived: as many as it takes to tell how late they are by themselves."""
+        wanted, ends = self._last_number(guest_address) + count, time.monotonic() + LIMIT
+        while (last := self._last_number(guest_address)) < wanted:
+            assert time.monotonic() < ends, f"expected tick {wanted} of {guest_address}, found {last}"
+            time.sleep(0.05)
+
+    def _last_number(self, guest_address: str) -> int:
+        with self._lock:
+            return self._tickers.get(guest_address, _Ticker()).last_number
 
     def connections(self, guest_address: str) -> int:
         """How often this guest has connected."""
@@ -207,14 +232,18 @@ class Peer:
         self._selector.unregister(connection)
         connection.close()
 
-    def _take_ticks(self, ticks: socket.socket) -> None:
+    def _take_ticks(self, _ticks: socket.socket) -> None:
+        with self._lock:
+            self._hear()
+
+    def _hear(self) -> None:
+        """All that has arrived by now, also if the thread that waits for it has not had its turn."""
         while True:
             try:
-                data, ancillary, _, sender = ticks.recvmsg(256, 64)
+                data, ancillary, _, sender = self._ticks.recvmsg(256, 64)
             except BlockingIOError:
                 return
             seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
-            with self._lock:
-                ticker = self._tickers.setdefault(sender[0], _Ticker())
-                number, guest_ns, guest_wall_ns = (int(word) for word in data.split())
-                ticker.arrived(number, seconds * 1_000_000_000 + nanoseconds, guest_ns, guest_wall_ns)
+            ticker = self._tickers.setdefault(sender[0], _Ticker())
+            number, guest_ns, guest_wall_ns = (int(word) for word in data.split())
+            ticker.arrived(number, seconds * 1_000_000_000 + nanoseconds, guest_ns, guest_wall_ns)

@@ -193,6 +193,15 @@ class Host:
         mount("tmpfs", RAM, "tmpfs", options=options)
 
 
+def daemons() -> list[psutil.Process]:
+    """Every living daemon of libvirt's that has guests, with or without its driver."""
+    return [
+        process
+        for process in psutil.process_iter(["name", "status"])
+        if process.info["name"] == DAEMON and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
 def _is_of_this_host(pid: int) -> bool:
     """A second host in the bench (two_hosts.py) has a PID namespace of its own below ours."""
     try:

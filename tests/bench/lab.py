@@ -26,7 +26,8 @@ from hostagent.setup.setup_tasks import Hook
 from hostagent.trees import qemu_trees
 from hostagent.update import host as host_update
 from hostagent.update.health import Gate
-from hostagent.update.journal import UpdateRecord, fold
+from hostagent.update.journal import Kind, UpdateRecord
+from hostagent.update.journal_reader import read_rows, read_updates
 from hostagent.update.roll import Doors, roll
 from hostagent.update.rolled import Rolled
 from hostagent.update.saga import Teller
@@ -36,18 +37,27 @@ from tests.bench.paths import BUILD
 
 CONFIG = Path("/etc/hostagent/hostagent.toml")
 DEBS = BUILD / "bench" / "debs"
+BUDGET_SECONDS = 60.0
+"""Of most updates: a guest that stands still for longer never would go on."""
+STOPS, RESUMES = ("switch", "pause"), ("resume",)
+"""Steps in which a guest stops, of a handover and of a hold, and in which it goes on."""
 TOML = """\
-# Without systemd libvirt's daemon is stopped by signal and started by this command.
+# Without systemd libvirt's daemon is stopped by signal and started by this command. What comes at all comes within
+# these limits, here and below: guests are emulated, and the machine has other things to do.
 [libvirt.daemon]
 control = "command"
 start = {start}
+ready_seconds = 60.0
 
 [update]
 rehearse = {rehearse}
+start_seconds = 60.0
+converge_seconds = 30.0
 
 # The bench's kernel has nobody who keeps its clock right; here it is the reference all the same.
 [clock]
 require_synchronised_host = false
+agent_seconds = 10.0
 """
 
 
@@ -101,7 +111,7 @@ class Lab:
         to: QemuTree,
         guests: Sequence[str] | None = None,
         *,
-        budget_seconds: float | None = 10.0,
+        budget_seconds: float | None = BUDGET_SECONDS,
         tell: Teller = say_nothing,
         cancelled: Callable[[], bool] = lambda: False,
         technique: Technique | None = None,
@@ -165,7 +175,7 @@ class Lab:
         """What `hostagent guest adopt` does, without its words."""
 
         def plan(host: Host) -> Plan:
-            (made,) = plan_adoption(host, [guest], policies=self.policies(10.0))
+            (made,) = plan_adoption(host, [guest], policies=self.policies(BUDGET_SECONDS))
             return made
 
         return self._carry_out("guest adopt", plan, say_nothing, lambda: False)
@@ -179,7 +189,9 @@ class Lab:
             assert not plan.blockers and not plan.blocked, plan
             return host_update.update_qemu(ports, host, plan, update_id=_new_id(), tell=tell, cancelled=cancelled)
 
-    def swap(self, component: str, *, budget_seconds: float = 30.0, tell: Teller = say_nothing) -> UpdateRecord:
+    def swap(
+        self, component: str, *, budget_seconds: float = 2 * BUDGET_SECONDS, tell: Teller = say_nothing
+    ) -> UpdateRecord:
         """What `hostagent update COMPONENT` does, without its words."""
         with self._changing(f"update {component}", tell) as ports:
             host = wiring.with_peers(self.config, ports.libvirt.host())
@@ -206,12 +218,27 @@ class Lab:
             return current.recovered
 
     def updates(self) -> tuple[UpdateRecord, ...]:
-        """Everything in the journal."""
-        journal = wiring.journal_of(self.config)
-        try:
-            return fold(journal.rows())
-        finally:
-            journal.close()
+        """Everything in the journal; whoever writes it is not disturbed."""
+        return read_updates(wiring.journal_path(self.config))
+
+    def stood_still(self, update: UpdateRecord, guest: str) -> tuple[float, float]:
+        """For how long one of its guests stood still by the journal, at least and at most, seconds.
+
+        It stopped while one step was under way, and went on while another was, or the undo of the first. However long a
+        busy machine makes a step, it was within it.
+        """
+        path = wiring.journal_path(self.config)
+        rows = [row for row in read_rows(path) if (row.update, row.entry.guest) == (update.id, guest)]
+
+        def at(kind: Kind, steps: Sequence[str]) -> float:
+            return next(row.at for row in rows if row.entry.kind is kind and row.entry.step in steps)
+
+        undone = any(row.entry.kind is Kind.UNDO_DONE and row.entry.step in STOPS for row in rows)
+        begins, ends, steps = (
+            (Kind.UNDO_BEGUN, Kind.UNDO_DONE, STOPS) if undone else (Kind.STEP_BEGUN, Kind.STEP_DONE, RESUMES)
+        )
+        least = at(begins, steps) - at(Kind.STEP_DONE, STOPS)
+        return max(0.0, least), at(ends, steps) - at(Kind.STEP_BEGUN, STOPS)
 
 
 def _new_id() -> str:

@@ -192,14 +192,14 @@ class Peer:
 
     def wait_for_ticks(self, guest_address: str, count: int = NEIGHBOURS) -> None:
         """Until so many more have arrived: as many as it takes to tell how late they are by themselves."""
-        wanted, ends = self._last_number(guest_address) + count, time.monotonic() + LIMIT
-        while (last := self._last_number(guest_address)) < wanted:
-            assert time.monotonic() < ends, f"expected tick {wanted} of {guest_address}, found {last}"
+        wanted, ends = self._count(guest_address) + count, time.monotonic() + LIMIT
+        while (found := self._count(guest_address)) < wanted:
+            assert time.monotonic() < ends, f"expected {wanted} ticks of {guest_address}, found {found}"
             time.sleep(0.05)
 
-    def _last_number(self, guest_address: str) -> int:
+    def _count(self, guest_address: str) -> int:
         with self._lock:
-            return self._tickers.get(guest_address, _Ticker()).last_number
+            return len(self._tickers.get(guest_address, _Ticker()).gaps)
 
     def connections(self, guest_address: str) -> int:
         """How often this guest has connected."""

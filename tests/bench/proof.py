@@ -10,8 +10,10 @@ import libvirt
 import libvirt_qemu
 
 _CRASHED = [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED]
-AGENT_LIMIT = 10
+AGENT_LIMIT = 60
 """Seconds for one answer of the agent."""
+BOOT_LIMIT = 300.0
+"""Seconds after which a guest that boots is taken for one that never will."""
 POLL = 0.05
 """Seconds between two looks."""
 
@@ -148,7 +150,7 @@ class Proof:
     def reset_ticks(self) -> None:
         self._run("reset-ticks")
 
-    def wait_booted(self, limit: float = 60.0, *, connected: bool = True, first: bool = True) -> ProofReport:
+    def wait_booted(self, limit: float = BOOT_LIMIT, *, connected: bool = True, first: bool = True) -> ProofReport:
         """The first report of a guest that is starting; limit in seconds.
 
         connected: wait also for the connection of a guest with a network card to its peer. first: nothing was done to

@@ -39,7 +39,7 @@ from tests.bench.proof import NotReadyError, Proof, ProofReport
 
 REPORT = BUILD / "soak.json"
 GUEST = GuestSpec(name="soak", vcpus=2, fill_mib=128)
-ALIVE_LIMIT = 10.0
+ALIVE_LIMIT = 120.0
 """Seconds in which disk, network and agent of a guest that was undone must show that they go on."""
 FLOOD_INTERVAL = 0.001
 FLOOD_PORT = 7009
@@ -118,6 +118,8 @@ class Soak:
         if record.outcome is not Outcome.ROLLED_BACK or REASON not in record.reason:
             trouble = f"{record.outcome}: {record.reason}"
         trouble = trouble or self.what_is_dead()
+        if not trouble:
+            self.peer.wait_for_ticks(GUEST.address)
         felt = self.peer.felt(GUEST.address).stood_still_ns / MILLISECOND
         self.done += 1
         if trouble:

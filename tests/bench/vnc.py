@@ -4,7 +4,7 @@ import socket
 from collections.abc import Sequence
 
 _SECURITY_VNC = 2
-_SECONDS = 10.0
+_SECONDS = 60.0
 
 
 def let_in(address: str, port: int, password: str) -> bool:

@@ -148,10 +148,10 @@ def test_libvirt_is_the_old_one_s_client(stage: Stage) -> None:
 def test_nobody_listens(stage: Stage) -> None:
     path = stage.beside().swap.notes.new_monitor
     with pytest.raises(Failed):
-        stage.ports.qemu.monitor(path.with_name("nobody"), 0.3)
+        stage.ports.qemu.monitor(path.with_name("nobody"), SECONDS)
     stage.ports.qemu.kill(stage.new, SECONDS)
     with pytest.raises(Failed):
-        stage.ports.qemu.monitor(path, 0.3)
+        stage.ports.qemu.monitor(path, SECONDS)
 
 
 def test_one_that_does_not_answer(stage: Stage) -> None:
@@ -173,9 +173,10 @@ def test_one_that_does_not_answer(stage: Stage) -> None:
 
 def test_one_that_has_no_time_left_to_answer(stage: Stage) -> None:
     monitor = stage.beside().new_monitor()
-    monitor.answer_within(lambda: 0.3)
+    monitor.answer_within(lambda: SECONDS)
     assert monitor.run_state() is RunState.INMIGRATE
     stage.world.freeze(stage.new)
+    monitor.answer_within(lambda: 0.3)
     try:
         with pytest.raises(OutcomeUnknown, match=r"within 0\.3 s"):
             monitor.run_state()
@@ -271,8 +272,8 @@ def test_a_crossing_is_seen_to_have_ended_by_whoever_comes_later(stage: Stage) -
     """Recovery opens its own monitors, long after the events."""
     moved(stage)
     stage.swap.close_monitors()
-    assert stage.old_monitor().wait_moved(0.3).status is MoveStatus.COMPLETED
-    assert stage.new_monitor().wait_moved(0.3).status is MoveStatus.COMPLETED
+    assert stage.old_monitor().wait_moved(SECONDS).status is MoveStatus.COMPLETED
+    assert stage.new_monitor().wait_moved(SECONDS).status is MoveStatus.COMPLETED
 
 
 def test_the_state_crosses_once(stage: Stage) -> None:
@@ -304,7 +305,7 @@ def test_one_that_would_not_share_the_ram_refuses_the_state(stage: Stage) -> Non
     old = stage.old_monitor()
     if old.wait_moved(SECONDS).status is not MoveStatus.FAILED:
         old.resume(SECONDS)  # it had sent everything before the other one left
-    assert old.run_state() is RunState.RUNNING
+    wait_for(lambda: old.run_state() is RunState.RUNNING)
     assert stage.ports.qemu.last_words(stage.world.name, SECONDS)  # virtlogd may write them a moment later
 
 

@@ -11,7 +11,7 @@ from hostagent.hypervisor import ShutDownBy, Standing
 from hostagent.hypervisor.domain_xml import read_definition
 from tests.contract.conftest import SECONDS, Stage
 
-BOOT_SECONDS = 120.0
+BOOT_SECONDS = 300.0
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 

@@ -22,7 +22,7 @@ from hostagent.plan import Method, Technique
 from hostagent.update import batch
 from hostagent.update.journal import Entry, Kind, SqliteJournal
 from hostagent.update.swap import GuestSwap
-from tests.bench.lab import CONFIG, Lab
+from tests.bench.lab import BUDGET_SECONDS, CONFIG, Lab
 
 GUARD = "hostagent.guard"
 
@@ -61,10 +61,10 @@ class Order(BaseModel):
 
     to: str
     guests: tuple[str, ...] | None = None
-    budget_seconds: float = 10.0
+    budget_seconds: float = BUDGET_SECONDS
     rehearse: bool = False
-    start_seconds: float = 30.0
-    ready_seconds: float = 30.0
+    start_seconds: float = 60.0
+    ready_seconds: float = 60.0
     technique: Technique = Technique.HANDOVER
     methods: tuple[Method, ...] | None = None
     emulator: str = ""  # a wrapper of the tree's, to be run in its stead

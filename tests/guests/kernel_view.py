@@ -155,16 +155,22 @@ def _threads(folder: Path) -> Entries:
         name = "early" if name in _EARLY else name
         if name in _WORKERS:
             continue
-        number = int(task.name)
-        status = _lines("", task / "status")
-        found |= {f"thread {name}:{key}": status[key] for key in status if _THREAD_STATUS.fullmatch(key.strip())}
-        for file in _THREAD_FILES:
-            found[f"thread {name}: {file}"] = _text(task / file)
-        found[f"thread {name}: affinity"] = str(sorted(os.sched_getaffinity(number)))
-        policy, priority = os.sched_getscheduler(number), os.sched_getparam(number).sched_priority
-        found[f"thread {name}: scheduling"] = f"{policy} {priority}"
-        found[f"thread {name}: nice"] = str(os.getpriority(os.PRIO_PROCESS, number))
-        found[f"thread {name}: CPU time"] = _cpu_time(_text(task / "cgroup"))
+        with suppress(ProcessLookupError):  # a worker that has ended since, or had no name yet
+            found |= _thread(task, name)
+    return found
+
+
+def _thread(task: Path, name: str) -> Entries:
+    number = int(task.name)
+    status = _lines("", task / "status")
+    found = {f"thread {name}:{key}": status[key] for key in status if _THREAD_STATUS.fullmatch(key.strip())}
+    for file in _THREAD_FILES:
+        found[f"thread {name}: {file}"] = _text(task / file)
+    found[f"thread {name}: affinity"] = str(sorted(os.sched_getaffinity(number)))
+    policy, priority = os.sched_getscheduler(number), os.sched_getparam(number).sched_priority
+    found[f"thread {name}: scheduling"] = f"{policy} {priority}"
+    found[f"thread {name}: nice"] = str(os.getpriority(os.PRIO_PROCESS, number))
+    found[f"thread {name}: CPU time"] = _cpu_time(_text(task / "cgroup"))
     return found
 
 

@@ -8,7 +8,7 @@ import libvirt
 
 from tests.guests.watched import Watched
 
-SECONDS = 20.0
+SECONDS = 300.0
 _USE = (
     "for block in /sys/devices/system/memory/memory*/state; do"
     " grep -q offline $block && echo online_movable > $block; done; true"

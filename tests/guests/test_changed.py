@@ -40,7 +40,7 @@ SNAPSHOT = GUEST_FILES / "guest-snapshot.qcow2"
 OTHER_MEDIUM = GUEST_FILES / "guest-medium.iso"
 MAC = "52:54:00:77:01:01"
 MEMORY_KIB, LIMIT = 400 * 1024, 1500
-ENDS_WITHIN = 90.0
+ENDS_WITHIN = 300.0
 """Seconds from asking it to reboot; most of the time it takes one."""
 
 

@@ -21,7 +21,7 @@ from tests.bench.peer import Peer
 from tests.bench.proof import NotReadyError
 from tests.guests.watched import Look, Watched, is_of
 
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 300
 """For what a guest does when it is asked to."""
 EXTRA_DISK = GUEST_FILES / "extra.raw"
 EXTRA_MAC = "52:54:00:77:01:01"
@@ -101,24 +101,25 @@ def test_statistics_are_of_the_guest(passage: Passage) -> None:
 
 def test_statistics_count_on(passage: Passage) -> None:
     earlier = statistics(passage.guest)
-    time.sleep(0.5)
-    later = statistics(passage.guest)
     for name in ("cpu.time", "vcpu.0.time", "block.0.wr.reqs", "block.0.fl.reqs", "net.0.rx.pkts", "net.0.tx.pkts"):
-        assert later[name] > earlier[name], name
+        wait_until(lambda name=name: statistics(passage.guest)[name] > earlier[name], f"{name} to count on")
 
 
 def test_vcpu_is_the_thread_that_runs_it(passage: Passage) -> None:
     """libvirt reads the time of the thread that its record names."""
-    vcpus, _ = passage.guest.domain.vcpus()
-    ((number, state, nanoseconds, _),) = vcpus
-    assert (number, state) == (0, libvirt.VIR_VCPU_RUNNING)
     (thread,) = [
         task
         for task in Path(f"/proc/{passage.guest.pid}/task").iterdir()
         if (task / "comm").read_text().startswith("CPU 0/")
     ]
-    run = int((thread / "schedstat").read_text().split()[0])
-    assert abs(run - nanoseconds) < 1e9
+    before = run_ns(thread)
+    ((number, state, nanoseconds, _),), _ = passage.guest.domain.vcpus()
+    assert (number, state) == (0, libvirt.VIR_VCPU_RUNNING)
+    assert before - 1e9 < nanoseconds < run_ns(thread) + 1e9
+
+
+def run_ns(thread: Path) -> int:
+    return int((thread / "schedstat").read_text().split()[0])
 
 
 # -- what libvirt can do -------------------------------------------------------------------------------------

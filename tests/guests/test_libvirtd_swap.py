@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,12 @@ class Daemon:
             shutil.copy(REAL, new)
         new.rename(DAEMON)
 
+    @property
+    def impatient(self) -> Lab:
+        daemon = self.lab.config.libvirt.daemon.model_copy(update={"ready_seconds": READY_SECONDS})
+        libvirt = self.lab.config.libvirt.model_copy(update={"daemon": daemon})
+        return Lab(self.lab.config.model_copy(update={"libvirt": libvirt}))
+
     def update(self) -> UpdateRecord:
         return self.lab.swap("libvirtd")
 
@@ -66,15 +71,12 @@ def daemon(host: Host, peer: Peer, lab: Lab, tmp_path_factory: pytest.TempPathFa
     DAEMON.rename(REAL)
     shutil.copy(REAL, DAEMON)
     host.restart_libvirtd()
-    settings = lab.config.libvirt.daemon.model_copy(update={"ready_seconds": READY_SECONDS})
-    libvirt = lab.config.libvirt.model_copy(update={"daemon": settings})
     guests = tuple(Watched(host, peer, spec) for spec in GUESTS)
     try:
         with host.guest(GUESTS[0]), host.guest(GUESTS[1]):
             for guest in guests:
                 guest.proof.wait_booted()
-            with_it = Lab(lab.config.model_copy(update={"libvirt": libvirt}))
-            yield Daemon(host, with_it, guests, tmp_path_factory.mktemp("daemon"))
+            yield Daemon(host, lab, guests, tmp_path_factory.mktemp("daemon"))
     finally:
         REAL.rename(DAEMON)
         host.restart_libvirtd()
@@ -92,7 +94,6 @@ def test_another_build_takes_over(daemon: Daemon, before: dict[str, Look]) -> No
     daemon.replace()
     record = daemon.update()
     assert (record.outcome, record.reason) == (Outcome.UPDATED, "")
-    time.sleep(0.5)
     daemon.check(before)
     assert leavings() == files
     assert daemon.lab.components()["libvirtd"].freshness == "current"
@@ -110,9 +111,9 @@ def test_one_that_loses_a_guest_gets_it_back(daemon: Daemon, before: dict[str, L
 def test_one_that_does_not_start_waits_for_a_person(daemon: Daemon, before: dict[str, Look]) -> None:
     """The guests run; once a daemon starts again that does, recovery closes the update."""
     daemon.replace(BROKEN)
-    record = daemon.update()
+    record = daemon.impatient.swap("libvirtd")
     assert record.is_open
-    (found,) = [update for update in daemon.lab.recover() if update.id == record.id]
+    (found,) = [update for update in daemon.impatient.recover() if update.id == record.id]
     assert found.is_open
     daemon.replace()
     daemon.host.start_libvirtd()

@@ -122,17 +122,17 @@ def test_connection_is_the_one_from_before(leg: Leg) -> None:
 
 
 def test_traffic_goes_both_ways_afterwards(leg: Leg) -> None:
-    """What is sent goes out, what is acknowledged came back."""
+    """What is sent goes out, what is acknowledged came back: all that was on its way as it was looked at, too."""
     assert leg.checked.tcp.sent > leg.later.report.tcp.sent
-    assert leg.checked.tcp.acked > leg.later.report.tcp.acked
-    assert leg.checked.tcp.acked >= leg.checked.tcp.sent - 20
+    assert leg.checked.tcp.acked >= leg.later.report.tcp.sent
 
 
 def test_console_log_goes_on_without_a_gap(leg: Leg) -> None:
     assert leg.later.console == tuple(range(1, len(leg.later.console) + 1))
     assert leg.later.console[: len(leg.after.console)] == leg.after.console
     assert len(leg.later.console) > len(leg.after.console)
-    assert abs(len(leg.later.console) - leg.later.report.console_lines) <= 20
+    assert leg.console == tuple(range(1, len(leg.console) + 1))
+    assert leg.later.report.console_lines <= len(leg.console) <= leg.checked.console_lines + 1
 
 
 def test_clock_is_right(leg: Leg) -> None:
@@ -156,8 +156,9 @@ def test_owner_finds_it_as_it_was_left(leg: Leg) -> None:
 
 
 def test_paused_guest_did_not_run(leg: Leg) -> None:
+    """By its own clock, which goes on whenever it runs; and nothing was heard of it."""
     if leg.paused:
-        assert leg.after.console == leg.before.console
+        assert 0 < leg.ran_ns <= leg.could_run_ns * 1.01
         assert leg.after.felt.ticks == leg.before.felt.ticks
 
 

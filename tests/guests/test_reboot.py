@@ -31,7 +31,8 @@ AGENT = GuestSpec("with an agent", 1, 256, fill_mib=64, seed=41)
 DEAF = GuestSpec("deaf", 2, 256, fill_mib=64, seed=42)
 AGENTLESS = GuestSpec("agentless", 3, 256, agent=False)
 SPECS = (AGENT, DEAF, AGENTLESS)
-SHUTDOWN_SECONDS = 20.0
+SHUTDOWN_SECONDS = 60.0
+BOOT_SECONDS = 300.0
 REBOOT = (Method.REBOOT,)
 
 
@@ -44,7 +45,9 @@ class Scene:
     guests: dict[str, Watched]
 
     def lab_with(self, **settings: object) -> Lab:
-        reboot = RebootSettings.model_validate({"shutdown_seconds": SHUTDOWN_SECONDS, "boot_seconds": 120.0} | settings)
+        reboot = RebootSettings.model_validate(
+            {"shutdown_seconds": SHUTDOWN_SECONDS, "boot_seconds": BOOT_SECONDS} | settings
+        )
         return Lab(self.lab.config.model_copy(update={"reboot": reboot}))
 
 
@@ -64,11 +67,11 @@ def scene(host: Host, peer: Peer, lab: Lab) -> Iterator[Scene]:
     guests = {spec.name: Watched(host, peer, spec) for spec in SPECS}
     with host.guest(AGENT), host.guest(DEAF), host.guest(AGENTLESS):
         for spec in (AGENT, DEAF):
-            guests[spec.name].proof.wait_booted(120)
+            guests[spec.name].proof.wait_booted()
         made = Scene(host, lab, guests)
         put_policy(lab, AGENTLESS, PolicyPart(boot_tcp=AGENTLESS.tcp))
         make_deaf(guests[DEAF.name])
-        assert boot.answers(AGENTLESS.address, LISTENS_AT, 60.0)
+        assert boot.answers(AGENTLESS.address, LISTENS_AT, BOOT_SECONDS)
         yield made
 
 
@@ -98,7 +101,7 @@ def rebooted(scene: Scene) -> Rebooted:
     assert journal_is_closed(scene.lab)
     checked = {}
     for spec in (AGENT, DEAF):
-        scene.guests[spec.name].proof.wait_booted(120)
+        scene.guests[spec.name].proof.wait_booted()
         checked[spec.name] = scene.guests[spec.name].proof.check()
     after = {name: look(guest) for name, guest in scene.guests.items()}
     records = {record.name: record for record in update.guests.values()}
@@ -167,7 +170,7 @@ def test_it_is_ended_only_where_the_settings_say_so(rebooted: Rebooted, scene: S
     update = scene.lab_with(shutdown_seconds=2.0, force=True).update(scene.lab.newer, [DEAF.name], methods=REBOOT)
     (record,) = update.guests.values()
     assert (record.outcome, record.reason, record.notes["forced"]) == (Outcome.UPDATED, "", True)
-    guest.proof.wait_booted(120)
+    guest.proof.wait_booted()
     after = guest.proof.check()
     assert after.boot_id != before.boot_id
     assert after.good
@@ -208,7 +211,7 @@ def tree_of(scene: Scene) -> QemuTree:
 def test_killed_it_runs_in_the_end(rebooted: Rebooted, scene: Scene, end: End, forward: bool) -> None:
     """Its guard sees to that, or whoever recovers."""
     guest, was = scene.guests[AGENT.name], tree_of(scene)
-    boot_id = guest.proof.wait_booted(120).boot_id
+    boot_id = guest.proof.wait_booted().boot_id
     killed(scene, scene.lab.system if was == scene.lab.newer else scene.lab.newer, end)
     if end.how is How.KILL_GUARD_TOO:
         assert not journal_is_closed(scene.lab)
@@ -217,6 +220,6 @@ def test_killed_it_runs_in_the_end(rebooted: Rebooted, scene: Scene, end: End, f
     assert journal_is_closed(scene.lab)
     assert last(scene).outcome is (Outcome.UPDATED if forward else Outcome.ROLLED_BACK), last(scene).reason
     assert (tree_of(scene) == was) is not forward
-    after = guest.proof.wait_booted(120)
+    after = guest.proof.wait_booted()
     assert (after.boot_id == boot_id) is (end.step == "shut-down")
     assert guest.proof.check().good

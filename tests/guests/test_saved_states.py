@@ -27,7 +27,7 @@ from tests.bench.lab import Lab
 from tests.bench.paths import ANALYZER
 from tests.bench.proof import Proof
 
-SECONDS = 30.0
+SECONDS = 300.0
 SHAPES = {
     "pc-4": GuestSpec(machine="pc", vcpus=4),
     "q35-1": GuestSpec(),
@@ -61,7 +61,7 @@ def states(host: Host, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> It
                 stack.enter_context(host.guest(spec))
             for key, spec in specs.items():
                 if disk:
-                    Proof(host.connection.lookupByUUIDString(spec.uuid)).wait_booted(120, connected=False)
+                    Proof(host.connection.lookupByUUIDString(spec.uuid)).wait_booted(connected=False)
                 with api.sender(spec.uuid) as monitor:
                     monitor.set_capabilities({IGNORE_SHARED: True})
                 path = folder / spec.name

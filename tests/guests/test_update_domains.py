@@ -29,7 +29,7 @@ from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
 from tests.bench.peer import Absence, Peer
-from tests.guests.watched import Watched, is_of
+from tests.guests.watched import LIMIT, Watched, is_of
 
 SETS, DOMAINS = ("db", "web"), ("1", "2", "10")
 GUESTS = {
@@ -39,7 +39,7 @@ GUESTS = {
 GROUPS = tuple(tuple(f"{name}{domain}" for name in SETS) for domain in DOMAINS)
 LONGER_SECONDS = 0.4
 AT_LEAST_NS = 300_000_000
-SETTLE_SECONDS = 1.5
+CHECK_SECONDS = 10.0
 HOSTAGENT = Path(sys.executable).with_name("hostagent")
 
 
@@ -80,7 +80,8 @@ class World:
 
         tree = self.lab.newer if to == "newer" else self.lab.system
         rolled = Lab(self.lab.config.model_copy(update=more)).roll(tree, methods=[way.method], tell=tell)
-        time.sleep(SETTLE_SECONDS)
+        for guest in self.guests.values():
+            guest.wait_for_ticks()
         return rolled
 
     def absences(self, way: Way) -> dict[str, tuple[Absence, ...]]:
@@ -105,7 +106,7 @@ def world(host: Host, peer: Peer, lab: Lab) -> Iterator[World]:
         for spec in GUESTS.values():
             stack.enter_context(host.guest(spec))
         for guest in guests.values():
-            guest.proof.wait_booted(120)
+            guest.proof.wait_booted()
         put_policies(lab)
         yield World(host, peer, lab, guests)
 
@@ -141,11 +142,12 @@ def test_no_two_update_domains_of_a_set_are_disturbed_at_the_same_time(world: Wo
 def test_guests_that_are_not_well_leave_later_update_domains_untouched(world: World) -> None:
     """Back again, with a check that fails once the first update domain is done."""
     before = {name: guest.look() for name, guest in world.guests.items()}
-    check = HealthSettings(availability_set="db", command=("/bin/false",), within_seconds=1.0)
+    check = HealthSettings(availability_set="db", command=("/bin/false",), within_seconds=CHECK_SECONDS)
     rolled = world.roll(HANDED_OVER, "system", health=(check,))
     assert rolled.stop is Stop.UNHEALTHY
     assert rolled.reason == (
-        "group 1 of 3 is not well: availability set db: expected /bin/false to end with exit status 0 within 1 s,"
+        "group 1 of 3 is not well: availability set db: expected /bin/false to end with exit status 0 within"
+        f" {CHECK_SECONDS:g} s,"
         " found exit status 1"
     )
     assert rolled.untouched == (*GROUPS[1], *GROUPS[2])
@@ -163,7 +165,7 @@ def test_cancelled_while_it_waits_for_the_next_update_domain(world: World) -> No
             assert update.stderr is not None
             said = _until(update.stderr.readline, "waiting for 600 s before group 2 of 2")
             cancel = subprocess.run([str(HOSTAGENT), "cancel", "--json"], capture_output=True, text=True, check=True)
-            stdout, rest = update.communicate(timeout=60)
+            stdout, rest = update.communicate(timeout=LIMIT)
         finally:
             update.kill()
     document, asked = json.loads(stdout), json.loads(cancel.stdout)

@@ -25,7 +25,7 @@ from hostagent.trees import qemu_trees
 from hostagent.update.journal import Outcome
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
-from tests.bench.lab import Lab
+from tests.bench.lab import BUDGET_SECONDS, Lab
 from tests.bench.peer import Peer
 from tests.guests.watched import Watched
 
@@ -120,7 +120,7 @@ def test_there_and_back(rehearsing: Lab, guest: Watched) -> None:
         assert after.exe == str(EMULATOR)
         assert after.ram == before.ram
 
-        (back,) = plan_way_back(seen_host(lab), {GUEST.uuid: kept}, installed, policies=lab.policies(10.0))
+        (back,) = plan_way_back(seen_host(lab), {GUEST.uuid: kept}, installed, policies=lab.policies(BUDGET_SECONDS))
         assert back.to == kept
         again = lab.update(back.to)
         assert again.guests[GUEST.uuid].outcome is Outcome.UPDATED, again.guests[GUEST.uuid].reason

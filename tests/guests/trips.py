@@ -13,9 +13,6 @@ from tests.bench.lab import Lab
 from tests.bench.proof import ProofReport
 from tests.guests.watched import Look, Watched, leavings
 
-SETTLE_SECONDS = 1.5
-"""Enough for every loop of the guest to have gone round, and for a second of ticks."""
-
 
 @dataclass(frozen=True)
 class Leg:
@@ -27,8 +24,15 @@ class Leg:
     before: Look
     after: Look
     later: Look
-    """Some time after; a paused guest has been resumed by then."""
+    """Some time after; a paused guest has been resumed by then, and every loop of each has gone round."""
+    console: tuple[int, ...]
+    """With all that it had written by then."""
     checked: ProofReport
+    """When every loop has gone round once more."""
+    ran_ns: int
+    """By the clock of a guest that its owner has paused, from a moment before that to `later`; 0 of others."""
+    could_run_ns: int
+    """Of that, by the host's clock, how long it was not paused."""
     record: GuestRecord
 
 
@@ -46,8 +50,12 @@ def travel(
 ) -> None:
     """Take all guests through one update; `paused_by_owner` are indexes of guests."""
     paused = [guest for guest in guests if guest.spec.index in paused_by_owner]
+    ran, could_run = dict.fromkeys(guests, 0), dict.fromkeys(guests, 0)
     for guest in paused:
+        could_run[guest] -= time.monotonic_ns()
+        ran[guest] -= guest.proof.report().monotonic_ns
         guest.domain.suspend()
+        could_run[guest] += time.monotonic_ns()
     for guest in guests:
         guest.forget_gaps()
     files = leavings()
@@ -57,13 +65,25 @@ def travel(
     trip.left[way] = leavings() ^ files
     trip.closed[way] = not any(update.is_open for update in lab.updates())
     for guest in paused:
+        could_run[guest] -= time.monotonic_ns()
         guest.domain.resume()
-    time.sleep(SETTLE_SECONDS)
-    later = [guest.look() for guest in guests]
+    for guest, look in zip(guests, after, strict=True):
+        guest.goes_on(look.report or guest.proof.report())
+        guest.wait_for_ticks()
+    later, consoles = [guest.look() for guest in guests], []
+    for guest, look in zip(guests, later, strict=True):
+        assert look.report is not None
+        if guest in paused:
+            could_run[guest] += time.monotonic_ns()
+            ran[guest] += look.report.monotonic_ns
+        consoles.append(guest.whole_console(look.report))
+        guest.goes_on(look.report)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading 4 GiB takes a guest some seconds
         checked = pool.map(lambda guest: guest.proof.check(), guests)
-    for guest, *looks in zip(guests, before, after, later, checked, strict=True):
-        trip.legs[way, guest.spec.index] = Leg(guest.spec, guest in paused, to, *looks, update.guests[guest.spec.uuid])
+    for guest, *seen in zip(
+        guests, before, after, later, consoles, checked, ran.values(), could_run.values(), strict=True
+    ):
+        trip.legs[way, guest.spec.index] = Leg(guest.spec, guest in paused, to, *seen, update.guests[guest.spec.uuid])
 
 
 def print_figures(trip: Trip) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
 from tests.bench.peer import Felt, Peer
-from tests.bench.proof import Proof, ProofReport
+from tests.bench.proof import POLL, Proof, ProofReport
+
+LIMIT = 300.0
+"""Seconds after which something that must happen is taken for something that never does."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,26 @@ class Watched:
     def forget_gaps(self) -> None:
         self.peer.reset(self.spec.address)
 
+    def wait_for_ticks(self) -> None:
+        """Enough that what was felt until now can be told."""
+        self.peer.wait_for_ticks(self.spec.address)
+
+    def goes_on(self, since: ProofReport) -> ProofReport:
+        """Wait until each of its loops has gone round, and all that it had sent has come back."""
+        ends = time.monotonic() + LIMIT
+        while not _is_further(now := self.proof.report(), since):
+            assert time.monotonic() < ends, f"expected it to go on from {since}, found {now}"
+            time.sleep(POLL)
+        return now
+
+    def whole_console(self, report: ProofReport) -> tuple[int, ...]:
+        """Wait until all that it had written by then is in its log, which somebody else writes."""
+        ends = time.monotonic() + LIMIT
+        while len(console := self.console()) < report.console_lines:
+            assert time.monotonic() < ends, f"expected {report.console_lines} lines, found {len(console)}"
+            time.sleep(POLL)
+        return console
+
     def qemus(self) -> tuple[int, ...]:
         """Every QEMU process that is this guest, whoever started it."""
         return tuple(process.pid for process in self.host.qemu_processes() if self.spec.uuid in _words(process))
@@ -98,6 +122,7 @@ class Watched:
 
     def check_that_it_ran_on(self, was: Look, differences: tuple[str, ...] = ()) -> None:
         """As it was, with the same QEMU, and libvirt knows it so, but for what another libvirt says of all guests."""
+        self.wait_for_ticks()
         now = self.look()
         assert now.felt.stood_still_ns < 100e6
         assert (now.qemus, now.domain_id, now.state[0]) == (was.qemus, was.domain_id, was.state[0])
@@ -108,6 +133,12 @@ class Watched:
         """The numbers that the guest has counted on its serial console, as they stand in its log."""
         text = self.spec.console_log.read_text(errors="replace")
         return tuple(int(number) for number in re.findall(r"^tick (\d+)\r?\n", text, re.MULTILINE))
+
+
+def _is_further(now: ProofReport, since: ProofReport) -> bool:
+    disk = not now.disk.present or now.disk.last > since.disk.last
+    traffic = not now.tcp.present or now.tcp.sent > since.tcp.sent <= now.tcp.acked
+    return disk and traffic and now.console_lines > since.console_lines
 
 
 def is_of(exe: str, emulator: str) -> bool:

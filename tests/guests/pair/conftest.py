@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,10 @@ def set_apart(pid: int) -> None:
     (folder / "oom_score_adj").write_text("17")
     (folder / "coredump_filter").write_text("0x31")
     for thread in (int(task.name) for task in (folder / "task").iterdir()):
-        os.setpriority(os.PRIO_PROCESS, thread, -1)
-        if (folder / "task" / str(thread) / "comm").read_text().startswith("IO iothread1"):
-            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+        with suppress(ProcessLookupError, FileNotFoundError):  # a worker that has ended since
+            os.setpriority(os.PRIO_PROCESS, thread, -1)
+            if (folder / "task" / str(thread) / "comm").read_text().startswith("IO iothread1"):
+                os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 @pytest.fixture(scope="package")

@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -93,10 +94,16 @@ class Prometheus:
         wait_for(lambda: bool(self.now(expr)), f"{expr} to give something")
 
     def wait_for_scrape(self) -> float:
-        """Until what is so now has been scraped; the time at which it has."""
+        """Until what is so now has been scraped, and the rules have judged it; the time at which they have."""
         begun = time.time()
         self.wait_until(f"timestamp(up{{job='{JOB}'}} == 1) > {begun + EVERY}")
+        scraped = time.time()
+        wait_for(lambda: self._judged_since(scraped), "the rules to be evaluated")
         return time.time()
+
+    def _judged_since(self, when: float) -> bool:
+        """Whether each rule was evaluated later than that, so that what was scraped then counts."""
+        return all(datetime.fromisoformat(rule["lastEvaluation"]).timestamp() > when for rule in self.rules())
 
     def _ask(self, what: str, **parameters: str) -> dict:
         query = urllib.parse.urlencode(parameters)

@@ -22,12 +22,12 @@ from tests.bench.host import Host
 from tests.bench.lab import CONFIG, Lab
 from tests.bench.peer import Felt, Peer
 from tests.bench.proof import Proof
-from tests.grafana.prometheus import Prometheus
+from tests.grafana.prometheus import LIMIT, Prometheus
 
 HOSTAGENT = Path(sys.executable).with_name("hostagent")
 AGENT = "127.0.0.1:9177"
 INSTANCE = "host1"
-BUDGET_SECONDS = 30.0
+BUDGET_SECONDS = 60.0
 BOOT_SECONDS = 300.0
 KEPT = GuestSpec("web1", 1, 256, fill_mib=16, seed=1)
 COPIED = GuestSpec("mail", 2, 256, ram=Ram.ANONYMOUS, fill_mib=16, seed=2, pace=8)
@@ -53,16 +53,18 @@ class Scene:
     guests: Sequence[GuestSpec]
     begun: float
     felt: Felt | None = None  # by the guest whose RAM is kept, of its last update
+    by_journal: tuple[float, float] = (0.0, 0.0)  # for how long it stood still in that, at least and at most
     ended: float = 0.0
 
     def update(self, to: str, *words: str) -> None:
         """As somebody types it."""
         self.peer.reset(KEPT.address)
-        time.sleep(1.0)  # of the guest's ticks, on either side of the pause
+        self.peer.wait_for_ticks(KEPT.address)  # on either side of the pause
         command = ("update", "qemu", "--to", to, "--budget", f"{BUDGET_SECONDS:g}s", "--yes", *words)
         subprocess.run([HOSTAGENT, "--config", CONFIG, *command], check=False, stdin=subprocess.DEVNULL)
-        time.sleep(1.0)
+        self.peer.wait_for_ticks(KEPT.address)
         self.felt = self.peer.felt(KEPT.address)
+        self.by_journal = self.lab.stood_still(self.lab.updates()[-1], KEPT.uuid)
         self.ended = self.prometheus.wait_for_scrape()
 
     def update_in_vain(self) -> None:
@@ -122,5 +124,5 @@ def agent_of(lab: Lab) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10.0)
+        process.wait(LIMIT)
         shutil.rmtree(drop_in.parent)

@@ -88,7 +88,7 @@ def test_every_expression_of_an_alert_has_data(alert: str, updated: Scene) -> No
     selectors = re.findall(r"hostagent_\w+(?:\{[^}]*\})?", rule["query"])
     assert selectors
     for selector in selectors:
-        assert updated.prometheus.now(f"last_over_time({selector}[10m])"), selector
+        assert updated.prometheus.now(f"last_over_time({selector}[1h])"), selector
 
 
 def test_alerts_were_raised_for_what_went_wrong_and_for_nothing_else(updated: Scene, window: Window) -> None:
@@ -126,13 +126,16 @@ def test_the_longest_pause_is_the_longest(updated: Scene, window: Window) -> Non
 
 
 def test_a_guest_is_seen_while_it_stands_still(updated: Scene) -> None:
-    found = updated.prometheus.now("last_over_time(hostagent_guest_paused_since_timestamp_seconds[10m])")
+    found = updated.prometheus.now("last_over_time(hostagent_guest_paused_since_timestamp_seconds[1h])")
     assert HELD.name in {series.labels["guest"] for series in found}
     assert not updated.prometheus.now("hostagent_guest_paused_since_timestamp_seconds")
 
 
 def test_the_pause_is_what_the_guest_felt(updated: Scene) -> None:
+    """QEMU says that it has stopped once all of it has, which a busy machine may delay, but not past the step's end."""
     (told,) = updated.prometheus.now(f'hostagent_guest_last_pause_seconds{{guest="{KEPT.name}"}}')
     assert updated.felt is not None
+    pause, felt, (least, most) = told.points[0][1], updated.felt.stood_still_ns / 1e9, updated.by_journal
     allowed = TICK_SECONDS + updated.felt.p99_ns / 1e9
-    assert told.points[0][1] == pytest.approx(updated.felt.stood_still_ns / 1e9, abs=allowed)
+    assert least <= pause <= most
+    assert pause - allowed <= felt <= most + allowed

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,8 @@ from tests.guests.watched import Look, Watched, is_of
 
 SMALL = GuestSpec("small", 1, 512, vcpus=2, fill_mib=300, seed=41)
 LARGE = GuestSpec("large", 2, 4096, "pc", fill_mib=1500, seed=42)
+FINENESS_SECONDS = 0.1
+"""How finely a guest's ticks tell what it felt, on a busy machine."""
 FOLDER = Path("/var/lib/firmware")
 NO_QEMU = "! pgrep -x qemu-system-x86 >/dev/null || { echo 'a guest runs' >&2; exit 1; }\n"
 SCRIPTS = {
@@ -49,12 +50,24 @@ class Trip:
     record: UpdateRecord
     before: dict[str, Look]
     after: dict[str, Look]
+    by_journal: dict[str, tuple[float, float]]
 
     def pause(self, spec: GuestSpec) -> float:
         return float(str(self.record.guests[spec.uuid].measured["pause_seconds"]))
 
     def felt(self, spec: GuestSpec) -> float:
         return self.after[spec.name].felt.stood_still_ns / 1e9
+
+    def from_pause_to_look(self, spec: GuestSpec) -> float:
+        """From the step that paused it to the one after that in which it went on."""
+        begun = {step: at for guest, step, at in self.record.step_times if guest == spec.uuid}
+        return begun["look"] - begun["pause"]
+
+    def is_as_felt(self, spec: GuestSpec) -> bool:
+        """It stopped and went on within the steps that the journal has of that, and no later than was measured."""
+        least, most = self.by_journal[spec.name]
+        pause, felt = self.pause(spec), self.felt(spec)
+        return least - FINENESS_SECONDS <= felt <= pause + FINENESS_SECONDS and least <= pause <= most
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,14 @@ class Firmware:
         before = {guest.spec.name: guest.look() for guest in self.guests}
         lab = self.lab
         record = lab.update(lab.newer, technique=Technique.HOLD) if alone else lab.swap("firmware")
-        time.sleep(1.5)
-        trip = Trip(record, before, {guest.spec.name: guest.look() for guest in self.guests})
+        for guest in self.guests:
+            guest.wait_for_ticks()
+        trip = Trip(
+            record,
+            before,
+            {guest.spec.name: guest.look() for guest in self.guests},
+            {guest.spec.name: lab.stood_still(record, guest.spec.uuid) for guest in self.guests},
+        )
         for guest in self.guests:
             felt = trip.after[guest.spec.name].felt.stood_still_ns / 1e6
             (report,) = (one for one in report_of(record).guests if one.name == guest.spec.name)
@@ -105,7 +124,7 @@ def firmware(host: Host, peer: Peer, lab: Lab) -> Iterator[Firmware]:
     try:
         with host.guest(SMALL), host.guest(LARGE):
             for guest in guests:
-                guest.proof.wait_booted(120)
+                guest.proof.wait_booted()
             yield Firmware(with_it, guests)
     finally:
         shutil.rmtree(FOLDER)
@@ -130,7 +149,7 @@ Metrics = dict[tuple[object, ...], float]
 def told() -> Metrics:
     """What `hostagent metrics` says now, of every update of this host."""
     said = subprocess.run(
-        [sys.executable, "-m", "hostagent.cli", "metrics"], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-m", "hostagent.cli", "metrics"], capture_output=True, text=True, check=True, timeout=LIMIT
     )
     assert said.stderr == ""
     return {
@@ -160,7 +179,7 @@ def test_it_is_swapped_with_all_guests_held(firmware: Firmware, swapped: Trip) -
     assert swapped.record.outcome is Outcome.UPDATED
     nothing_was_lost(firmware, swapped)
     for guest in firmware.guests:
-        assert abs(swapped.pause(guest.spec) - swapped.felt(guest.spec)) < 0.5
+        assert swapped.is_as_felt(guest.spec), (swapped.felt(guest.spec), swapped.pause(guest.spec), swapped.by_journal)
 
 
 def test_the_metrics_are_what_the_guests_felt(firmware: Firmware, swapped: Trip, told_before: Metrics) -> None:
@@ -174,15 +193,16 @@ def test_the_metrics_are_what_the_guests_felt(firmware: Firmware, swapped: Trip,
         whose = ("guest", spec.name)
         pause = metrics["hostagent_guest_last_pause_seconds", whose, ("method", "in-place")]
         assert pause == swapped.pause(spec)
-        assert abs(pause - swapped.felt(spec)) < 0.5
         assert ("hostagent_guest_paused_since_timestamp_seconds", whose) not in metrics
     of_swaps = (("component", "firmware"), ("method", "in-place"), ("technique", "hold"))
     assert more("hostagent_guest_pause_seconds_count", *of_swaps) == len(both)
-    felt = sum(swapped.felt(spec) for spec in both)
-    assert abs(more("hostagent_guest_pause_seconds_sum", *of_swaps) - felt) < 0.5 * len(both)
+    pauses = sum(swapped.pause(spec) for spec in both)
+    assert more("hostagent_guest_pause_seconds_sum", *of_swaps) == pytest.approx(pauses)
     phases = [("phase", phase) for phase in ("pause", "save", "swap", "restore", "resume")]
     assert [more("hostagent_pause_phase_seconds_count", phase) for phase in phases] == [len(both)] * len(phases)
-    assert abs(sum(more("hostagent_pause_phase_seconds_sum", phase) for phase in phases) - felt) < 0.5 * len(both)
+    in_phases = sum(more("hostagent_pause_phase_seconds_sum", phase) for phase in phases)
+    least, most = sum(swapped.felt(spec) for spec in both), sum(swapped.from_pause_to_look(spec) for spec in both)
+    assert least - FINENESS_SECONDS * len(both) <= in_phases <= most + FINENESS_SECONDS
     assert metrics["hostagent_update_state", ("state", "idle")] == 1
     assert metrics["hostagent_guests", ("state", "running")] == len(both)
     assert metrics["hostagent_guests_outdated", ("component", "qemu")] == 0
@@ -233,4 +253,4 @@ def test_the_updater_dies_at_the_barrier(firmware: Firmware, flag: Path, step: s
     assert {guest.outcome for guest in record.guests.values()} == {expected}, record
     assert flag.exists() is forward
     after = {guest.spec.name: guest.look() for guest in firmware.guests}
-    nothing_was_lost(firmware, Trip(record, before, after))
+    nothing_was_lost(firmware, Trip(record, before, after, {}))

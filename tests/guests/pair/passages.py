@@ -1,7 +1,6 @@
 """Two guests through four handovers, of which two are undone; everything is looked at before and after each."""
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -15,9 +14,7 @@ from tests.guests import kernel_view
 from tests.guests.kernel_view import Entries
 from tests.guests.watched import Watched
 
-IDLE_SECONDS = 2
-SETTLE_SECONDS = 1.5
-"""The guest's clock is compared over a second on either side of the pause."""
+IDLE_TICKS = 200
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,10 @@ class Crossing:
     after: View
     idle: Felt
     felt: Felt
+    by_journal: tuple[float, float]
+    """For how long it stood still at least, and at most, if it did."""
     report: ProofReport
-    """Once it had ended; `checked` is from a moment later."""
+    """Once it had ended; by `checked` each of the guest's loops has gone round."""
     checked: ProofReport
 
 
@@ -91,7 +90,8 @@ def make(way: str, lab: Lab, pair: tuple[Watched, ...]) -> list[Crossing]:
     """Take both guests through it."""
     for guest in pair:
         guest.forget_gaps()
-    time.sleep(IDLE_SECONDS)
+    for guest in pair:
+        guest.peer.wait_for_ticks(guest.spec.address, IDLE_TICKS)
     idle = [guest.felt() for guest in pair]
     before = [view_of(guest) for guest in pair]
     for guest in pair:
@@ -100,7 +100,9 @@ def make(way: str, lab: Lab, pair: tuple[Watched, ...]) -> list[Crossing]:
     for record in update.guests.values():  # else the next one would not begin where it is meant to
         assert record.outcome is (Outcome.ROLLED_BACK if undone else Outcome.UPDATED), record.reason
     reports = [guest.proof.report() for guest in pair]
-    time.sleep(SETTLE_SECONDS)
+    for guest, report in zip(pair, reports, strict=True):
+        guest.wait_for_ticks()
+        guest.goes_on(report)
     return [
         Crossing(
             guest=guest,
@@ -110,6 +112,7 @@ def make(way: str, lab: Lab, pair: tuple[Watched, ...]) -> list[Crossing]:
             after=view_of(guest),
             idle=idle[at],
             felt=guest.felt(),
+            by_journal=(0.0, 0.0) if way == "undone-beside" else lab.stood_still(update, guest.spec.uuid),
             report=reports[at],
             checked=guest.proof.check(),
         )

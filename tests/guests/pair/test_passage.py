@@ -26,6 +26,7 @@ def test_nothing_in_the_guest_was_lost(crossing: Crossing) -> None:
 
 
 def test_traffic_goes_both_ways_afterwards(crossing: Crossing) -> None:
+    """All that was on its way as it was looked at has come back, too."""
     before, after = crossing.report.tcp, crossing.checked.tcp
     assert after.sent > before.sent
-    assert after.acked > before.acked
+    assert after.acked >= before.sent

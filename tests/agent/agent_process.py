@@ -31,8 +31,8 @@ _FORKS.set_forkserver_preload(["tests.agent.updating_agent"])
 class AgentProcess:
     """`with AgentProcess(folder) as agent:` has one that is ready; it is killed at the end, if it still runs."""
 
-    def __init__(self, folder: Path, *, update: Sequence[str] = (), ready: bool = True) -> None:
-        """update: the words of an update that it starts when it gets SIGUSR1."""
+    def __init__(self, folder: Path, *, update: Sequence[str] = (), halts_at: str = "", ready: bool = True) -> None:
+        """update: the words of an update that it starts when it gets SIGUSR1, and that halts once a step has begun."""
         self.lines: list[Line] = []
         self.told: list[str] = []
         self._changed = threading.Condition()
@@ -43,7 +43,7 @@ class AgentProcess:
         self._log = folder / "log"
         self._log.unlink(missing_ok=True)
         os.mkfifo(self._log)
-        words = (str(address), str(self._log), tuple(update))
+        words = (str(address), str(self._log), tuple(update), halts_at)
         self._process = _FORKS.Process(target=updating_agent.main, args=words)
         self._process.start()
         assert self._process.pid is not None

@@ -9,11 +9,14 @@ import sys
 
 from hostagent.agent import service
 from hostagent.config import Config
+from tests.agent.halting_update import Halting
 from tests.bench.lab import CONFIG
 
+COMMON = ("--config", str(CONFIG))
 
-def main(notify: str, log: str, update: tuple[str, ...]) -> None:
-    """In a process that was forked with everything loaded; `update` are the words of that."""
+
+def main(notify: str, log: str, update: tuple[str, ...], halts_at: str) -> None:
+    """In a process that was forked with everything loaded; `update` are the words of that, which halts at a step."""
     os.environ.update({"NOTIFY_SOCKET": notify, "WATCHDOG_USEC": "4000000"})
     os.environ.pop("WATCHDOG_PID", None)
     os.dup2(os.open(log, os.O_WRONLY), 1)
@@ -22,6 +25,11 @@ def main(notify: str, log: str, update: tuple[str, ...]) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     class UpdatingAgent(service.Agent):
+        def __post_init__(self) -> None:
+            if halts_at:
+                self.launcher = Halting(COMMON, halts_at)
+            super().__post_init__()
+
         async def run(self) -> None:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGUSR1, lambda: loop.create_task(self._update()))
@@ -33,4 +41,4 @@ def main(notify: str, log: str, update: tuple[str, ...]) -> None:
                 self.log("update said", exit_code=await work.exit_code(), said=said)
 
     service.Agent = UpdatingAgent  # type: ignore[misc]
-    service.run(Config.load(CONFIG), ("--config", str(CONFIG)))
+    service.run(Config.load(CONFIG), COMMON)

@@ -140,6 +140,8 @@ class Peer:
         self._lock = threading.Lock()
         self._tickers: dict[str, _Ticker] = {}
         self._connections: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+        self._boots = 0
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server((address, ECHO_PORT))
         self._ticks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -206,6 +208,12 @@ class Peer:
         with self._lock:
             return self._connections.get(guest_address, 0)
 
+    def boots(self) -> int:
+        """How often a guest began to count its ticks: each one that was started, and that started itself anew."""
+        with self._lock:
+            self._hear()
+            return self._boots
+
     def _serve(self) -> None:
         while True:
             for key, _ in self._selector.select():
@@ -246,4 +254,7 @@ class Peer:
             seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
             ticker = self._tickers.setdefault(sender[0], _Ticker())
             number, guest_ns, guest_wall_ns = (int(word) for word in data.split())
+            last = self._last.get(sender[0])
+            self._boots += last is None or number < last - NEAR  # some may overtake each other
+            self._last[sender[0]] = number
             ticker.arrived(number, seconds * 1_000_000_000 + nanoseconds, guest_ns, guest_wall_ns)

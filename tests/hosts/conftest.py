@@ -44,7 +44,9 @@ def hosts(both: TwoHosts, peer: Peer) -> Iterator[TwoHosts]:
 @pytest.fixture(scope="package")
 def peer(both: TwoHosts) -> Iterator[Peer]:
     with Peer(HOST_ADDRESS) as peer:
+        panics.PANICS.peer = peer
         yield peer
+        panics.PANICS.peer = None
 
 
 @pytest.fixture(scope="package")

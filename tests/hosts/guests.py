@@ -129,6 +129,7 @@ def guests(hosts: TwoHosts, *specs: GuestSpec) -> Iterator[tuple[Travelling, ...
 @contextmanager
 def _booting(hosts: TwoHosts, spec: GuestSpec) -> Iterator[Travelling]:
     with hosts.a.guest(spec):
+        PANICS.started += 1
         travelling = Travelling(hosts, spec)
         try:
             yield travelling

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from hostagent.errors import Failed
@@ -71,15 +72,14 @@ def _copies(image: Path) -> Iterator[Path]:
 
 def _named(world: World, guest: GuestLife) -> bool:
     return all(
-        _is(Path(path), device, inode)
-        or any(_is(pin, device, inode) for pin in (world.root / "ram" / "hostagent").glob("*"))
+        _is(path, device, inode) or any(_is(pin, device, inode) for pin in (world.root / "ram" / "hostagent").glob("*"))
         for path, device, inode, _ in guest.ram
     )
 
 
-def _is(path: Path, device: int, inode: int) -> bool:
+def _is(path: str | Path, device: int, inode: int) -> bool:
     try:
-        found = path.lstat()
+        found = os.lstat(path)
     except FileNotFoundError:
         return False
     return (found.st_dev, found.st_ino) == (device, inode)
@@ -87,6 +87,8 @@ def _is(path: Path, device: int, inode: int) -> bool:
 
 def _exists(pid: int) -> bool:
     """Whether a real process exists; a zombie does not."""
+    if pid == os.getpid():
+        return True
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -208,15 +210,17 @@ def becomes_qemu(world: World, state: State, process: Process) -> None:
     return None
 
 
-def ram_paths(argv: tuple[str, ...]) -> list[str]:
+@cache
+def ram_paths(argv: tuple[str, ...]) -> tuple[str, ...]:
     """The RAM's files, as the argument list names them."""
     objects = [json.loads(word) for word in argv if word.startswith('{"qom-type":"memory-backend-file"')]
-    return [str(one["mem-path"]) for one in objects]
+    return tuple(str(one["mem-path"]) for one in objects)
 
 
-def ram_sizes(argv: tuple[str, ...]) -> list[int]:
+@cache
+def ram_sizes(argv: tuple[str, ...]) -> tuple[int, ...]:
     """Their sizes, bytes."""
-    return [int(size) for word in argv for size in re.findall(r'"memory-backend-file".*"size":(\d+)', word)]
+    return tuple(int(size) for word in argv for size in re.findall(r'"memory-backend-file".*"size":(\d+)', word))
 
 
 def make_ram(argv: tuple[str, ...]) -> list[tuple[str, int, int, int]]:

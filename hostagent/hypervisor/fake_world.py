@@ -1,8 +1,8 @@
 """The fake's world: QEMU processes, guests and libvirt's daemon, kept in a directory.
 
 Every operation loads and stores it whole under a lock. So a process that uses the world can be killed anywhere, and
-the next one finds the world as it was left. Files, sockets and pid files are real, small files; a socket file holds
-the pid that listens on it.
+the next one finds the world as it was left. Whoever has the world for itself may keep the state in memory meanwhile
+(`shared`). Files, sockets and pid files are real, small files; a socket file holds the pid that listens on it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -305,23 +306,28 @@ class World:
     on_change: Callable[[], None] | None = None
     hook_is_asked: bool = True
     inside: bool = False
+    shared: bool = True  # other processes see every change; else only those that are there at `store`
     _state: State | None = None
     _held: int = -1  # the file that `_state` is from; open, so that no other file gets its inode
+    _stored: bool = True  # the file says what `_state` does
+    _texts: dict[str, str] = field(default_factory=dict)
     _thread: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def change(self) -> Iterator[State]:
         """The state, stored afterwards, however the block ends: what was done is done."""
-        with self._thread, _locked(self.root / "world.lock"):
+        with self._thread, self._locked():
             self.inside = True
             state = self._load()
+            self._stored = False
             try:
                 state.now_ns += STEP_NS
                 self.before(self, state)
                 yield state
             finally:
                 self.after(self, state)
-                self._store(state)
+                if self.shared:
+                    self._store()
                 self.inside = False
         if self.on_change is not None:
             self.on_change()
@@ -329,7 +335,7 @@ class World:
     @contextmanager
     def look(self) -> Iterator[State]:
         """The state, not to be changed; that time has passed is only stored with the next change."""
-        with self._thread, _locked(self.root / "world.lock"):
+        with self._thread, self._locked():
             self.inside = True
             try:
                 state = self._load()
@@ -341,12 +347,13 @@ class World:
 
     def text(self, name: str) -> str:
         """An unchanging text of the world."""
-        return (self.root / "texts" / name).read_text()
+        if name not in self._texts:
+            self._texts[name] = (self.root / "texts" / name).read_text()
+        return self._texts[name]
 
     def argv(self, process: Process) -> tuple[str, ...]:
         """The argument list of a process."""
-        words: list[str] = json.loads(self.text(process.argv))
-        return tuple(words)
+        return _words(self.text(process.argv))
 
     def keep_text(self, text: str) -> str:
         """Keep a text that does not change; returns its name."""
@@ -398,23 +405,32 @@ class World:
 
     def _load(self) -> State:
         path = self.root / "world.json"
-        if self._state is None or os.fstat(self._held).st_ino != path.stat().st_ino:
+        if self._state is None or (self._stored and os.fstat(self._held).st_ino != path.stat().st_ino):
             self._hold(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            self._state = _read(json.loads(path.read_text()))
+            self._state, self._stored = _read(json.loads(path.read_text())), True
         return self._state
 
-    def _store(self, state: State) -> None:
-        path = self.root / "world.json"
-        beside = path.with_suffix(".new")
+    def store(self) -> None:
+        """What is only in memory is in the file, too."""
+        with self._thread:
+            self._store()
+
+    def _store(self) -> None:
+        if self._stored:
+            return
+        beside = self.root / "world.new"
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.write(fd, json.dumps(state, default=vars).encode())
-        beside.rename(path)
+        os.write(fd, json.dumps(self._state, default=vars).encode())
+        beside.rename(self.root / "world.json")
         self._hold(fd)
-        self._state = state
+        self._stored = True
+
+    def reread(self) -> None:
+        """What the file says counts, whatever is in memory."""
+        self._state, self._stored = None, True
 
     def forget(self, pid: int) -> None:
         """That real process is dead to the world: its monitors are free, what it was about to launch is not."""
-        self._state = None
         with self.change() as state:
             for process in state.living():
                 if process.client.partition("/")[0] == str(pid):
@@ -426,6 +442,18 @@ class World:
         """Let go of it; the daemon's lock goes with the last who has the world."""
         self._hold(-1)
         os.close(self.daemon_lock)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if not self.shared:
+            yield
+            return
+        fd = os.open(f"{self.root}/world.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def _hold(self, fd: int) -> None:
         if self._held >= 0:
@@ -475,11 +503,7 @@ def _process(raw: dict[str, Any]) -> Process:
     return Process(**{**raw, "state": RunState(raw["state"]), "move": MoveStatus(raw["move"])})
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+@cache
+def _words(argv: str) -> tuple[str, ...]:
+    words: list[str] = json.loads(argv)
+    return tuple(words)

@@ -70,7 +70,7 @@ class Element:
 
     def named(self, name: str) -> tuple["Element", ...]:
         """The elements of that name directly inside."""
-        return tuple(item for item in self.elements if item.name == name)
+        return tuple(item for item in self.content if isinstance(item, Element) and item.name == name)
 
     def attribute(self, name: str) -> Attribute | None:
         """The attribute of that name, or None."""

@@ -88,8 +88,12 @@ def _offset(name: str, offset: Offset | None) -> dict[str, object]:
 def _for_all(swaps: Sequence[AnyGuest], ask: Callable[[AnyGuest], dict[str, object]]) -> None:
     if not swaps:
         return
-    with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(swaps)), thread_name_prefix="clock") as pool:
-        results = list(pool.map(ask, swaps))
+    workers = min(SIDE_BY_SIDE, len(swaps))
+    if workers == 1:
+        results = [ask(swap) for swap in swaps]
+    else:
+        with ThreadPoolExecutor(workers, thread_name_prefix="clock") as pool:
+            results = list(pool.map(ask, swaps))
     for swap, values in zip(swaps, results, strict=True):
         if values:
             swap.measured(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
@@ -165,17 +166,18 @@ def _believed(rig: Rig, name: str, uuid: str) -> Iterator[str]:
 
 
 def _left_over(rig: Rig, alive: list[str]) -> Iterator[str]:
-    expected = {Path("run/driver.pid"), *(Path(f"run/{n}.{end}") for n in alive for end in ("xml", "pid"))}
+    expected = {"run/driver.pid", *(f"run/{name}.{end}" for name in alive for end in ("xml", "pid"))}
+    root = f"{rig.root}/"
     with rig.host.world.look() as state:
         for guest in state.guests.values():
             if guest.name in alive:
-                folder = rig.host.world.lib_dir(guest).relative_to(rig.root)
-                expected |= {folder / "monitor.sock", folder / "org.qemu.guest_agent.0"}
-                expected |= {Path(path).relative_to(rig.root) for path, *_ in guest.ram}
+                folder = str(rig.host.world.lib_dir(guest)).removeprefix(root)
+                expected |= {f"{folder}/monitor.sock", f"{folder}/org.qemu.guest_agent.0"}
+                expected |= {path.removeprefix(root) for path, *_ in guest.ram}
     for folder in ("run", "lib", "ram", "state/held", "state/run", "state/rehearsal"):
-        for path in (rig.root / folder).rglob("*"):
-            if path.is_file() and path.relative_to(rig.root) not in expected:
-                yield f"left over: {path.relative_to(rig.root)}"
+        for at, _, names in os.walk(root + folder):
+            found = {f"{at}/{name}".removeprefix(root) for name in names}
+            yield from (f"left over: {path}" for path in sorted(found - expected))
     if (rig.root / "ram" / "hostagent").exists():
         yield "left over: the folder of the pins"
     for empty in (rig.root / "ram" / "libvirt" / "qemu").iterdir():

@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,8 @@ from hostagent.hypervisor.fake_world import FakeFile, PeerState
 from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique, Verdict
 from hostagent.planning.copy_checks import ram_to_copy
 from hostagent.update.host import update_host, update_qemu
-from hostagent.update.journal import Entry, Row, SqliteJournal, UpdateRecord, fold
+from hostagent.update.journal import Entry, Row, SqliteJournal, UpdateRecord
+from hostagent.update.journal_reader import read_updates
 from hostagent.update.recovery import get_ready_after_boot, recover
 from hostagent.update.subject import NoWatcher, Ports
 from tests.crash import shapes
@@ -135,6 +136,10 @@ class Snapshot:
     files: dict[str, tuple[int, bytes]]  # below the root -> mode and content
     links: dict[str, int]  # RAM files and pins -> inode
 
+    def disks(self) -> tuple[object, ...]:
+        """All but the label."""
+        return self.files, self.links
+
 
 @dataclass
 class Rig:
@@ -146,6 +151,7 @@ class Rig:
     tokens: Iterator[int] = field(default_factory=count)
     guard: WatchingGuard = field(default_factory=WatchingGuard)
     cancelled: bool = False  # somebody asked the update to stop
+    told: tuple[UpdateRecord, ...] | None = None  # what the journal says, since it was last written to
 
     watched: ClassVar[list[tuple[Rig, Points]]] = []  # whose file operations are points now
 
@@ -256,8 +262,11 @@ class Rig:
         return ""
 
     def _child(self, work: Callable[[Ports], object], points: Points) -> int:
+        self.host.world.store()
+        self.told = None
         pid = os.fork()
         if pid == 0:
+            self.host.world.shared = True
             gc.disable()  # it would touch, and so copy, every page that is shared with the parent
             try:
                 os._exit(3 if self._run(work, points) else 0)
@@ -291,6 +300,7 @@ class Rig:
                 hosts={name: FakeMigratingHost(self.host.world, name, shapes.OLD) for name in ("", PEER)},
             )
         finally:
+            self.told = None
             self.watched.pop()
             self.host.world.on_change = None
             if lock.fd is not None:
@@ -343,61 +353,83 @@ class Rig:
 
     def updates(self) -> tuple[UpdateRecord, ...]:
         """The journal, folded."""
-        journal = SqliteJournal(self.root / "state" / "journal.sqlite", "", lambda: 0.0)
-        try:
-            return fold(journal.rows())
-        finally:
-            journal.close()
+        if self.watched or self.told is None:  # who is at work writes to it
+            self.told = read_updates(self.root / "state" / "journal.sqlite")
+        return self.told
+
+    def moments(self, work: Callable[[Points], str], only: tuple[str, ...]) -> list[Snapshot]:
+        """As `snapshots`; those with the very same disks are one, for nobody who comes later can tell them apart."""
+        kept: list[Snapshot] = []
+        for snapshot in self.snapshots(work, only):
+            if kept and snapshot.disks() == kept[-1].disks():
+                kept[-1] = replace(kept[-1], label=f"{kept[-1].label}, {snapshot.label}")
+            else:
+                kept.append(snapshot)
+        return kept
 
     def snapshots(self, work: Callable[[Points], str], only: tuple[str, ...]) -> list[Snapshot]:
         """Do the work, and keep the host as it was at each of its points."""
         kept: list[Snapshot] = []
-        points = Points(lambda: kept.append(self._snapshot(points.labels[-1])), only=only)
+        points = Points(lambda: kept.append(self.snapshot(points.labels[-1])), only=only)
         work(points)
         return kept
 
-    def _snapshot(self, label: str) -> Snapshot:
-        files, links = {}, {}
-        for folder in ("", "run", "lib", "state", "ram"):
-            for path in (self.root / folder).glob("*" if not folder else "**/*"):
-                found, name = path.lstat(), str(path.relative_to(self.root))
-                if not path.is_file() or path.name in _NOT_KEPT:
-                    continue
-                if folder == "ram":
-                    links[name] = found.st_ino
-                    self._vault(found.st_ino, path)
-                else:
-                    files[name] = (found.st_mode & 0o777, path.read_bytes())
+    def snapshot(self, label: str) -> Snapshot:
+        """The host as it is."""
+        self.host.world.store()
+        root = f"{self.root}/"
+        below = (entry for folder in ("run", "lib", "state") for entry in _files_below(root + folder))
+        files = {
+            entry.path.removeprefix(root): (entry.stat().st_mode & 0o777, Path(entry).read_bytes())
+            for entry in (*_files_in(root), *below)
+        }
+        links = {entry.path.removeprefix(root): entry.inode() for entry in _files_below(f"{root}ram")}
+        for name, inode in links.items():
+            self._vault(inode, root + name)
         return Snapshot(label, files, links)
 
-    def _vault(self, inode: int, path: Path) -> Path:
+    def _vault(self, inode: int, path: str) -> None:
         """A link to that RAM file, so that a snapshot can bring back the very file."""
         link = self.root / "vault" / str(inode)
         if not link.exists():
             link.parent.mkdir(exist_ok=True)
             os.link(path, link)
-        return link
 
     def go_back(self, snapshot: Snapshot) -> None:
         """The host as it was, with everybody dead who was at work then."""
+        root = f"{self.root}/"
         for folder in ("lib", "state", "ram"):
-            shutil.rmtree(self.root / folder, ignore_errors=True)
-        for path in (self.root / "run").iterdir():
-            if path.name not in _NOT_KEPT:
-                path.unlink()
+            shutil.rmtree(root + folder, ignore_errors=True)
+        for entry in _files_in(f"{root}run"):
+            Path(entry).unlink()
         for folder in ("lib", "state", "ram/libvirt/qemu"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         for name, (mode, data) in snapshot.files.items():
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
             path.write_bytes(data)
             path.chmod(mode)
         for name, inode in snapshot.links.items():
             path = self.root / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.link(self.root / "vault" / str(inode), path)
+        self.told = None
+        self.host.world.reread()
         self.host.world.forget(os.getpid())
+
+
+def _files_in(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return [entry for entry in found if entry.is_file() and entry.name not in _NOT_KEPT]
+
+
+def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(entry.path)
+            elif entry.is_file() and entry.name not in _NOT_KEPT:
+                yield entry
 
 
 def _watch_files() -> None:
@@ -453,6 +485,7 @@ def rig(scenario: Scenario) -> Iterator[Rig]:
                     state.files[f":{path}"] = FakeFile("qcow2", DISK_BYTES, 0)
         for name in scenario.paused:
             host.pause(uuids[name])
+        host.world.shared = False  # but for what a child of this process does
         yield Rig(host, scenario, uuids)
         host.world.close()
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 from hostagent.facts import QemuTree, Version
@@ -32,6 +33,7 @@ _ORDINARY = r'{"qom-type":"memory-backend-ram","id":"pc.ram",\1}'
 _UUID = re.search(r"<uuid>(.*?)</uuid>", (RECORDS / "q35.xml").read_text())[1]  # type: ignore[index]
 
 
+@cache
 def q35(*, ordinary_ram: bool = False, kvm: bool = False, shared: bool = False, own_disk: bool = False) -> GuestShape:
     """Two vCPUs, a disk, a tap, a console log and an agent."""
     argv = [

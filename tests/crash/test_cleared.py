@@ -89,7 +89,7 @@ def test_killed_at_any_moment(only: tuple[str, ...]) -> None:
 
     def trials(share: Share) -> Found:
         with rig(CLEARED) as host:
-            for snapshot in share.of(host.snapshots(host.update, only)):
+            for snapshot in share.of(host.moments(host.update, only)):
                 host.go_back(snapshot)
                 wrong = [said for said in (host.recover(),) if said]
                 ended = set(outcomes(host).values()) - {None}
@@ -132,7 +132,7 @@ def test_killed_at_any_moment_under_the_new_kernel() -> None:
         with rig(LEAP) as host:
             host.update()
             host.boot()
-            for snapshot in share.of(host.snapshots(host.recover, (JOURNAL,))):
+            for snapshot in share.of(host.moments(host.recover, (JOURNAL,))):
                 host.go_back(snapshot)
                 wrong = [said for said in (host.recover(),) if said]
                 if set(outcomes(host).values()) != {UPDATED}:
@@ -145,14 +145,9 @@ def test_killed_at_any_moment_under_the_new_kernel() -> None:
 def test_recovery_is_killed_as_well() -> None:
     def trials(share: Share) -> Found:
         with rig(CLEARED) as host:
-            moments = host.snapshots(host.update, (JOURNAL,))
-        for number, moment in enumerate(moments):
-            if not share.has(number):
-                continue
-            with rig(CLEARED) as host:
-                kept = host.snapshots(host.update, (JOURNAL,))[number]
-                host.go_back(kept)
-                for later in host.snapshots(host.recover, (JOURNAL,)):
+            for moment in share.of(host.moments(host.update, (JOURNAL,))):
+                host.go_back(moment)
+                for later in host.moments(host.recover, (JOURNAL,)):
                     host.go_back(later)
                     said = host.recover()
                     yield f"{moment.label}, then {later.label}", [*([said] if said else []), *problems(host)]

@@ -56,7 +56,7 @@ def test_it_is_back_when_nothing_was_swapped(kind: FaultKind) -> None:
 def test_killed_at_any_moment() -> None:
     def trials(share: Share) -> Found:
         with rig(AWAY) as host:
-            for snapshot in share.of(host.snapshots(host.update, (JOURNAL, WORLD))):
+            for snapshot in share.of(host.moments(host.update, (JOURNAL, WORLD))):
                 host.go_back(snapshot)
                 wrong = [said for said in (host.recover(),) if said] + host.host.violations()
                 if runs(host) != HOME or len(set(outcomes(host).values()) - {None}) > 1:
@@ -82,7 +82,7 @@ def test_killed_at_any_moment_under_the_new_kernel() -> None:
         with rig(LEAP) as host:
             host.update()
             host.boot()
-            for snapshot in share.of(host.snapshots(host.recover, (JOURNAL, WORLD))):
+            for snapshot in share.of(host.moments(host.recover, (JOURNAL, WORLD))):
                 host.go_back(snapshot)
                 wrong = [said for said in (host.recover(),) if said] + host.host.violations()
                 if runs(host) != HOME or set(outcomes(host).values()) != {Outcome.UPDATED}:
@@ -97,7 +97,7 @@ def test_the_host_is_restarted_otherwise_at_any_moment() -> None:
 
     def trials(share: Share) -> Found:
         with rig(AWAY) as host:
-            for snapshot in share.of(host.snapshots(host.update, (JOURNAL,))):
+            for snapshot in share.of(host.moments(host.update, (JOURNAL,))):
                 host.go_back(snapshot)
                 there = [one for one in host.host.processes(host.uuids["db1"]) if one.host and one.holds >= 0]
                 here = [one for one in host.host.processes(host.uuids["db1"]) if not one.host]

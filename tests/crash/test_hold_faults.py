@@ -246,24 +246,30 @@ def resume_and_destroy(host: Rig) -> None:
 def test_an_operator_acts(act: Callable[[Rig], None], killed: bool) -> None:
     """At every moment; what has gone on is never loaded from what was saved before, and never doubled."""
 
-    def trials(share: Share) -> Found:
-        with rig(ALONE) as host:
-            moments = host.snapshots(host.update, (JOURNAL, FILE, WORLD))
-        for number, moment in share.of(list(enumerate(moments, start=1))):
-            with rig(ALONE) as host:
-                if killed:
-                    kept = host.snapshots(host.update, (JOURNAL, FILE, WORLD))
-                    host.go_back(kept[number - 1])
-                    act(host)
-                else:
-                    host.update(Points(lambda: act(host), number))
-                raised = host.recover()
-                wrong = [raised] if raised else []
-                gone = {"web1"} if not host.host.processes(host.uuids["web1"]) else set()
-                lost = outcomes(host).get("web1") is LOST
-                yield moment.label, [*wrong, *problems(host, gone=gone), *(["lost"] if lost and not gone else [])]
+    def recovered(host: Rig) -> list[str]:
+        raised = host.recover()
+        wrong = [raised] if raised else []
+        gone = {"web1"} if not host.host.processes(host.uuids["web1"]) else set()
+        lost = outcomes(host).get("web1") is LOST
+        return [*wrong, *problems(host, gone=gone), *(["lost"] if lost and not gone else [])]
 
-    sweep(trials)
+    def lives(share: Share) -> Found:
+        with rig(ALONE) as host:
+            counted = Points()
+            host.update(counted)
+        for number, label in share.of(list(enumerate(counted.labels, start=1))):
+            with rig(ALONE) as host:
+                host.update(Points(lambda: act(host), number))
+                yield label, recovered(host)
+
+    def dies(share: Share) -> Found:
+        with rig(ALONE) as host:
+            for moment in share.of(host.moments(host.update, (JOURNAL, FILE, WORLD))):
+                host.go_back(moment)
+                act(host)
+                yield moment.label, recovered(host)
+
+    sweep(dies if killed else lives)
 
 
 # -- something is swapped for the whole host ------------------------------------------------------------------------

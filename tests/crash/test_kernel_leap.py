@@ -184,8 +184,7 @@ def test_cut_off_anywhere_before_the_leap() -> None:
 
     def trials(share: Share) -> Found:
         with rig(LEAP) as host:
-            taken = host.snapshots(host.update, (JOURNAL, FILE, WORLD))
-            for snapshot in share.of(taken):
+            for snapshot in share.of(host.moments(host.update, (JOURNAL, FILE, WORLD))):
                 host.go_back(snapshot)
                 if FakeKernel(host.host.world).is_for_good():
                     continue

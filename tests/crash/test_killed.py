@@ -80,8 +80,9 @@ def test_killed_for_real_at_every_journal_write(scenario: Scenario) -> None:
 
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            labels = [kept.label for kept in host.snapshots(host.update, (JOURNAL,))]
-        for number, label in share.of(list(enumerate(labels, start=1))):
+            counted = Points(only=(JOURNAL,))
+            host.update(counted)
+        for number, label in share.of(list(enumerate(counted.labels, start=1))):
             with rig(scenario) as host:
                 points = Points(kill_me, number, (JOURNAL,))
                 if host.update_killed(points) != -signal.SIGKILL:
@@ -110,7 +111,7 @@ def test_killed_anywhere(scenario: Scenario, kinds: tuple[str, ...], daemon_come
 
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            for moment in share.of(host.snapshots(host.update, kinds)):
+            for moment in share.of(host.moments(host.update, kinds)):
                 host.go_back(moment)
                 committed = intended(host)
                 if daemon_comes_early:
@@ -126,10 +127,10 @@ def test_recovery_killed_as_well(scenario: Scenario) -> None:
 
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            for first in share.of(host.snapshots(host.update, (JOURNAL,))):
+            for first in share.of(host.moments(host.update, (JOURNAL,))):
                 host.go_back(first)
                 committed = intended(host)
-                for second in host.snapshots(host.recover, (JOURNAL,)):
+                for second in host.moments(host.recover, (JOURNAL,)):
                     host.go_back(second)
                     yield f"{first.label} / {second.label}", judged(host, committed, host.recover())
 
@@ -141,7 +142,7 @@ def test_recovery_is_repeatable() -> None:
 
     def trials(share: Share) -> Found:
         with rig(ALL_RUN) as host:
-            for moment in share.of(host.snapshots(host.update, (JOURNAL,))):
+            for moment in share.of(host.moments(host.update, (JOURNAL,))):
                 host.go_back(moment)
                 committed = intended(host)
                 host.recover()

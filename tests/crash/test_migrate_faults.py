@@ -267,8 +267,9 @@ def test_the_peer_dies_at_each_moment() -> None:
 def test_killed_for_real_at_every_journal_write(scenario: Scenario) -> None:
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            labels = [kept.label for kept in host.snapshots(host.update, (JOURNAL,))]
-        for number, label in share.of(list(enumerate(labels, start=1))):
+            counted = Points(only=(JOURNAL,))
+            host.update(counted)
+        for number, label in share.of(list(enumerate(counted.labels, start=1))):
             with rig(scenario) as host:
                 if host.update_killed(Points(kill_me, number, (JOURNAL,))) != -signal.SIGKILL:
                     yield label, ["it was not killed"]
@@ -288,7 +289,7 @@ def test_killed_anywhere(scenario: Scenario, fault: FaultKind | None) -> None:
         with rig(scenario) as host:
             if fault is not None:
                 host.host.fault(fault)
-            for moment in share.of(host.snapshots(host.update, ANYWHERE)):
+            for moment in share.of(host.moments(host.update, ANYWHERE)):
                 host.go_back(moment)
                 raised = host.recover()
                 yield moment.label, [*([raised] if raised else []), *wrong(host)]
@@ -300,9 +301,9 @@ def test_killed_anywhere(scenario: Scenario, fault: FaultKind | None) -> None:
 def test_recovery_killed_as_well(scenario: Scenario) -> None:
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            for moment in share.of(host.snapshots(host.update, (JOURNAL,))):
+            for moment in share.of(host.moments(host.update, (JOURNAL,))):
                 host.go_back(moment)
-                for second in host.snapshots(host.recover, (JOURNAL, WORLD)):
+                for second in host.moments(host.recover, (JOURNAL, WORLD)):
                     host.go_back(second)
                     raised = host.recover()
                     yield f"{moment.label}, {second.label}", [*([raised] if raised else []), *wrong(host)]
@@ -316,7 +317,7 @@ def test_the_host_is_started_anew_at_each_moment(scenario: Scenario) -> None:
 
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            for moment in share.of(host.snapshots(host.update, (JOURNAL, WORLD))):
+            for moment in share.of(host.moments(host.update, (JOURNAL, WORLD))):
                 host.go_back(moment)
                 with host.host.world.change() as state:
                     host.host.world.end_kernel(state, leaps=False)

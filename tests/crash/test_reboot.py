@@ -400,7 +400,7 @@ def test_what_happens_between_a_death_and_recovery(act: Callable[[Rig], None]) -
 
     def trials(share: Share) -> Found:
         with rig(BOTH) as host:
-            for moment in share.of(host.snapshots(host.update, ANYWHERE)):
+            for moment in share.of(host.moments(host.update, ANYWHERE)):
                 host.go_back(moment)
                 act(host)
                 was = emulator(host)
@@ -422,7 +422,7 @@ def test_killed_anywhere_while_something_goes_wrong(kind: FaultKind) -> None:
     def trials(share: Share) -> Found:
         with rig(BOTH) as host:
             host.host.fault(kind, host.uuids["web1"])
-            for moment in share.of(host.snapshots(host.update, (JOURNAL, WORLD))):
+            for moment in share.of(host.moments(host.update, (JOURNAL, WORLD))):
                 host.go_back(moment)
                 raised = host.recover()
                 host.host.no_more_faults()
@@ -440,7 +440,7 @@ def test_one_that_was_asked_is_waited_for_by_recovery() -> None:
 
     def trials(share: Share) -> Found:
         with rig(BOTH) as host:
-            for moment in share.of(host.snapshots(host.update, ANYWHERE)):
+            for moment in share.of(host.moments(host.update, ANYWHERE)):
                 host.go_back(moment)
                 raised = host.recover()
                 obeys_meanwhile(host)

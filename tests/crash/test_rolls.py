@@ -131,7 +131,7 @@ def test_its_updater_dies_at_every_journal_write(scenario: Scenario, technique: 
 
     def trials(share: Share) -> Found:
         with rig(scenario) as host:
-            for moment in share.of(host.snapshots(Rolling(host, technique), (JOURNAL,))):
+            for moment in share.of(host.moments(Rolling(host, technique), (JOURNAL,))):
                 host.go_back(moment)
                 begun = {name for update in host.updates() for name in _names(update)}
                 raised = [host.recover(), host.recover()]

@@ -7,6 +7,7 @@ The library is asyncio; an update is a sequence, so each connection keeps a priv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0  # QEMU answers in well under a millisecond; past this it hangs
 LATE_SECONDS = 0.2  # for one that was late before, or may be: a guest stands still meanwhile
+_HEARD_SECONDS = 0.02  # past its deadline, for an answer that is there: on a busy host we may be late, and not QEMU
 _POLLING = "guest-stats-polling-interval"
 # Of BlockIOThrottle (QEMU, qapi/block-core.json): those it wants always, and those it takes.
 _NO_LIMITS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
@@ -345,13 +347,26 @@ class QmpMonitor(QmpVerbs):
     def _within(self, seconds: float, coroutine: Coroutine[Any, Any, T], doing: str) -> T:
         asking = f"asking QEMU at {self._path.name}: {doing}"
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(coroutine, max(seconds, 0.0)))
+            return self._loop.run_until_complete(_in_time(coroutine, max(seconds, 0.0)))
         except TimeoutError as error:
             raise OutcomeUnknown(asking, expected=f"an answer within {seconds:g} s", found="none") from error
         except ExecuteError as error:
             raise Failed(asking, found=str(error)) from error
         except (QMPError, ProtocolError, OSError, EOFError) as error:
             raise Failed(asking, expected="an open connection", found=str(error) or type(error).__name__) from error
+
+
+async def _in_time(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Its result; TimeoutError when there is none in time, nor in what has arrived by then."""
+    task = asyncio.ensure_future(coroutine)
+    for patience in (seconds, _HEARD_SECONDS):
+        await asyncio.wait((task,), timeout=patience)
+        if task.done():
+            return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        return await task
+    raise TimeoutError
 
 
 def _memory_device(row: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ definition can write anything there: what is not understood is an error, and nev
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TypeVar
@@ -73,6 +74,7 @@ def read_policy(name: str, text: str) -> PolicyPart:
 
 def _hint(name: str, text: str) -> str:
     """How to be rid of it; what is in our own namespace can be unset."""
+    name = shlex.quote(name)
     others = sorted(set(re.findall(rf"{NAMESPACES}[\w.-]{{0,40}}", text)) - {NAMESPACE})
     if others:
         return f"use the hostagent that wrote it, or take it away: virsh metadata {name} {others[0]} --remove"

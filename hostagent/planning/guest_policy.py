@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -64,6 +65,6 @@ def policy_blockers(guest: Guest, own: GuestPolicy, method: Method) -> tuple[Blo
             Reason.POLICY,
             expected=f"a policy that allows {method}",
             found=f"one that allows {there} ({own.origins[Setting.ALLOW]})",
-            hint=f"if its owner agrees: hostagent guest set {guest.name} --allow {more}",
+            hint=f"if its owner agrees: hostagent guest set {shlex.quote(guest.name)} --allow {more}",
         ),
     )

@@ -4,6 +4,7 @@ libvirt makes the arguments anew as it restores a guest, and carries its own set
 handover does not take is none of a hold's business. Only what has been tried is let through.
 """
 
+import shlex
 from collections.abc import Callable
 
 from hostagent.facts import Guest, GuestState, Host
@@ -43,7 +44,10 @@ def named_ram(guest: Guest) -> Found:
     if guest.ram_files or not guest.state.active:
         return None
     return Blocker(
-        Reason.RAM_ORDINARY, "RAM in shared files, for a hold", "other RAM", f"hostagent guest adopt {guest.name}"
+        Reason.RAM_ORDINARY,
+        "RAM in shared files, for a hold",
+        "other RAM",
+        f"hostagent guest adopt {shlex.quote(guest.name)}",
     )
 
 

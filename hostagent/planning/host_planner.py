@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -172,5 +173,5 @@ def _not_together(guest: Guest, apart: str) -> Blocker:
         expected="only guests that may be disturbed together, for a swap that holds all of them",
         found=apart,
         hint=f"move {guest.name} to another host first, or allow that: "
-        f"hostagent guest set {guest.name} --allow in-place,in-place-copy,live-migrate",
+        f"hostagent guest set {shlex.quote(guest.name)} --allow in-place,in-place-copy,live-migrate",
     )

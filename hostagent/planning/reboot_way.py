@@ -5,6 +5,7 @@ It starts from its persistent definition, as after any shutdown: what was change
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 from hostagent.facts import Guest, GuestState
@@ -77,7 +78,7 @@ def boot_proof(guest: Guest, own: GuestPolicy) -> Blocker | None:
         Reason.BOOT_PROOF,
         "a guest agent's channel, or boot-tcp in its policy, for a reboot",
         "neither",
-        f"give it an agent, or say what answers once it has booted: hostagent guest set {guest.name} "
+        f"give it an agent, or say what answers once it has booted: hostagent guest set {shlex.quote(guest.name)} "
         "--boot-tcp HOST:PORT",
     )
 

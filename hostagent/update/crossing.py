@@ -5,6 +5,7 @@ The pause begins in `switch`.
 
 from __future__ import annotations
 
+import shlex
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -232,7 +233,7 @@ def too_busy(swap: GuestSwap, found: str) -> Failed:
         expected="it to write more slowly than is copied",
         found=found,
         hint="try when it has less to do, or give it such RAM at its next boot: "
-        f"hostagent guest adopt {swap.name} --next-boot",
+        f"hostagent guest adopt {shlex.quote(swap.name)} --next-boot",
     )
 
 

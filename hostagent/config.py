@@ -136,7 +136,13 @@ class KernelSettings(Table):
 class ComponentSettings(Table):
     """``[[component]]``: something of the host that its owner updates by commands, with guests held or not."""
 
-    name: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,30}$", description="a short name in small letters")]
+    name: Annotated[
+        str,
+        Field(
+            pattern="^[a-z][a-z0-9-]{0,30}$",
+            description=f"a short name in small letters, other than {', '.join(OWN_COMPONENTS)}",
+        ),
+    ]
     apply: Command
     verify: Command  # ends with exit status 0 if what is installed runs, and works
     roll_back: Command
@@ -302,11 +308,9 @@ class Config(Table):
             raise explain(cls, files, error) from error
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, doing: str = "reading a duration") -> float:
     """Seconds of ``10s``, ``500ms``, ``1.5m`` or ``1h``; UsageError otherwise."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text.strip(), re.ASCII)
     if found is None or float(found[1]) <= 0:
-        raise UsageError(
-            "reading a duration", expected="a number above 0 and ms, s, m or h, like 10s", found=repr(text)
-        )
+        raise UsageError(doing, expected="a number above 0 and ms, s, m or h, like 10s", found=repr(text))
     return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]

@@ -170,7 +170,7 @@ def policies_of(call: Call, budget: str | None) -> Policies:
 
 def budget_seconds(text: str) -> float:
     """What --budget says; UsageError when that is none."""
-    seconds = parse_duration(text)
+    seconds = parse_duration(text, "reading --budget")
     if seconds > BUDGET_LIMIT_SECONDS:
         raise UsageError("reading --budget", expected="at most 1h", found=text)
     return seconds
@@ -228,6 +228,8 @@ def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
 
 def require_folder(save: Path) -> None:
     """Raises UsageError when a plan cannot be saved there."""
+    if save.is_dir():
+        raise UsageError(f"saving the plan {save}", expected="the name of a file", found="a folder")
     if not save.absolute().parent.is_dir():
         raise UsageError(f"saving the plan {save}", expected="a folder that is there", found=f"no {save.parent}")
 

@@ -28,7 +28,13 @@ from hostagent.update.rolled import Rolled
 
 @verb("update", example="hostagent update qemu --to 10.0 --guest web1 --guest db9 --budget 10s", operation="update")
 @planning_options
-@click.option("--plan", "saved", metavar="FILE", type=click.Path(path_type=Path), help="Carry out a saved plan.")
+@click.option(
+    "--plan",
+    "saved",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Carry out a saved plan; COMPONENT is left out then.",
+)
 @click.option("--keep-definition", is_flag=True, help="Leave definitions of guests whose RAM is copied as they are.")
 @click.option("--wait", metavar="TIME", help="Between groups of guests, like 10m; 0s is not at all.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -68,7 +74,7 @@ def wait_seconds(text: str) -> float:
     """What --wait says; UsageError when that is none."""
     if text.strip() in ("0", "0s"):
         return 0.0
-    seconds = parse_duration(text)
+    seconds = parse_duration(text, "reading --wait")
     if seconds > DAY_SECONDS:
         raise UsageError("reading --wait", expected="at most 24h", found=text)
     return seconds

@@ -67,7 +67,7 @@ class Verb(click.Command):
         if self.example:
             with formatter.section("Example"):
                 for line in self.example.splitlines():
-                    formatter.write_text(line)
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")  # to be pasted: never on two lines
 
 
 class Verbs(click.Group):

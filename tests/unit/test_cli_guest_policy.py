@@ -148,7 +148,7 @@ def test_what_is_not_said_stays(hostagent: Caller, metadata: Metadata) -> None:
         ((), "expected what to set, or --unset, found neither"),
         (("--allow", "magic"), "reading --allow: expected some of in-place, in-place-copy, live-migrate, reboot"),
         (("--allow", ""), "reading --allow"),
-        (("--budget", "0s"), "reading a duration"),
+        (("--budget", "0s"), "reading --budget"),
         (("--budget", "2h"), "at most 1h"),
         (("--budget", "2"), "like 10s"),
         (("--clock", "slew"), "Invalid value for '--clock': 'slew' is not one of 'step', 'report', 'off'"),

@@ -66,8 +66,9 @@ def test_nothing_asked_is_help(words: list[str]) -> None:
         (["setup", "--kernel-swaps", "--reserve", "lots"], "a size like 512M, 64G or 2T"),
         (["--config", "/nonexistent", "status"], "no such file"),
         (["--connect", "nonsense", "status"], "expected a libvirt URI"),
-        (["plan", "qemu", "--to", "1", "--budget", "soon"], "reading a duration"),
+        (["plan", "qemu", "--to", "1", "--budget", "soon"], "reading --budget"),
         (["plan", "qemu", "--to", "1", "--budget", "2h"], "at most 1h"),
+        (["plan", "qemu", "--to", "1", "--save", "/tmp"], "expected the name of a file, found a folder"),
     ],
 )
 def test_wrong_words_are_one_line_and_exit_code_2(hostagent: Caller, words: list[str], said: str) -> None:
@@ -234,3 +235,9 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         assert not signals.cancelled()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_example_can_be_pasted(hostagent: Caller) -> None:
+    """It is on one line, however long that is."""
+    shown = hostagent("metrics", "--help").stdout
+    assert "  hostagent metrics --textfile /var/lib/prometheus/node-exporter/hostagent.prom\n" in shown

@@ -159,7 +159,7 @@ def test_what_only_groups_of_guests_have(world: World, component: str, words: tu
         (("--canary", "cache"), "reading --canary: expected one of the guests that would be updated"),
         (("--canary", ""), "reading --canary"),
         (("--wait", "25h"), "reading --wait: expected at most 24h, found 25h"),
-        (("--wait", "soon"), "reading a duration"),
+        (("--wait", "soon"), "reading --wait"),
         (("--max-unavailable", "-1"), "-1"),
     ],
 )

@@ -53,7 +53,7 @@ def inspect(asked: Asked, guests: tuple[str, ...]) -> int:
     document = {
         **_host_json(host, against),
         "components": [_component_json(component) for component in components],
-        "guests": [_guest_json(*one) for one in seen],
+        "guests": [_guest_json(*one, against) for one in seen],
     }
     call.out.show(document, *parts)
     return ExitCode.DONE
@@ -173,8 +173,8 @@ def tree_json(tree: QemuTree) -> dict[str, object]:
     }
 
 
-def _guest_json(guest: Guest, way: Way) -> dict[str, object]:
-    process, possible = guest.process, guest.state.active and not way.blockers
+def _guest_json(guest: Guest, way: Way, against: tuple[Blocker, ...]) -> dict[str, object]:
+    process, possible = guest.process, guest.state.active and not way.blockers and not against
     running = process and {
         "pid": process.pid,
         "exe": process.exe,

@@ -16,7 +16,7 @@ from hostagent.cli.plan_view import plan_json, plan_parts, refusal
 from hostagent.cli.report_view import report_parts
 from hostagent.cli.roll import Course, carry_out
 from hostagent.components import HostComponent
-from hostagent.errors import ExitCode, Failed, HostagentError, Refused, UsageError
+from hostagent.errors import ExitCode, HostagentError, Refused, UsageError
 from hostagent.facts import Freshness, Host
 from hostagent.plan import HostPlan, Method, Plan
 from hostagent.planning.guest_policy import Policies
@@ -91,7 +91,12 @@ def _all_outdated(call: Call, known: Sequence[HostComponent]) -> list[Swap]:
 def _outdated(call: Call, component: HostComponent) -> Swap | None:
     change = component.look()
     if change.freshness is Freshness.UNKNOWN:
-        raise Failed(f"looking at {component.name}", expected="to see what runs", found="that cannot be told")
+        raise Refused(
+            f"looking at {component.name}",
+            expected="to see what runs and what is installed",
+            found="that cannot be told",
+            hint="hostagent inspect shows what can be seen",
+        )
     if change.freshness is not Freshness.OUTDATED:
         return None
     return Swap(

@@ -185,10 +185,12 @@ def refusal(plan: Plan, named: Collection[str]) -> Refused | None:
     blocked = [guest for guest in plan.blocked if guest.name in named]
     if not plan.blockers and not blocked:
         return None
-    found = [f"{guest.name}: {', '.join(dict.fromkeys(item.reason for item in guest.blockers))}" for guest in blocked]
+    found = [
+        f"{guest.name}: {', '.join(dict.fromkeys(item.reason for item in _against_asked(guest)))}" for guest in blocked
+    ]
     if plan.blockers:
         found.insert(0, f"host: {', '.join(dict.fromkeys(item.reason for item in plan.blockers))}")
-    again = "inspect" if plan.adopts else f"plan {plan.component} --to {plan.to.name}"
+    again = "inspect" if plan.adopts else f"plan {plan.component} --to {plan.to.name}, with the same options,"
     return Refused(
         "adopting RAM" if plan.adopts else f"updating {plan.component}",
         expected="nothing against it" if plan.blockers else "nothing against the guests named",
@@ -197,10 +199,18 @@ def refusal(plan: Plan, named: Collection[str]) -> Refused | None:
     )
 
 
+def _against_asked(guest: GuestPlan) -> tuple[Blocker, ...]:
+    """What is against it; that another method than the usual one was asked for is none of that."""
+    ways = [way for way in guest.ways if all(blocker.reason is not Reason.NOT_ASKED for blocker in way.blockers)]
+    if not ways or ways[0] is guest.ways[0]:
+        return guest.blockers
+    return tuple(dict.fromkeys(blocker for way in ways for blocker in way.blockers))
+
+
 def refusal_json(plan: Plan, named: Collection[str]) -> dict[str, object]:
     """All of its reasons, for a program."""
     guests = [guest for guest in plan.blocked if guest.name in named]
     return {
         "blockers": blockers_json(plan.blockers),
-        "guests": [{"name": guest.name, "blockers": blockers_json(guest.blockers)} for guest in guests],
+        "guests": [{"name": guest.name, "blockers": blockers_json(_against_asked(guest))} for guest in guests],
     }

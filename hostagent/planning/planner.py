@@ -215,7 +215,7 @@ def _unclear(wanted: str, trees: Sequence[QemuTree], found: str) -> UsageError:
         f"choosing a QEMU for {wanted!r}",
         expected=f"one of {_listed(there)}",
         found=found,
-        hint="name a tree, or add that version to the host first",
+        hint="hostagent qemu list; to have another one: hostagent qemu fetch, or hostagent qemu add",
     )
 
 

@@ -30,7 +30,12 @@ def download(wanted: str, *, sources: Path, folder: Path) -> list[Path]:
     known = list(dict.fromkeys(source_version(version) for version in there[PACKAGES[0]]))
     if not known:
         where = str(sources) if sources.is_file() else "the system's apt sources"
-        raise Refused(doing, expected=f"{PACKAGES[0]} in {where}", found="none")
+        raise Refused(
+            doing,
+            expected=f"{PACKAGES[0]} in {where}",
+            found="none",
+            hint=f"name an archive that has it in {sources}, or give its packages to hostagent qemu add",
+        )
     fitting = [version for version in known if fits(version, wanted)]
     if not fitting:
         raise UsageError(doing, expected=f"the beginning of one of {', '.join(known)}", found=repr(wanted))

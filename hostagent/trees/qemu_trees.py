@@ -231,12 +231,13 @@ def _make(doing: str, sources: list[Path], folder: Path, workshop: Path, package
 def _same(doing: str, final: Path, digest: str) -> QemuTree:
     """The tree that is there, if it holds the same files."""
     hint = f"if no guest runs on it, remove {final} and add again"
+    instead = f"to have this one instead: hostagent qemu remove {final.name}, and add it again"
     try:
         there = _read_record(final)
     except (OSError, ValidationError) as error:
         raise Refused(doing, expected=f"a whole tree in {final}", found="a damaged one", hint=hint) from error
     if there.sha256 != digest:
-        raise Refused(doing, expected="the build that is there", found="another of the same version", hint=hint)
+        raise Refused(doing, expected="the build that is there", found="another of the same version", hint=instead)
     return _tree_at(final)
 
 

@@ -55,6 +55,7 @@ class _Watch:
         self._limited = False
         self._guarded = False
         self._seen: float | None = None  # when it was last seen running
+        self._heard = self._began  # when the host that it leaves last answered
 
     def see_it_through(self, passage: Passage) -> Failed | None:
         """Until it has ended; why it was to be broken off, if it was."""
@@ -88,6 +89,7 @@ class _Watch:
                 self._guarded = True
                 swap.ports.watcher.pausing(before + swap.budget_seconds + swap.ports.config.migrate.end_seconds)
             found = self._source.migration(swap.uuid)
+            self._heard = swap.ports.monotonic()
             self._last = found or self._last
             if found is not None and found.total and not self._limited:
                 self._source.limit_downtime(
@@ -113,7 +115,11 @@ class _Watch:
         doing = f"{swap.name}: migrating to {swap.called(self._leg.target)}"
         if self._stoppable and swap.cancelled():
             return Failed(doing, found="a signal asked to stop")
-        if swap.ports.monotonic() <= self._ends:
+        now, patience = swap.ports.monotonic(), swap.ports.config.migrate.end_seconds
+        if now - self._heard > patience:
+            source = swap.called(self._leg.source)
+            return Failed(doing, expected=f"{source} to answer", found=f"nothing from it for {patience:.0f} s")
+        if now <= self._ends:
             return None
         last = self._last
         found = "nothing of its memory across"

@@ -13,7 +13,7 @@ from hostagent.hypervisor import RunState
 from hostagent.hypervisor.fake_passing import peer_dies
 from hostagent.hypervisor.fake_world import FaultKind
 from hostagent.plan import Method
-from hostagent.update import leaving
+from hostagent.update import leaving, passage
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.report import GuestReport, report_of
 from tests.crash import shapes
@@ -186,6 +186,36 @@ def test_a_guest_that_writes_too_fast_is_given_up() -> None:
         assert told.outcome is Outcome.ROLLED_BACK
         assert "expected it to arrive within 2 s" in told.reason
         assert "100 MiB/s cross, and the guest writes 900 MiB/s" in told.reason
+        assert wrong(host) == []
+
+
+def test_a_peer_that_falls_silent_is_not_waited_for_as_long_as_a_large_guest_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only for end_seconds, which is 60, and once more before a person is called."""
+    monkeypatch.setattr(passage, "limit_seconds", lambda _swap: 3600.0)
+    with rig(RETURNS) as host:
+        fell_silent: list[int] = []
+
+        def act() -> None:
+            with host.host.world.look() as state:
+                passing, now_ns = state.passing.get(host.uuids["web1"]), state.now_ns
+                comes_back = passing is not None and passing.source == PEER
+            if comes_back and not fell_silent:
+                fell_silent.append(now_ns)
+                host.host.fault(FaultKind.MIGRATE_STALLS, times=200)
+                host.host.fault(FaultKind.PEER_SILENT, times=-1)
+
+        assert host.update(Points(act, only=(WORLD,))) == ""
+        told = reports(host)["web1"]
+        assert told.outcome is Outcome.NEEDS_OPERATOR
+        assert f"virsh -c fake://{PEER}/system domstate" in told.reason
+        with host.host.world.look() as state:
+            assert state.now_ns - fell_silent[0] < 300_000_000_000
+        assert wrong(host) == []
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert reports(host)["web1"].outcome is Outcome.UPDATED
         assert wrong(host) == []
 
 

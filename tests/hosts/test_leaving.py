@@ -34,10 +34,10 @@ from tests.hosts.census import Census
 from tests.hosts.guests import BOOT_LIMIT, Travelling, guests, is_well
 from tests.hosts.peers import putting
 
-HELD = GuestSpec("held", 1, 192, fill_mib=48, seed=61)
-SAME_SET = GuestSpec("same set", 2, 192, fill_mib=48, seed=62)
-PRIVATE = GuestSpec("private", 3, 192, ram=Ram.MEMFD, fill_mib=48, seed=63)
-RESTARTED = GuestSpec("restarted", 4, 192, fill_mib=48, seed=64)
+HELD = GuestSpec("held", 1, 192, fill_mib=16, seed=61)
+SAME_SET = GuestSpec("same set", 2, 192, fill_mib=16, seed=62)
+PRIVATE = GuestSpec("private", 3, 192, ram=Ram.MEMFD, fill_mib=16, seed=63)
+RESTARTED = GuestSpec("restarted", 4, 192, fill_mib=16, seed=64)
 POLICIES = {
     HELD: PolicyPart(availability_set="db", update_domain="1"),
     SAME_SET: PolicyPart(availability_set="db", update_domain="2"),
@@ -178,7 +178,7 @@ def test_the_plan_names_who_leaves_and_why(world: World) -> None:
     assert f"{RESTARTED.name} {leaves} reboot: expected a policy that allows in-place" in said
 
 
-def test_it_is_swapped_with_one_held_two_away_and_one_shut_down(world: World) -> None:
+def test_it_is_swapped_with_one_held_two_away_and_one_shut_down(world: World, lab: Lab) -> None:
     world.reset()
     before = world.look()
     with Census(world.hosts) as census:
@@ -187,10 +187,12 @@ def test_it_is_swapped_with_one_held_two_away_and_one_shut_down(world: World) ->
     assert {name: guest["method"] for name, guest in trip.guests.items()} == WAYS
     world.check(before, census)
     for spec in KEEPS:
-        felt, told = world.peer.felt(spec.address).stood_still_ns / 1e9, trip.guests[spec.name]["pause_seconds"]
-        print(f"{spec.name} stood still {felt:.2f} s by its ticks, {told} s by us")
-        assert isinstance(told, float)
-        assert felt <= told + 0.5
+        measured = lab.updates()[-1].guests[spec.uuid].measured
+        pauses = measured.get("pauses", [measured["pause_seconds"]])  # there and back
+        assert trip.guests[spec.name]["pause_seconds"] == max(pauses)
+        felt = world.peer.felt(spec.address).stood_still_ns / 1e9
+        print(f"{spec.name} stood still {felt:.2f} s by the guest's clock, {pauses} s by ours")
+        assert felt <= sum(pauses) + 0.5  # on a busy machine the largest step may hold both
 
 
 def test_one_that_does_not_load_brings_everybody_home(world: World) -> None:

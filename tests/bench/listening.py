@@ -19,7 +19,7 @@ HOSTS_FILE = Path("/etc/hosts")
 # would take them from the host that has it (virSecurityDACRestoreImageLabelInt).
 NOT_OURS = "dynamic_ownership = 0\n"
 # Who is silent for (count + 1) * interval seconds is taken for dead: libvirt's own 5 and 5 make half a minute.
-KEEPALIVE = "keepalive_interval = 2\nkeepalive_count = 3\n"
+KEEPALIVE = "keepalive_interval = 1\nkeepalive_count = 5\n"
 LISTEN = """\
 listen_tls = 1
 listen_tcp = 1

@@ -12,6 +12,7 @@ from tests.bench.link import A, B
 from tests.bench.peer import Peer
 from tests.bench.two_hosts import URIS, TwoHosts, two_hosts
 from tests.hosts import panics
+from tests.hosts.guests import Standing
 from tests.hosts.peers import Putting, putting
 
 
@@ -53,6 +54,13 @@ def peer(both: TwoHosts) -> Iterator[Peer]:
 def lab(both: TwoHosts) -> Lab:
     """hostagent on the first host; the second has its own, set up in the same way."""
     return Lab.set_up(start=both.a.start_command)
+
+
+@pytest.fixture(scope="module")
+def standing(both: TwoHosts, peer: Peer, lab: Lab) -> Iterator[Standing]:
+    """Ask it for a guest once the hosts are joined (`hosts`)."""
+    with Standing(both, lab.system.emulator) as standing:
+        yield standing
 
 
 @pytest.fixture

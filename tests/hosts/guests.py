@@ -1,4 +1,4 @@
-"""A test guest that lives on one of two hosts, and its migration by libvirt alone."""
+"""A test guest that lives on one of two hosts, its migration by libvirt alone, and one that many tests have in turn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+from xml.etree import ElementTree
 
 import libvirt
 
 from tests.bench.guest_spec import GUEST_FILES, GuestSpec
 from tests.bench.link import A, B, Side
-from tests.bench.proof import Proof
+from tests.bench.proof import NotReadyError, Proof
 from tests.bench.two_hosts import MIGRATE_URIS, PLAIN_URIS, URIS, TwoHosts
 from tests.hosts.panics import PANICS
 
@@ -71,6 +74,23 @@ class Travelling:
         """Every host on which libvirt has it running; two would be one too many."""
         return [side for side in (A, B) if (self.state(side) or (0, 0))[0] == libvirt.VIR_DOMAIN_RUNNING]
 
+    def emulator(self, side: Side) -> str:
+        """What it runs on there."""
+        with self.on(side) as domain:
+            return ElementTree.fromstring(domain.XMLDesc()).findtext("devices/emulator", "")
+
+    def migrate_onto(self, source: Side, target: Side, emulator: str) -> None:
+        """As `migrate`, and there it runs on that QEMU, now and later."""
+        migratable = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+        was = self.emulator(source)
+        with self.on(source) as domain:
+            now, later = (
+                domain.XMLDesc(migratable | flags).replace(was, emulator)
+                for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)
+            )
+        params = {libvirt.VIR_MIGRATE_PARAM_DEST_XML: now, libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: later}
+        self.migrate(source, target, **params)
+
     def migrate(self, source: Side, target: Side, flags: int = LIVE | TLS, **more: str) -> None:
         """One call of libvirt's; the source host does the rest. `more` are VIR_MIGRATE_PARAM_*, by their values."""
         uris = URIS if flags & TLS else PLAIN_URIS
@@ -124,6 +144,68 @@ def guests(hosts: TwoHosts, *specs: GuestSpec) -> Iterator[tuple[Travelling, ...
             with travelling.proof(A) as proof:
                 proof.wait_booted(BOOT_LIMIT)
         yield booting
+
+
+class Standing:
+    """A guest that tests have one after the other: each finds it as if it had been booted for it.
+
+    It goes home if the test before left it elsewhere, and onto the QEMU that it was booted on; one that is not whole
+    then, or anywhere that it should not be, is ended, and another one is booted.
+    """
+
+    def __init__(self, hosts: TwoHosts, emulator: str) -> None:
+        self._hosts, self._emulator = hosts, emulator
+        self._stack = ExitStack()
+        self._guest: Travelling | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    @contextmanager
+    def guest(self, spec: GuestSpec) -> Iterator[Travelling]:
+        """One whose block fails is not for others."""
+        if self._guest is None or self._guest.spec != spec or not self._is_as_new(self._guest):
+            self.end()
+            self._guest = self._stack.enter_context(guest(self._hosts, spec))
+        try:
+            yield self._guest
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """The one that there is, if any."""
+        self._guest = None
+        self._stack.close()
+
+    def _is_as_new(self, travelling: Travelling) -> bool:
+        try:
+            self._bring_home(travelling)
+            if travelling.runs_on() != [A] or travelling.is_known_on(B):
+                return False
+            if travelling.spec.own_disk:
+                travelling.disk(B).unlink(missing_ok=True)  # what is left of a copy
+            with travelling.on(A) as domain:
+                domain.setAutostart(0)
+            with travelling.proof(A) as proof:
+                proof.rewrite(0)
+                return proof.check().good and travelling.emulator(A) == self._emulator
+        except (libvirt.libvirtError, NotReadyError) as error:
+            print(f"another guest is booted: {error}")
+            return False
+
+    def _bring_home(self, travelling: Travelling) -> None:
+        if travelling.spec.own_disk:  # which would have to go with it
+            return
+        if travelling.runs_on() == [A] and travelling.emulator(A) != self._emulator:
+            travelling.migrate_onto(A, B, self._emulator)
+        if travelling.runs_on() == [B]:
+            travelling.migrate_onto(B, A, self._emulator)
 
 
 @contextmanager

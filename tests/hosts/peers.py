@@ -25,7 +25,7 @@ copy_storage = {copies}
 lossy_emulation = true
 least_seconds = {least}
 seconds_per_gib = 1
-call_seconds = 3
+call_seconds = {call}
 end_seconds = {end}
 
 [[peer]]
@@ -51,6 +51,7 @@ class Putting:
         returns: bool = True,
         least: float = 60.0,
         end: float = 15.0,
+        call: float = 10.0,
         copies: bool = False,
     ) -> Lab:
         uris = OVER[transport]
@@ -66,6 +67,7 @@ class Putting:
                 shared=GUEST_FILES,
                 least=least,
                 end=end,
+                call=call,
             )
         )
         return Lab.load()

@@ -25,9 +25,8 @@ from tests.bench.link import B
 from tests.bench.two_hosts import MIGRATE_URIS, URIS, TwoHosts
 from tests.crash import shapes
 from tests.crash.rig import PEER, Scenario, rig
-from tests.hosts.guests import guest
 
-SPEC = GuestSpec("traveller", 1, 256, fill_mib=64, seed=54)
+SPEC = GuestSpec("traveller", 1, 256, fill_mib=32, seed=54)
 OWN = dataclasses.replace(SPEC, own_disk=True)
 SLOW = 100_000_000
 LIMIT = 60.0
@@ -99,8 +98,8 @@ def _pairs(request: pytest.FixtureRequest, spec: GuestSpec) -> Iterator[Pair]:
                 stall=lambda: made.host.fault(FaultKind.MIGRATE_STALLS, times=-1),
             )
         return
-    hosts, lab = request.getfixturevalue("hosts"), request.getfixturevalue("lab")
-    with guest(hosts, spec):
+    hosts, lab, standing = (request.getfixturevalue(name) for name in ("hosts", "lab", "standing"))
+    with standing.guest(spec):
         real_home, real_peer = MigratingApi("qemu:///system", 10.0), MigratingApi(URIS[B], 10.0)
         libvirt = wiring.libvirt_of(lab.config)
         found = libvirt.guest(SPEC.uuid)

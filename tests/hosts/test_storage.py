@@ -22,7 +22,7 @@ from tests.bench.proof import ProofReport
 from tests.bench.two_hosts import TwoHosts
 from tests.crash.real_updater import Order
 from tests.crash.real_world import Updater, guards, wait_for
-from tests.hosts.guests import Travelling, guest
+from tests.hosts.guests import Standing, Travelling
 from tests.hosts.peers import Putting
 from tests.hosts.test_migration import goes, last, leaves, once
 
@@ -71,48 +71,10 @@ def copying(travelling: Travelling) -> Callable[[], bool]:
     return look
 
 
-def test_its_disk_goes_there_and_back(hosts: TwoHosts, put: Putting) -> None:
-    lab = put(copies=True)
-    with guest(hosts, SPEC) as travelling:
-        was, inode = report_now(travelling), SPEC.disk_path.stat().st_ino
-        heard: list[str] = []
-        seen: list[Path] = []
-
-        def tell(_key: str, step: str, doing: str) -> None:
-            heard.append(f"{step} {doing}")
-            if step == "return" and travelling.disk(B).exists():
-                seen.append(travelling.disk(B))
-
-        report = goes(lab, tell=tell)
-        print(report.outcome, report.reason)
-        assert (report.outcome, report.reason, report.runs_on) == (Outcome.UPDATED, "", "")
-        assert (report.qemu_after, report.left_disks) == (str(lab.newer.version), ())
-        is_well(travelling, A, was)
-        assert SPEC.disk_path.stat().st_ino == inode
-        assert seen
-        assert not travelling.disk(B).exists()
-
-
-def test_its_disk_stays_with_it_and_the_one_here_is_left(hosts: TwoHosts, put: Putting) -> None:
-    lab = put(returns=False, copies=True)
-    spec = replace(RAW, disk_fill_mib=4)
-    with guest(hosts, spec) as travelling:
-        was = report_now(travelling)
-        report = leaves(lab, disks=(str(spec.disk_path),))
-        print(report.outcome, report.reason)
-        assert (report.outcome, report.reason, report.runs_on) == (Outcome.UPDATED, "", "host-b")
-        assert (report.left_disks, report.left_disks_on) == ((str(spec.disk_path),), "")
-        left = spec.disk_path.stat()
-        is_well(travelling, B, was)
-        now, there = spec.disk_path.stat(), travelling.disk(B).stat()
-        assert (now.st_mtime_ns, now.st_size) == (left.st_mtime_ns, left.st_size)
-        assert (there.st_uid, there.st_gid, there.st_size) == (now.st_uid, now.st_gid, now.st_size)
-
-
-def test_a_file_that_is_there_is_not_written_over(hosts: TwoHosts, put: Putting) -> None:
+def test_a_file_that_is_there_is_not_written_over(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
     """Neither by a plan that sees it, nor by an update whose plan did not."""
     lab = put(copies=True)
-    with guest(hosts, SPEC) as travelling:
+    with standing.guest(SPEC) as travelling:
         was, theirs = report_now(travelling), travelling.disk(B)
         theirs.write_bytes(b"somebody's")
         assert "no file is written over" in blocker(lab)
@@ -139,10 +101,32 @@ def blocker(lab: Lab) -> str:
     return str(way.blockers[0])
 
 
-def test_the_network_is_cut_as_its_disk_is_copied(hosts: TwoHosts, put: Putting) -> None:
-    lab = put(least=15.0, end=3.0, copies=True)
-    hosts.link.slow(SLOW)
-    with guest(hosts, RAW) as travelling:
+def test_its_disk_goes_there_and_back(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
+    lab = put(copies=True)
+    with standing.guest(SPEC) as travelling:
+        was, inode = report_now(travelling), SPEC.disk_path.stat().st_ino
+        heard: list[str] = []
+        seen: list[Path] = []
+
+        def tell(_key: str, step: str, doing: str) -> None:
+            heard.append(f"{step} {doing}")
+            if step == "return" and travelling.disk(B).exists():
+                seen.append(travelling.disk(B))
+
+        report = goes(lab, tell=tell)
+        print(report.outcome, report.reason)
+        assert (report.outcome, report.reason, report.runs_on) == (Outcome.UPDATED, "", "")
+        assert (report.qemu_after, report.left_disks) == (str(lab.newer.version), ())
+        is_well(travelling, A, was)
+        assert SPEC.disk_path.stat().st_ino == inode
+        assert seen
+        assert not travelling.disk(B).exists()
+
+
+def test_the_network_is_cut_as_its_disk_is_copied(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
+    lab = put(least=15.0, end=3.0, call=3.0, copies=True)
+    with standing.guest(RAW) as travelling:
+        hosts.link.slow(SLOW)
         was = report_now(travelling)
         with once(copying(travelling), hosts.link.cut):
             report = goes(lab)
@@ -156,11 +140,11 @@ def test_the_network_is_cut_as_its_disk_is_copied(hosts: TwoHosts, put: Putting)
         )
 
 
-def test_the_updater_is_killed_as_its_disk_is_copied(hosts: TwoHosts, put: Putting) -> None:
+def test_the_updater_is_killed_as_its_disk_is_copied(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
     """libvirt goes on by itself: its guard breaks that off, and takes the half copy away."""
     lab = put(copies=True)
-    hosts.link.slow(SLOW)
-    with guest(hosts, RAW) as travelling:
+    with standing.guest(RAW) as travelling:
+        hosts.link.slow(SLOW)
         was = report_now(travelling)
         updater = Updater(Order(to=lab.newer.name, guests=(RAW.name,), methods=(Method.LIVE_MIGRATE,)))
         with once(copying(travelling), lambda: os.kill(updater.pid, signal.SIGKILL)):
@@ -172,3 +156,18 @@ def test_the_updater_is_killed_as_its_disk_is_copied(hosts: TwoHosts, put: Putti
         assert "cut off" in report.reason
         assert not travelling.disk(B).exists()
         is_well(travelling, A, was)
+
+
+def test_its_disk_stays_with_it_and_the_one_here_is_left(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
+    lab = put(returns=False, copies=True)
+    with standing.guest(RAW) as travelling:
+        was = report_now(travelling)
+        report = leaves(lab, disks=(str(RAW.disk_path),))
+        print(report.outcome, report.reason)
+        assert (report.outcome, report.reason, report.runs_on) == (Outcome.UPDATED, "", "host-b")
+        assert (report.left_disks, report.left_disks_on) == ((str(RAW.disk_path),), "")
+        left = RAW.disk_path.stat()
+        is_well(travelling, B, was)
+        now, there = RAW.disk_path.stat(), travelling.disk(B).stat()
+        assert (now.st_mtime_ns, now.st_size) == (left.st_mtime_ns, left.st_size)
+        assert (there.st_uid, there.st_gid, there.st_size) == (now.st_uid, now.st_gid, now.st_size)

@@ -12,11 +12,9 @@ from hostagent.cli.output import Cell, Column, Part, table
 from hostagent.cli.report_view import OUTCOME_LOOKS, plainly, report_parts, roll_place
 from hostagent.cli.verbs import Asked, verb
 from hostagent.errors import ExitCode, UsageError
-from hostagent.update.handover import GUEST_STEPS
-from hostagent.update.hold import HOLD_STEPS
 from hostagent.update.journal import Outcome
 from hostagent.update.order import OrderKind
-from hostagent.update.report import UpdateReport, report_of
+from hostagent.update.report import GuestReport, UpdateReport, report_of
 
 _COLUMNS = (
     Column("update"),
@@ -26,7 +24,6 @@ _COLUMNS = (
     Column("longest\npause", figures=True),
     Column("outcome"),
 )
-_STEPS = tuple(dict.fromkeys(step.name for step in (*GUEST_STEPS[:-1], *HOLD_STEPS)))
 
 
 @verb("history", example="hostagent history 20261122-0", operation="history")
@@ -71,12 +68,20 @@ def _phases(report: UpdateReport) -> list[Part]:
     if not guests:
         return []
     columns = [Column("step"), *(Column(guest.name, figures=True) for guest in guests)]
-    rows = [
-        [step, *(words.duration(guest.phases.get(step)) for guest in guests)]
-        for step in _STEPS
-        if any(step in guest.phases for guest in guests)
-    ]
+    rows = [[step, *(words.duration(guest.phases.get(step)) for guest in guests)] for step in _in_turn(guests)]
     return [table(columns, rows)]
+
+
+def _in_turn(guests: Sequence[GuestReport]) -> list[str]:
+    """Every step that some guest went through, in an order in which each of them did."""
+    steps: list[str] = []
+    for guest in guests:
+        next_one = 0
+        for step in guest.phases:
+            if step not in steps:
+                steps.insert(next_one, step)
+            next_one = steps.index(step) + 1
+    return steps
 
 
 def _chosen(reports: Sequence[UpdateReport], wanted: str) -> UpdateReport:

@@ -53,7 +53,7 @@ class GuestReport:
     qemu_before: str | None
     qemu_after: str | None
     moved_bytes: int | None
-    phases: Mapping[str, float]  # step -> seconds
+    phases: Mapping[str, float]  # step -> seconds, in their order
     xml_differences: tuple[str, ...]
     ended_at: float | None
     halt_seconds: float | None = None  # that it stood still as its RAM began to be copied, besides the pause
@@ -355,7 +355,7 @@ def _phases(update: UpdateRecord) -> Mapping[str, Mapping[str, float]]:
         if begins[guest, step] == 1 and ends is not None:
             lengths.setdefault(guest, {})[step] = round(ends - begun, 6)
         following[guest] = next_of_any = begun
-    return lengths
+    return {guest: dict(reversed(steps.items())) for guest, steps in lengths.items()}
 
 
 def _side_by_side(update: UpdateRecord) -> frozenset[str]:

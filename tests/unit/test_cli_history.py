@@ -56,3 +56,20 @@ def test_which_one_is_not_clear(past: Caller, wanted: str) -> None:
 
 def test_nothing_yet(hostagent: Caller) -> None:
     assert hostagent("history").stdout == "No update was made on this host yet.\n"
+
+
+def test_steps_of_every_method_are_in_their_turn(hostagent: Caller) -> None:
+    def write(writer: Writer) -> None:
+        writer.begin("20261104-4", "web1", "db9")
+        writer.steps("20261104-4", "web1", "prepare", "shut-down", "boot", "prove")
+        writer.steps("20261104-4", "db9", "prepare", "migrate", "resume", "look", "return", "resume-at-home")
+        for name in ("web1", "db9"):
+            writer.end_guest("20261104-4", name, Outcome.UPDATED)
+        writer.end("20261104-4", Outcome.UPDATED)
+
+    hostagent.write(write)
+    said = hostagent("history", "20261104").stdout.splitlines()
+    steps = [line.split()[0] for line in said if line.endswith((" ms", "–"))]
+    assert [step for step in steps if step in ("prepare", "shut-down", "boot")] == ["prepare", "shut-down", "boot"]
+    others = ("migrate", "resume", "look", "return")
+    assert [step for step in steps if step in others] == list(others)

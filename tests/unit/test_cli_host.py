@@ -343,6 +343,15 @@ def test_options_that_only_qemu_has(hostagent: Caller, firmware: Firmware, words
     assert words[0] in result.stderr
 
 
+def test_a_component_that_cannot_be_seen_is_refused(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    unseen = Component("kernel", "", "", Freshness.UNKNOWN)
+    monkeypatch.setattr("hostagent.components.kernel.KernelComponent.look", lambda _: unseen)
+    result = hostagent("plan", "kernel")
+    assert result.exit_code == 3
+    assert "looking at kernel" in result.stderr
+    assert "hostagent inspect" in result.stderr
+
+
 def test_a_component_that_nobody_knows(hostagent: Caller, firmware: Firmware) -> None:
     firmware.configure(hold=False)
     result = hostagent("plan", "firmwear")
@@ -353,7 +362,7 @@ def test_a_component_that_nobody_knows(hostagent: Caller, firmware: Firmware) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('name = "qemu"', "name"),
+        ('name = "qemu"', 'other than qemu, libvirtd, kvm, kernel, all, found "qemu"'),
         ('name = "a b"', "a short name"),
         ('apply = ["true"]', "apply"),
         ('aply = ["/bin/true"]', "did you mean 'apply'?"),

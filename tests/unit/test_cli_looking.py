@@ -60,6 +60,13 @@ def test_inspect_for_programs(hostagent: Caller) -> None:
     assert (old["in_place"]["possible"], old["qemu"]) == (False, None)
 
 
+def test_inspect_for_programs_says_what_the_table_says_of_a_host_that_is_against_it(hostagent: Caller) -> None:
+    hostagent.host = sampled.host(guests=(guest("web1"),), lock_manager="sanlock")
+    assert "no: see the host" in hostagent("inspect").stdout
+    (web1,) = hostagent.json("inspect")["guests"]
+    assert web1["in_place"]["possible"] is False
+
+
 def test_inspect_of_one_guest(hostagent: Caller) -> None:
     assert [seen["name"] for seen in hostagent.json("inspect", "--guest", "db9")["guests"]] == ["db9"]
     assert hostagent("inspect", "--guest", "nobody").exit_code == 2

@@ -224,3 +224,12 @@ def test_a_guest_that_no_method_fits_is_said_with_every_reason_and_nothing_is_to
     assert "live-migrate expected a host to migrate to, found no [[peer]] in the settings" in said
     assert "reboot expected a policy that allows reboot" in said
     assert not hostagent.plans
+
+
+def test_a_refusal_says_what_is_against_the_methods_that_were_asked_for(hostagent: Caller) -> None:
+    hostagent.host = replace(hostagent.host, guests=(replace(_allowing("web1", *Allowed), qemu=OLD),))
+    hostagent.updates_by(AssertionError)  # type: ignore[arg-type]
+    done = hostagent("update", "qemu", "--to", "10.0", "--guest", "web1", "--method", "live-migrate", "--yes")
+    assert done.exit_code == 3
+    assert "web1: peer" in done.stderr
+    assert "not-asked" not in done.stderr

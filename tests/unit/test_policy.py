@@ -236,6 +236,11 @@ def test_what_is_not_allowed_is_blocked_and_nothing_else() -> None:
     assert (planned.verdict, planned.method) == (Verdict.UPDATE, Method.IN_PLACE)
 
 
+def test_the_command_of_a_hint_can_be_pasted_whatever_the_guest_is_called() -> None:
+    (planned,) = plan_of(replace(saying(allow=frozenset((Allowed.IN_PLACE_COPY,))), name="desk 1"))
+    assert "hostagent guest set 'desk 1' --allow" in planned.blockers[0].hint
+
+
 def test_a_copy_is_allowed_for_itself() -> None:
     plain = replace(sampled.guest("anonymous"), name="web1")
     only_kept = Policies((Layer("[policy]", PolicyPart(allow=frozenset((Allowed.IN_PLACE,)))),))

@@ -86,11 +86,12 @@ def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> Update
     found = of_id(moved, wanted) if wanted else []
     if len(found) == 1:
         return found[0]
-    there = ", ".join(update.id for update in moved[-5:]) or "none in the journal"
+    there = ", ".join(update.id for update in moved[-5:])
+    none = f"{len(found)} that begin with {wanted!r}" if wanted and moved else "none in the journal"
     raise UsageError(
         "choosing an update to go back from",
-        expected=f"one that brought a guest to another QEMU: {there}",
-        found=f"{len(found)} that begin with {wanted!r}" if wanted else "none",
+        expected="one that brought a guest to another QEMU" + (f": {there}" if there else ""),
+        found=none,
         hint="hostagent status --all",
     )
 

@@ -181,12 +181,17 @@ class Guest:
 
     @property
     def loses_writes(self) -> bool:
-        """Whether a copy of its memory that is made while it runs would not be whole.
+        """Whether a copy of its memory that is made while it runs would not be whole."""
+        return loses_writes(self.definition.virtualisation, self.qemu)
 
-        Before 9.0 an emulating QEMU misses writes to pages that it has looked at since (QEMU, "physmem: Fix migration
-        dirty bitmap coherency with TCG memory access"); tried with 7.2. KVM keeps its own book.
-        """
-        return self.definition.virtualisation != "kvm" and (self.qemu is None or self.qemu.version < Version(9, 0))
+
+def loses_writes(accelerator: str, qemu: QemuTree | None) -> bool:
+    """Whether a QEMU does not know of all that a guest writes while its memory is copied.
+
+    Before 9.0 one that emulates misses writes to pages that it has looked at since (QEMU, "physmem: Fix migration dirty
+    bitmap coherency with TCG memory access"); tried with 7.2. KVM keeps its own book.
+    """
+    return accelerator != "kvm" and (qemu is None or qemu.version < Version(9, 0))
 
 
 class Freshness(StrEnum):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine, DescriptorKind
 from hostagent.errors import Failed, HostagentError, Refused
-from hostagent.facts import Guest, GuestState
+from hostagent.facts import Guest, GuestState, loses_writes
 from hostagent.hypervisor import LaunchOrder, ProcessId, RunState
 from hostagent.libvirt_files.record_shape import pid_file_name
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
@@ -131,7 +131,7 @@ def _first_notes(swap: GuestSwap, guest: Guest, record: RuntimeRecord, record_pa
         live_xml=swap.ports.libvirt.live_xml(swap.uuid),
         display=display,
         new_ram=tuple(new_ram),
-        loses_writes=bool(new_ram) and guest.loses_writes,
+        loses_writes=bool(new_ram) and loses_writes(line.accelerator, guest.qemu),
     )
 
 

@@ -3,7 +3,7 @@
 It is begun by way of libvirt, whose daemon stays. Ballast (`Sender.put_ballast`) keeps it from ending by itself, so
 that the guest does not stand still before libvirt is away; the last of it crosses in `crossing.switch`.
 
-An emulating QEMU before 9.0 does not know of all that its guest writes meanwhile (`Guest.loses_writes`). It knows of
+An emulating QEMU before 9.0 does not know of all that its guest writes meanwhile (`facts.loses_writes`). It knows of
 what was written since it began to look, if the guest stood still then, and if it looks a second time only when the
 guest stands still again: so such a guest does, at both moments.
 """

@@ -12,6 +12,8 @@ import libvirt_qemu
 _CRASHED = [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED]
 AGENT_LIMIT = 60
 """Seconds for one answer of the agent."""
+RUN_LIMIT = 180.0
+"""Seconds for a program in the guest: one whose memory is damaged may never end it."""
 BOOT_LIMIT = 300.0
 """Seconds after which a guest that boots is taken for one that never will."""
 POLL = 0.05
@@ -178,10 +180,12 @@ class Proof:
         return self.run_in_guest("/bin/proof", *words)
 
     def run_in_guest(self, path: str, *words: str) -> str:
-        """What a program in the guest wrote; NotReadyError when it failed."""
+        """What a program in the guest wrote; NotReadyError when it failed, or did not end."""
         arguments = {"path": path, "arg": list(words), "capture-output": True}
-        pid = self._ask("guest-exec", arguments)["pid"]
+        pid, ends = self._ask("guest-exec", arguments)["pid"], time.monotonic() + RUN_LIMIT
         while not (status := self._ask("guest-exec-status", {"pid": pid}))["exited"]:
+            if time.monotonic() > ends:
+                raise NotReadyError(f"expected {path} {' '.join(words)} to end within {RUN_LIMIT:.0f} s")
             time.sleep(POLL)
         if status.get("exitcode") != 0:
             said = base64.b64decode(status.get("err-data", "")).decode()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,79 +12,24 @@ from hostagent.hypervisor.fake_passing import peer_dies
 from hostagent.hypervisor.fake_world import FaultKind
 from hostagent.plan import Method
 from hostagent.update import leaving, passage
-from hostagent.update.journal import Outcome, UpdateRecord
-from hostagent.update.report import GuestReport, report_of
+from hostagent.update.journal import Outcome
 from tests.crash import shapes
-from tests.crash.rig import FILE, JOURNAL, PEER, UPDATE_ID, WORLD, Points, Rig, Scenario, kill_me, rig
+from tests.crash.migrating import (
+    Found,
+    fault_at_each_moment,
+    killed_anywhere,
+    killed_for_real_at_every_journal_write,
+    recovery_killed_as_well,
+    reports,
+    started_anew_at_each_moment,
+)
+from tests.crash.migrating import wrong_of_guests as wrong
+from tests.crash.rig import JOURNAL, PEER, WORLD, Points, Rig, Scenario, rig
 from tests.crash.sweep import Share, sweep
 
 GOES = Scenario(guests=("web1",), migrated=("web1",))
 RETURNS = Scenario(guests=("web1",), migrated=("web1",), comes_back=True)
 BOTH = Scenario(migrated=("web1", "db1"), comes_back=True)
-ANYWHERE = (JOURNAL, FILE, WORLD)
-
-Found = Iterator[tuple[str, Sequence[str]]]
-
-
-def reports(host: Rig) -> dict[str, GuestReport]:
-    """What became of each guest, as it is told."""
-    found = next((update for update in host.updates() if update.id == UPDATE_ID), None)
-    return {guest.name: guest for guest in report_of(found).guests} if found else {}
-
-
-def wrong(host: Rig, *, restarted: bool = False) -> list[str]:
-    """Everything that is not as promised. restarted: guests of this host have ended with it."""
-    return list(_wrong(host, restarted))
-
-
-def _wrong(host: Rig, restarted: bool) -> Iterator[str]:
-    yield from host.host.violations()
-    told = reports(host)
-    for update in host.updates():
-        yield from _open_for_a_reason(update)
-    with host.host.world.look() as state:
-        peer = state.peers[PEER]
-        for name, uuid in host.uuids.items():
-            guest, living = state.guests[uuid], state.living(uuid)
-            outcome = told[name].outcome if name in told else Outcome.ROLLED_BACK
-            runs = [one for one in living if one.state is RunState.RUNNING]
-            where = runs[0].host if runs else None
-            if restarted and not runs and (outcome is not Outcome.UPDATED or told[name].runs_on == ""):
-                pass
-            elif outcome in (Outcome.UPDATED, Outcome.ROLLED_BACK):
-                if len(runs) != 1:
-                    yield f"{name} is {outcome}, and runs in {[one.pid for one in runs]}"
-                    continue
-                stays = outcome is Outcome.UPDATED and (not host.scenario.comes_back or bool(told[name].reason))
-                if where not in ((PEER,) if stays and told[name].runs_on else ("",)):
-                    yield f"{name} is {outcome} ({told[name].reason}), and runs on {where!r}"
-                emulator = shapes.NEW.emulator if outcome is Outcome.UPDATED and not where else shapes.OLD.emulator
-                if host.host.world.argv(runs[0])[0] != emulator:
-                    yield f"{name} is {outcome}, and run by {host.host.world.argv(runs[0])[0]}"
-                if told and outcome is Outcome.UPDATED and told[name].runs_on != where:
-                    yield f"{name} is said to run on {told[name].runs_on!r}, and runs on {where!r}"
-                left = len(living) - 1
-                if left and "could not be asked" not in told[name].reason:
-                    yield f"{name} is {outcome}, and {left} copies of it are left"
-                if where == "" and (not guest.persistent or not guest.autostart):
-                    yield f"{name} runs here, and is defined {guest.persistent}, starts {guest.autostart}"
-                if where and not (uuid in peer.defined and (peer.views[uuid].autostart or told[name].reason)):
-                    yield f"{name} runs on the peer as {peer.views[uuid]}"
-            elif outcome is Outcome.LOST:
-                yield from (f"{name} is lost, and {one.pid} is there" for one in living)
-            elif outcome is Outcome.NEEDS_OPERATOR:
-                if "hostagent recover" not in told[name].reason:
-                    yield f"{name} waits for a person who is told nothing: {told[name].reason}"
-            elif runs:
-                yield f"{name} is {outcome}, and runs"
-    if left_files := [path.name for path in (host.root / "images").iterdir()]:
-        yield f"left over: {left_files}"
-
-
-def _open_for_a_reason(update: UpdateRecord) -> Iterator[str]:
-    waiting = any(guest.outcome is Outcome.NEEDS_OPERATOR for guest in update.guests.values())
-    if update.is_open != waiting:
-        yield f"update {update.id} is {'open' if update.is_open else 'closed'}, and somebody waits: {waiting}"
 
 
 def test_that_it_has_left_is_on_the_disk_before_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,30 +182,7 @@ def test_what_was_done_unheard_is_seen(fault: FaultKind) -> None:
 )
 @pytest.mark.parametrize("times", [1, -1], ids=["once", "always"])
 def test_each_fault_at_each_moment(fault: FaultKind, times: int) -> None:
-    """It comes up at every change of the world, and is over when recovery comes."""
-
-    def trials(share: Share) -> Found:
-        for number in range(1, 400):
-            if not share.has(number):
-                continue
-            with rig(RETURNS) as host:
-                points = Points(lambda host=host: host.host.fault(fault, times=times), number, (WORLD,))
-                raised = host.update(points)
-                if len(points.labels) < number:
-                    return
-                told = reports(host).get("web1")
-                armed = ["the guard waits for it still"] * (host.guard.until is not None)
-                yield f"at {number}", [raised] * bool(raised) + armed + wrong(host)
-                if told and told.outcome is Outcome.NEEDS_OPERATOR:
-                    host.host.no_more_faults()
-                    with host.host.world.change() as state:
-                        state.peers[PEER].alive = True
-                    raised = host.recover()
-                    after = reports(host)["web1"].outcome
-                    ends = [f"still {after}"] * (after is Outcome.NEEDS_OPERATOR)
-                    yield f"recovered after {number}", [raised] * bool(raised) + wrong(host) + ends
-
-    sweep(trials)
+    fault_at_each_moment(RETURNS, fault, times, wrong)
 
 
 def test_the_peer_dies_at_each_moment() -> None:
@@ -295,65 +215,20 @@ def test_the_peer_dies_at_each_moment() -> None:
 
 @pytest.mark.parametrize("scenario", [GOES, RETURNS, BOTH], ids=str)
 def test_killed_for_real_at_every_journal_write(scenario: Scenario) -> None:
-    def trials(share: Share) -> Found:
-        with rig(scenario) as host:
-            counted = Points(only=(JOURNAL,))
-            host.update(counted)
-        for number, label in share.of(list(enumerate(counted.labels, start=1))):
-            with rig(scenario) as host:
-                if host.update_killed(Points(kill_me, number, (JOURNAL,))) != -signal.SIGKILL:
-                    yield label, ["it was not killed"]
-                    continue
-                ended = host.recover_killed(Points(only=()))
-                yield label, [*([f"exit {ended}"] if ended else []), *wrong(host)]
-
-    sweep(trials)
+    killed_for_real_at_every_journal_write(scenario, wrong)
 
 
 @pytest.mark.parametrize("fault", [None, FaultKind.FINISH_UNHEARD, FaultKind.PEER_SILENT, FaultKind.CONT_UNHEARD])
 @pytest.mark.parametrize("scenario", [GOES, RETURNS], ids=str)
 def test_killed_anywhere(scenario: Scenario, fault: FaultKind | None) -> None:
-    """Around every journal write, before every file operation, after every change of the world."""
-
-    def trials(share: Share) -> Found:
-        with rig(scenario) as host:
-            if fault is not None:
-                host.host.fault(fault)
-            for moment in share.of(host.moments(host.update, ANYWHERE)):
-                host.go_back(moment)
-                raised = host.recover()
-                yield moment.label, [*([raised] if raised else []), *wrong(host)]
-
-    sweep(trials)
+    killed_anywhere(scenario, fault, wrong)
 
 
 @pytest.mark.parametrize("scenario", [RETURNS], ids=str)
 def test_recovery_killed_as_well(scenario: Scenario) -> None:
-    def trials(share: Share) -> Found:
-        with rig(scenario) as host:
-            for moment in share.of(host.moments(host.update, (JOURNAL,))):
-                host.go_back(moment)
-                for second in host.moments(host.recover, (JOURNAL, WORLD)):
-                    host.go_back(second)
-                    raised = host.recover()
-                    yield f"{moment.label}, {second.label}", [*([raised] if raised else []), *wrong(host)]
-
-    sweep(trials)
+    recovery_killed_as_well(scenario, wrong, (JOURNAL, WORLD))
 
 
 @pytest.mark.parametrize("scenario", [GOES, RETURNS], ids=str)
 def test_the_host_is_started_anew_at_each_moment(scenario: Scenario) -> None:
-    """Its own guests are gone then; one that has left goes on, or waits for this host to have it go on."""
-
-    def trials(share: Share) -> Found:
-        with rig(scenario) as host:
-            for moment in share.of(host.moments(host.update, (JOURNAL, WORLD))):
-                host.go_back(moment)
-                with host.host.world.change() as state:
-                    host.host.world.end_kernel(state, leaps=False)
-                raised = host.boot()
-                host.host.somebody_starts_daemon()
-                raised = raised or host.recover()
-                yield moment.label, [*([raised] if raised else []), *wrong(host, restarted=True)]
-
-    sweep(trials)
+    started_anew_at_each_moment(scenario, wrong)

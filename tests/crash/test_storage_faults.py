@@ -7,8 +7,7 @@ that is past, a file of somebody's that is removed or written over, the last of 
 from __future__ import annotations
 
 import dataclasses
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,21 @@ from hostagent.hypervisor.fake_storage import DISK_BYTES, OURS
 from hostagent.hypervisor.fake_world import FakeFile, FaultKind
 from hostagent.update.journal import Outcome
 from tests.crash import shapes
-from tests.crash.rig import FILE, JOURNAL, PEER, WORLD, Points, Rig, Scenario, kill_me, rig
-from tests.crash.sweep import Share, sweep
-from tests.crash.test_migrate_faults import reports
-from tests.crash.test_migrate_faults import wrong as wrong_with_guests
+from tests.crash.migrating import (
+    fault_at_each_moment,
+    killed_anywhere,
+    killed_for_real_at_every_journal_write,
+    recovery_killed_as_well,
+    reports,
+    started_anew_at_each_moment,
+    wrong_of_guests,
+)
+from tests.crash.rig import JOURNAL, PEER, Points, Rig, Scenario, rig
 
 GOES = Scenario(guests=("web1",), migrated=("web1",), copies_disks=True)
 RETURNS = dataclasses.replace(GOES, comes_back=True)
 BOTH = Scenario(migrated=("web1", "db1"), copies_disks=True, comes_back=True)
-ANYWHERE = (JOURNAL, FILE, WORLD)
 SAID = ("copies of its disks may be left on b", "may have been begun for it")
-
-Found = Iterator[tuple[str, Sequence[str]]]
 
 
 def on_peer(host: Rig, name: str = "web1") -> FakeFile | None:
@@ -38,7 +40,7 @@ def on_peer(host: Rig, name: str = "web1") -> FakeFile | None:
 
 def wrong(host: Rig, *, restarted: bool = False) -> list[str]:
     """Everything that is not as promised, of guests and of their disks."""
-    return [*wrong_with_guests(host, restarted=restarted), *_wrong_disks(host)]
+    return [*wrong_of_guests(host, restarted=restarted), *_wrong_disks(host)]
 
 
 def _wrong_disks(host: Rig) -> Iterator[str]:
@@ -88,7 +90,7 @@ def test_without_being_asked_for_nothing_is_copied() -> None:
         told = reports(host)["web1"]
         assert told.outcome is Outcome.ROLLED_BACK
         assert "in a directory that is shared with b" in told.reason
-        assert wrong_with_guests(host) == []
+        assert wrong_of_guests(host) == []
 
 
 def test_a_file_of_somebody_s_is_left_alone() -> None:
@@ -213,41 +215,11 @@ def test_it_does_not_come_back_onto_what_is_not_its_own(how: str) -> None:
 )
 @pytest.mark.parametrize("times", [1, -1], ids=["once", "always"])
 def test_each_fault_at_each_moment(fault: FaultKind, times: int) -> None:
-    def trials(share: Share) -> Found:
-        for number in range(1, 400):
-            if not share.has(number):
-                continue
-            with rig(RETURNS) as host:
-                points = Points(lambda host=host: host.host.fault(fault, times=times), number, (WORLD,))
-                raised = host.update(points)
-                if len(points.labels) < number:
-                    return
-                yield f"at {number}", [raised] * bool(raised) + wrong(host)
-                told = reports(host).get("web1")
-                if told and told.outcome is Outcome.NEEDS_OPERATOR:
-                    host.host.no_more_faults()
-                    with host.host.world.change() as state:
-                        state.peers[PEER].alive = True
-                    raised = host.recover()
-                    yield f"recovered after {number}", [raised] * bool(raised) + wrong(host)
-
-    sweep(trials)
+    fault_at_each_moment(RETURNS, fault, times, wrong)
 
 
 def test_killed_for_real_at_every_journal_write() -> None:
-    def trials(share: Share) -> Found:
-        with rig(RETURNS) as host:
-            counted = Points(only=(JOURNAL,))
-            host.update(counted)
-        for number, label in share.of(list(enumerate(counted.labels, start=1))):
-            with rig(RETURNS) as host:
-                if host.update_killed(Points(kill_me, number, (JOURNAL,))) != -signal.SIGKILL:
-                    yield label, ["it was not killed"]
-                    continue
-                ended = host.recover_killed(Points(only=()))
-                yield label, [*([f"exit {ended}"] if ended else []), *wrong(host)]
-
-    sweep(trials)
+    killed_for_real_at_every_journal_write(RETURNS, wrong)
 
 
 @pytest.mark.parametrize(
@@ -256,42 +228,13 @@ def test_killed_for_real_at_every_journal_write() -> None:
     ids=str,
 )
 def test_killed_anywhere(scenario: Scenario, fault: FaultKind | None) -> None:
-    def trials(share: Share) -> Found:
-        with rig(scenario) as host:
-            if fault is not None:
-                host.host.fault(fault)
-            for moment in share.of(host.moments(host.update, ANYWHERE)):
-                host.go_back(moment)
-                raised = host.recover()
-                yield moment.label, [*([raised] if raised else []), *wrong(host)]
-
-    sweep(trials)
+    killed_anywhere(scenario, fault, wrong)
 
 
 def test_recovery_killed_as_well() -> None:
-    def trials(share: Share) -> Found:
-        with rig(RETURNS) as host:
-            for moment in share.of(host.moments(host.update, (JOURNAL,))):
-                host.go_back(moment)
-                for second in host.moments(host.recover, (JOURNAL,)):
-                    host.go_back(second)
-                    raised = host.recover()
-                    yield f"{moment.label}, {second.label}", [*([raised] if raised else []), *wrong(host)]
-
-    sweep(trials)
+    recovery_killed_as_well(RETURNS, wrong, (JOURNAL,))
 
 
 @pytest.mark.parametrize("scenario", [GOES, RETURNS], ids=str)
 def test_the_host_is_started_anew_at_each_moment(scenario: Scenario) -> None:
-    def trials(share: Share) -> Found:
-        with rig(scenario) as host:
-            for moment in share.of(host.moments(host.update, (JOURNAL, WORLD))):
-                host.go_back(moment)
-                with host.host.world.change() as state:
-                    host.host.world.end_kernel(state, leaps=False)
-                raised = host.boot()
-                host.host.somebody_starts_daemon()
-                raised = raised or host.recover()
-                yield moment.label, [*([raised] if raised else []), *wrong(host, restarted=True)]
-
-    sweep(trials)
+    started_anew_at_each_moment(scenario, wrong)

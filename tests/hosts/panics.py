@@ -1,6 +1,6 @@
-"""A guest whose own kernel panics as it has migrated, or that starts anew: QEMU has forgotten what it wrote meanwhile.
+"""A guest whose kernel panics as it has migrated, that starts anew or counts wrong: QEMU forgot what it wrote.
 
-So it is with QEMU 7.2 without KVM (`Guest.loses_writes`), and seen with libvirt alone: of 64 migrations on a busy
+So it is with QEMU 7.2 without KVM (`facts.loses_writes`), and seen with libvirt alone: of 64 migrations on a busy
 machine one. hostagent refuses such guests, but where there is no KVM these tests have no others (`lossy_emulation`). A
 test of one that this befell is made once more.
 """
@@ -65,6 +65,7 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> Sequence[pytest.Test
         failed = any(report.failed for report in reports)
         if not (failed and left) or KVM.exists() or not PANICS.happened(panics, starts):
             break
-        print("\nan emulated guest's kernel has panicked, or started anew: once more")
+        print("\nan emulated guest's kernel has panicked, it started anew, or it counts wrong: once more, with others")
+        item.session._setupstate.teardown_exact(None)  # they may be of all tests of this folder
         item._initrequest()  # type: ignore[attr-defined]  # as pytest-rerunfailures does
     return reports

@@ -5,6 +5,7 @@
 #   make test    everything that proves a change good; CI runs it, and lab-test
 #   make check   the part of it that needs no guest, about a minute
 #   make dashboards      the dashboards' JSON from their Python, and pictures of what they show
+#   make bench   how long guests stand still by hostagent, and by what people use instead; bench-quick in minutes
 #   make bench-metrics   how long a scrape takes, and what an exporter's memory does over a day's updates
 #   make load    what the agent takes beside 200 made-up guests, and 20 real ones: a quarter of an hour or more
 #   make day     a day's updates, 1000 on the fake and 50 of real guests, that must leave nothing behind
@@ -44,17 +45,17 @@ LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check load day soak shell bench bench-metrics promtool dashboards machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
+.PHONY: demo test check load day soak shell ready bench bench-quick bench-metrics promtool dashboards machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
-demo: bench
+demo: ready
 	$(ENTER) $(BIN)/python -m tests.bench.demo
 
 # Benches side by side: most of what happens in one is waiting, and sweeps over the fake host, which have no deadlines,
 # take what the others leave of the processors. A part (PYTEST_ARGS) needs only one. What hostagent asks of libvirt, and
 # a short way there and back, once more with a newer one and with its modular daemon; with the newer one from host to
 # host, too.
-test: check bench rootfs promtool
+test: check ready rootfs promtool
 ifeq ($(PYTEST_ARGS),)
 	$(BIN)/python -m tests.bench.side_by_side \
 	    'faults=$(REAL) $(FAULTS)' 'guests=$(REAL) $(GUESTS)' 'sweeps=nice -n 10 $(REAL) $(SWEEPS)'
@@ -85,7 +86,7 @@ endif
 lab-package: lab deb
 	$(call real) tests/lab/test_package.py $(PYTEST_ARGS)
 
-lab: bench lab-packages
+lab: ready lab-packages
 	@vm-images/host/build
 	@vm-images/host/files
 
@@ -108,22 +109,22 @@ install: venv
 	dist/download build/wheels
 	PYTHON=$(BIN)/python WHEELS=build/wheels PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) dist/install
 
-load: bench
+load: ready
 	$(BIN)/python -m tests.bench.load_fake 200 300 0
 	$(ENTER) $(BIN)/python -m tests.bench.load_real 20 300 0
 
-day: bench
+day: ready
 	$(BIN)/python -m tests.bench.load_fake 0 0 1000
 	$(ENTER) $(BIN)/python -m tests.bench.load_real 2 0 50
 
-soak: bench
+soak: ready
 	$(ENTER) $(BIN)/python -m tests.bench.soak $(SOAK_ARGS)
 
-shell: bench
+shell: ready
 	$(ENTER) bash
 
 # What Grafana imports, anew from its Python; and what it shows of updates of real guests, as pictures.
-dashboards: bench promtool
+dashboards: ready promtool
 	$(BIN)/python -m grafana
 	$(ENTER) $(BIN)/python -m tests.grafana.take
 	$(BIN)/python -m tests.grafana.picture
@@ -132,11 +133,17 @@ dashboards: bench promtool
 promtool: venv
 	@$(BIN)/python -m tests.metrics.promtool
 
+bench: ready rootfs
+	$(ENTER) $(BIN)/python -m bench.pauses
+
+bench-quick: ready rootfs
+	$(ENTER) $(BIN)/python -m bench.pauses --quick
+
 bench-metrics: venv
 	$(BIN)/python -m bench.metrics
 
 # The three take about a minute together, and wait for different things.
-bench: machine
+ready: machine
 	@$(MAKE) --no-print-directory -j3 --output-sync=target venv rootfs-9.0 guest
 
 # Installs only what is missing; package lists may be absent on a fresh machine, or too old to download from.

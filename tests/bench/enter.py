@@ -30,7 +30,7 @@ def main() -> int:
         parser.error("expected to run as root: namespaces and mounts need it")
     for needed in (ROOTFS[asked.libvirt], GUEST):
         if not needed.is_dir():
-            parser.error(f"expected {needed} (hint: make bench)")
+            parser.error(f"expected {needed} (hint: make ready)")
     if asked.keep:
         shutil.rmtree(KEPT, ignore_errors=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's: we wait for what it makes of it

@@ -1,0 +1,84 @@
+"""Pauses that were measured, and what they come to: medians, the slowest of twenty, ratios; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Of:
+    """What a series of pauses is of."""
+
+    method: str
+    ram_mib: int
+    guests: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pause, in seconds."""
+
+    of: Of
+    felt: float  # what the guest's clock lost
+    reported: float | None  # by whoever made it; None where nobody says
+
+
+@dataclass(frozen=True)
+class Series:
+    """All pauses of one kind, in seconds."""
+
+    of: Of
+    felt: tuple[float, ...]
+    reported: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.felt)
+
+    @property
+    def p95(self) -> float:
+        """What 95 of 100 do not exceed: the nearest rank, which of fewer than 20 is the longest."""
+        return sorted(self.felt)[ceil(0.95 * len(self.felt)) - 1]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "method": self.of.method,
+            "ram_mib": self.of.ram_mib,
+            "guests": self.of.guests,
+            "n": len(self.felt),
+            "median_seconds": round(self.median, 6),
+            "p95_seconds": round(self.p95, 6),
+            "felt_seconds": [round(one, 6) for one in self.felt],
+            "reported_seconds": [round(one, 6) for one in self.reported],
+        }
+
+
+def series(samples: Iterable[Sample]) -> tuple[Series, ...]:
+    """In the order in which each kind came first."""
+    kinds: dict[Of, list[Sample]] = {}
+    for sample in samples:
+        kinds.setdefault(sample.of, []).append(sample)
+    return tuple(
+        Series(
+            of,
+            tuple(one.felt for one in found),
+            tuple(one.reported for one in found if one.reported is not None),
+        )
+        for of, found in kinds.items()
+    )
+
+
+def ratios(found: Sequence[Series], wanted: Iterable[tuple[str, str]]) -> Mapping[str, float]:
+    """Of medians, as `one/other`, with ` at N MiB` where there are several sizes; left out where either is missing."""
+    medians = {(one.of.method, one.of.ram_mib): one.median for one in found if one.of.guests == 1}
+    sizes = sorted({ram for _, ram in medians})
+    told = {}
+    for one, other in wanted:
+        for ram in sizes:
+            above, below = medians.get((one, ram)), medians.get((other, ram))
+            if above is not None and below:
+                told[f"{one}/{other}" + (f" at {ram} MiB" if len(sizes) > 1 else "")] = round(above / below, 4)
+    return told

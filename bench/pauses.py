@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from bench import ways
 from bench.raw import RawGuest
 from bench.series import Of, Sample, Series, ratios, series
 from bench.ways import BOOT_LIMIT, Stage, Way
+from tests.bench.cost import wait
 from tests.bench.demo import machine
 from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec, Ram
 from tests.bench.lab import Lab
@@ -88,10 +88,7 @@ def guests(stage: Stage, fill_mib: int, *, all_ways: bool) -> Iterator[Sequence[
             stack.enter_context(guest(stage.hosts, travelling))
         stage.proof(own).wait_booted(BOOT_LIMIT)
         stage.peer.wait_for_ticks(bare.address)
-        ends = time.monotonic() + BOOT_LIMIT
-        while not alone.filled:
-            assert time.monotonic() < ends, "expected the guest without libvirt to fill its RAM"
-            time.sleep(0.5)
+        wait(lambda: alone.filled, "the guest without libvirt to fill its RAM", BOOT_LIMIT)
         by_hostagent = (*ways.kept(stage, own), *((ways.copied(stage, ordinary),) if all_ways else ()))
         by_libvirt = (*ways.saved(stage, own), *((ways.migrated(stage, travelling),) if all_ways else ()))
         last = (ways.rebooted(stage, own),) if all_ways else ()
@@ -109,12 +106,12 @@ def document(found: Sequence[Series]) -> dict[str, object]:
 
 
 def show(found: Sequence[Series], out: Console) -> None:
-    compared = {name: {one.of.ram_mib: one.median for one in found if one.of.method == name} for name in ("limit",)}
+    limits = {one.of.ram_mib: one.median for one in found if one.of.method == "limit"}
     table = Table(title="How long a guest stands still")
     for column in ("method", "RAM MiB", "n", "median ms", "p95 ms", "of the limit"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for one in sorted(found, key=lambda one: (one.of.ram_mib, one.median)):
-        limit = compared["limit"].get(one.of.ram_mib)
+        limit = limits.get(one.of.ram_mib)
         table.add_row(
             one.of.method,
             f"{one.of.ram_mib}",

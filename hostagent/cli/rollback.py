@@ -87,11 +87,11 @@ def chosen_update(updates: Sequence[UpdateRecord], wanted: str | None) -> Update
     if len(found) == 1:
         return found[0]
     there = ", ".join(update.id for update in moved[-5:])
-    none = f"{len(found)} that begin with {wanted!r}" if wanted and moved else "none in the journal"
+    seen = f"{len(found)} that begin with {wanted!r}" if wanted and moved else "none in the journal"
     raise UsageError(
         "choosing an update to go back from",
         expected="one that brought a guest to another QEMU" + (f": {there}" if there else ""),
-        found=none,
+        found=seen,
         hint="hostagent status --all",
     )
 

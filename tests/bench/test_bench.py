@@ -4,14 +4,15 @@ import os
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.bench.cost import wait
 from tests.bench.guest_spec import HOST_ADDRESS, Console, GuestSpec, Ram
 from tests.bench.host import Host
 from tests.bench.peer import Peer
-from tests.bench.proof import BOOT_LIMIT, POLL, Proof
+from tests.bench.proof import BOOT_LIMIT, Proof
 
 pytestmark = pytest.mark.skipif("HOSTAGENT_BENCH" not in os.environ, reason="runs inside the bench")
 
@@ -25,13 +26,6 @@ SHAPES = [
     GuestSpec(name="pc", machine="pc", vcpus=2, ram=Ram.ANONYMOUS, console=Console.PTY, transient=True),
     GuestSpec(name="Büro 'web' \"1\" & <2>.a", ram=Ram.MEMFD, disk=False, nic=False, memory_mib=256),
 ]
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    ends = time.monotonic() + BOOT_LIMIT
-    while not condition():
-        assert time.monotonic() < ends, f"expected {what}"
-        time.sleep(POLL)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +45,7 @@ def test_guest_proves_itself(host: Host, peer: Peer, spec: GuestSpec) -> None:
     with host.guest(spec) as domain:
         proof = Proof(domain)
         booted = proof.wait_booted()
-        wait_for(lambda: proof.report().console_lines > 1, "two lines on its console")
+        wait(lambda: proof.report().console_lines > 1, "two lines on its console", BOOT_LIMIT)
         report = proof.check()
         assert report.good
         assert report.boot_id == booted.boot_id
@@ -59,7 +53,7 @@ def test_guest_proves_itself(host: Host, peer: Peer, spec: GuestSpec) -> None:
         assert report.disk.present is spec.disk
         assert peer.connections(spec.address) == int(spec.nic)
         line = f"tick {report.console_lines - 1}"
-        wait_for(lambda: line in spec.console_log.read_text(), f"{line!r} in its log")
+        wait(lambda: line in spec.console_log.read_text(), f"{line!r} in its log", BOOT_LIMIT)
 
 
 def test_bad_page_is_found(host: Host, peer: Peer) -> None:
@@ -130,4 +124,4 @@ def test_guest_shuts_down_by_its_power_button(host: Host, peer: Peer) -> None:
     with host.guest(spec) as domain:
         Proof(domain).wait_booted()
         subprocess.run(["virsh", "shutdown", spec.uuid, "--mode", "acpi"], check=True, capture_output=True)
-        wait_for(lambda: not domain.isActive(), "it to shut down")
+        wait(lambda: not domain.isActive(), "it to shut down", BOOT_LIMIT)

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -75,7 +75,8 @@ class Qemu:
     def quit(self) -> None:
         """End it, and see it gone."""
         self.ask("quit")
-        self._monitor.close()
+        with suppress(EOFError, OSError):  # it may have hung up already
+            self._monitor.close()
         self._process.wait(LIMIT)
 
     def kill(self) -> None:

@@ -17,7 +17,7 @@ from hostagent.setup.host_files import HostFiles
 from hostagent.setup.persistent_ram import mount_ram
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import Outcome, SqliteJournal, UpdateRecord
-from hostagent.update.recovery import any_has_landed, get_ready_after_boot, open_updates, recover
+from hostagent.update.recovery import any_has_landed, get_ready_after_boot, recover
 from hostagent.update.saga import Teller
 from hostagent.update.subject import Ports
 
@@ -40,7 +40,7 @@ class Session:
         try:
             yield ports
         except BaseException:
-            self.left_to_guard = bool(open_updates(ports))  # a guest may stand still: nobody here knows
+            self.left_to_guard = bool(self.journal.open_updates())  # a guest may stand still: nobody here knows
             if not self.left_to_guard:
                 guard.dismiss()
             raise
@@ -59,7 +59,7 @@ def changing(config: Config, doing: str, tell: Teller) -> Iterator[Session]:
     try:
         lock.take(doing, wiring.now())
         ports = wiring.ports_of(config, journal)
-        recovered = recover(ports, boot_id=boot_id(), tell=tell) if open_updates(ports) else ()
+        recovered = recover(ports, boot_id=boot_id(), tell=tell) if journal.open_updates() else ()
         ports.libvirt.disconnect()
         session = Session(config, lock, journal, recovered)
         yield session

@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -77,7 +77,13 @@ class Journal(Protocol):
         """Write all entries as one durable commit; raises Failed when they are not on the disk."""
         ...
 
-    def rows(self) -> Sequence[Row]: ...
+    def rows(self, *, updates: Collection[str] | None = None, kinds: Collection[Kind] | None = None) -> Sequence[Row]:
+        """Oldest first; of those updates and of those kinds alone, where they are given."""
+        ...
+
+    def open_updates(self) -> Sequence[UpdateRecord]:
+        """Those that have not ended, oldest first."""
+        ...
 
 
 class WallClock(Protocol):
@@ -149,13 +155,25 @@ class SqliteJournal:
                 self._db.execute("rollback")
             raise
 
-    def rows(self, since: int = 0, limit: int = -1) -> Sequence[Row]:
+    def rows(
+        self,
+        since: int = 0,
+        limit: int = -1,
+        *,
+        updates: Collection[str] | None = None,
+        kinds: Collection[Kind] | None = None,
+    ) -> Sequence[Row]:
         """From that number on, and not more than so many; a negative limit is none, as sqlite has it."""
+        where, values = "seq >= ?", list[object]([since])
+        for column, wanted in (("update_id", updates), ("kind", kinds)):
+            if wanted is not None:
+                where += f" and {column} in ({', '.join('?' * len(wanted))})"
+                values += wanted
         try:
             found = self._db.execute(
-                "select seq, at, boot_id, update_id, kind, guest, step, body from journal where seq >= ?"
+                f"select seq, at, boot_id, update_id, kind, guest, step, body from journal where {where}"  # noqa: S608
                 " order by seq limit ?",
-                (since, limit),
+                (*values, limit),
             ).fetchall()
             return [
                 Row(seq, at, boot_id, update, Entry(Kind(kind), guest, step, json.loads(body)))
@@ -167,6 +185,10 @@ class SqliteJournal:
                 found=str(error),
                 hint=f"move {self._path} aside and report it",
             ) from error
+
+    def open_updates(self) -> Sequence[UpdateRecord]:
+        begun = fold(self.rows(kinds=(Kind.UPDATE_BEGUN, Kind.UPDATE_ENDED)))
+        return fold(self.rows(updates=[update.id for update in begun if update.is_open]))
 
     def close(self) -> None:
         self._db.close()

@@ -176,4 +176,5 @@ def _outcome_of(failure: HostagentError) -> Outcome:
 
 def record_of(ports: Ports, update_id: str) -> UpdateRecord:
     """The update as the journal has it now."""
-    return next(update for update in fold(ports.journal.rows()) if update.id == update_id)
+    (update,) = fold(ports.journal.rows(updates=[update_id]))
+    return update

@@ -16,17 +16,12 @@ from hostagent.update.saga import Engine, Teller
 from hostagent.update.subject import Ports
 
 
-def open_updates(ports: Ports) -> tuple[UpdateRecord, ...]:
-    """The updates that are neither finished nor undone."""
-    return tuple(update for update in fold(ports.journal.rows()) if update.is_open)
-
-
 def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, ...]:
     """Close every open update that can be closed; returns those that were open, as they are now.
 
     The host's lock is held by the caller. An update that stays open needs a person: its guests' reasons say why.
     """
-    found = open_updates(ports)
+    found = ports.journal.open_updates()
     with suppress(HostagentError):
         forget_question(ports)
     engine = Engine(ports.journal, tell, cancelled=lambda: False)
@@ -42,13 +37,12 @@ def recover(ports: Ports, *, boot_id: str, tell: Teller) -> tuple[UpdateRecord, 
                 recover_elsewhere(ports, engine, update)
         except HostagentError as error:  # it stays open; the next one is not to blame
             tell("", "recover", f"update {update.id}: {error}")
-    known = {update.id for update in found}
-    return tuple(update for update in fold(ports.journal.rows()) if update.id in known)
+    return fold(ports.journal.rows(updates=[update.id for update in found]))
 
 
 def any_has_landed(ports: Ports, *, boot_id: str) -> bool:
     """Whether guests are held over the change to this kernel; raises NeedsOperator where that cannot be told."""
-    return any(has_landed(ports, update, boot_id) for update in open_updates(ports))
+    return any(has_landed(ports, update, boot_id) for update in ports.journal.open_updates())
 
 
 def get_ready_after_boot(ports: Ports, *, boot_id: str) -> None:
@@ -57,7 +51,7 @@ def get_ready_after_boot(ports: Ports, *, boot_id: str) -> None:
     The hook knows of guests that are still held; those that were held when the host went down in any other way are
     nobody's any more, and start as if nothing had been.
     """
-    for update in open_updates(ports):
+    for update in ports.journal.open_updates():
         try:
             landed = has_landed(ports, update, boot_id)
         except HostagentError:  # a person will have to tell, whom recovery asks

@@ -19,7 +19,7 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.facts import Host, QemuTree
 from hostagent.hypervisor.domain_xml import RehearsalGuest, rehearsal_xml, shape_digest
 from hostagent.plan import GuestPlan, HostPlan, Method, Plan, Technique
-from hostagent.update.journal import Outcome, fold
+from hostagent.update.journal import Kind, Outcome, fold
 from hostagent.update.ledger import begin, end_update, members_of
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.saga import Engine
@@ -159,7 +159,7 @@ def _tree(tree: QemuTree | None) -> str:
 def _proven(ports: Ports) -> frozenset[str]:
     return frozenset(
         str(shape)
-        for update in fold(ports.journal.rows())
+        for update in fold(ports.journal.rows(kinds=(Kind.UPDATE_BEGUN, Kind.UPDATE_ENDED)))
         if update.outcome is Outcome.UPDATED and update.order.get("kind") == OrderKind.REHEARSAL
         for shape in _listed(update.order.get("rehearsed"))
     )

@@ -124,8 +124,11 @@ class WatchedJournal:
         self.journal.append(update, *entries)
         self.points.reached(JOURNAL, f"after {label}")
 
-    def rows(self) -> Sequence[Row]:
-        return self.journal.rows()
+    def rows(self, **which: Any) -> Sequence[Row]:
+        return self.journal.rows(**which)
+
+    def open_updates(self) -> Sequence[UpdateRecord]:
+        return self.journal.open_updates()
 
 
 @dataclass(frozen=True)

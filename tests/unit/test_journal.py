@@ -137,6 +137,18 @@ def test_a_full_disk_fails_and_later_there_is_room(journal: SqliteJournal) -> No
     assert len(again(journal).rows()) == before + 1
 
 
+def test_only_what_was_asked_for_is_read(journal: SqliteJournal) -> None:
+    """A journal of years is not read for the sake of one update."""
+    for update in ("u1", "u2", "u3"):
+        journal.append(update, Entry(Kind.UPDATE_BEGUN), Entry(Kind.NOTED, body={"of": update}))
+    journal.append("u2", Entry(Kind.UPDATE_ENDED, body={"outcome": "updated"}))
+    assert {row.update for row in journal.rows(updates=["u1", "u3"])} == {"u1", "u3"}
+    assert len(journal.rows(kinds=[Kind.NOTED])) == 3
+    assert [row.entry.body for row in journal.rows(updates=["u3"], kinds=[Kind.NOTED])] == [{"of": "u3"}]
+    assert journal.rows(updates=[]) == []
+    assert journal.open_updates() == fold(journal.rows(updates=["u1", "u3"]))
+
+
 def test_another_writer_in_between(journal: SqliteJournal) -> None:
     """The guard takes over where the updater stopped."""
     other = again(journal)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 REPLY_LIMIT = 1 << 16  # an agent's answer is hostile input
 POLL_SECONDS = 0.02
+CLOSE_SECONDS = 1.0  # nobody needs an answer to that, and over a network that is gone there is none
 
 STATES = {
     libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
@@ -111,7 +112,7 @@ class LibvirtLine:
         self._line.connection = self._line.worker = None
         if connection is not None and worker is not None:
             with contextlib.suppress(HostagentError, libvirt.libvirtError):
-                worker.call("closing the connection", connection.close, self._call_seconds)
+                worker.call("closing the connection", connection.close, CLOSE_SECONDS)
         if worker is not None:
             worker.end()
 

@@ -221,6 +221,8 @@ def stay(swap: GuestMigration) -> None:
     try:
         if swap.peer not in swap.silent and not peer.usable(seconds):
             swap.silent.add(swap.peer)
+            doing, expected = f"asking {swap.peer}", f"an answer within {seconds:g} s"
+            raise OutcomeUnknown(doing, expected=expected, found="none")
         # First: whoever sees both stand still may have the one on the peer go on, until it is gone.
         peer.remove(swap.uuid)
     except (Refused, OutcomeUnknown) as error:

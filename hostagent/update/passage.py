@@ -32,8 +32,9 @@ def cross(swap: GuestMigration, leg: Leg, order: MigrationOrder, *, stoppable: b
     if said is None and broken_off is None:
         return
     # Whatever was answered, or not: what is so is what both hosts say.
-    with suppress(HostagentError):
-        swap.break_off(leg.source)
+    if leg.source not in swap.silent:
+        with suppress(HostagentError):
+            swap.break_off(leg.source)
     if swap.stand(leg) in (Stand.ARRIVED, Stand.GOES_ON):
         return
     if broken_off is not None:
@@ -68,8 +69,9 @@ class _Watch:
             self._look()
             why = self._enough()
             if why is not None:
-                with suppress(HostagentError):
-                    self._swap.break_off(self._leg.source)
+                if self._leg.source not in self._swap.silent:
+                    with suppress(HostagentError):
+                        self._swap.break_off(self._leg.source)
                 self._ends = self._swap.ports.monotonic() + LOOK_SECONDS
         return why
 
@@ -117,6 +119,7 @@ class _Watch:
             return Failed(doing, found="a signal asked to stop")
         now, patience = swap.ports.monotonic(), swap.ports.config.migrate.end_seconds
         if now - self._heard > patience:
+            swap.silent.add(self._leg.source)
             source = swap.called(self._leg.source)
             return Failed(doing, expected=f"{source} to answer", found=f"nothing from it for {patience:.0f} s")
         if now <= self._ends:

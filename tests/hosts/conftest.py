@@ -56,7 +56,7 @@ def lab(both: TwoHosts) -> Lab:
     return Lab.set_up(start=both.a.start_command)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def standing(both: TwoHosts, peer: Peer, lab: Lab) -> Iterator[Standing]:
     """Ask it for a guest once the hosts are joined (`hosts`)."""
     with Standing(both, lab.system.emulator) as standing:

@@ -20,6 +20,8 @@ from tests.bench.proof import NotReadyError, Proof
 from tests.bench.two_hosts import MIGRATE_URIS, PLAIN_URIS, URIS, TwoHosts
 from tests.hosts.panics import PANICS
 
+TRAVELLER = GuestSpec("traveller", 1, 256, fill_mib=64, seed=53)
+"""Of all tests that want no other, so that they have one after the other."""
 LIVE = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PEER2PEER

@@ -25,9 +25,9 @@ from tests.bench.link import B
 from tests.bench.two_hosts import MIGRATE_URIS, URIS, TwoHosts
 from tests.crash import shapes
 from tests.crash.rig import PEER, Scenario, rig
+from tests.hosts.guests import TRAVELLER
 
-SPEC = GuestSpec("traveller", 1, 256, fill_mib=32, seed=54)
-OWN = dataclasses.replace(SPEC, own_disk=True)
+OWN = dataclasses.replace(TRAVELLER, own_disk=True)
 SLOW = 100_000_000
 LIMIT = 60.0
 
@@ -75,7 +75,7 @@ def order_for(home: MigratingHost, uuid: str, emulator: str, uri: str, migrate_u
 
 @pytest.fixture(params=["fake", "real"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    yield from _pairs(request, SPEC)
+    yield from _pairs(request, TRAVELLER)
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -102,10 +102,12 @@ def _pairs(request: pytest.FixtureRequest, spec: GuestSpec) -> Iterator[Pair]:
     with standing.guest(spec):
         real_home, real_peer = MigratingApi("qemu:///system", 10.0), MigratingApi(URIS[B], 10.0)
         libvirt = wiring.libvirt_of(lab.config)
-        found = libvirt.guest(SPEC.uuid)
+        found = libvirt.guest(TRAVELLER.uuid)
         assert found is not None
-        order = order_for(real_home, SPEC.uuid, lab.system.emulator, URIS[B], MIGRATE_URIS[B])
-        yield RealPair(*(real_home, real_peer, found, libvirt.live_xml(SPEC.uuid), order, spec.disk_path.parent, hosts))
+        order = order_for(real_home, TRAVELLER.uuid, lab.system.emulator, URIS[B], MIGRATE_URIS[B])
+        yield RealPair(
+            *(real_home, real_peer, found, libvirt.live_xml(TRAVELLER.uuid), order, spec.disk_path.parent, hosts)
+        )
         for one in (real_home, real_peer, libvirt):
             one.disconnect()
 

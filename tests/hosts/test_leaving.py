@@ -31,7 +31,7 @@ from tests.bench.proof import ProofReport
 from tests.bench.two_hosts import TwoHosts
 from tests.crash.real_world import LIMIT, guards, wait_for
 from tests.hosts.census import Census
-from tests.hosts.guests import BOOT_LIMIT, Travelling, guests, is_well
+from tests.hosts.guests import BOOT_LIMIT, Standing, Travelling, guests, is_well
 from tests.hosts.peers import putting
 
 HELD = GuestSpec("held", 1, 192, fill_mib=16, seed=61)
@@ -123,7 +123,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(both: TwoHosts, peer: Peer, lab: Lab) -> Iterator[World]:
+def world(both: TwoHosts, peer: Peer, lab: Lab, standing: Standing) -> Iterator[World]:
+    standing.end()  # its address is one of theirs
     FOLDER.mkdir()
     for name, words in SCRIPTS.items():
         (FOLDER / name).write_text(f"#!/bin/sh\n{words}\n")

@@ -27,14 +27,13 @@ from concurrent.futures import Future
 import libvirt
 import pytest
 
-from tests.bench.guest_spec import GUEST_FILES, GuestSpec
+from tests.bench.guest_spec import GUEST_FILES
 from tests.bench.host import LIBVIRTD_PID
 from tests.bench.lab import Lab
 from tests.bench.link import A, B, Traffic
 from tests.bench.two_hosts import MIGRATE_URIS, URIS, TwoHosts
-from tests.hosts.guests import LIVE, PAUSED, TLS, Standing, Travelling
+from tests.hosts.guests import LIVE, PAUSED, TLS, TRAVELLER, Standing, Travelling
 
-SPEC = GuestSpec("traveller", 1, 256, fill_mib=120, seed=52)
 SLOW = 200_000_000
 """Bits a second: its RAM takes some seconds."""
 HURRIED = 4 * SLOW
@@ -45,7 +44,7 @@ RUNNING = libvirt.VIR_DOMAIN_RUNNING
 
 def is_locked(hosts: TwoHosts) -> bool:
     """Whether a QEMU, wherever, has its disk for itself."""
-    return "lock" in hosts.b.run(["qemu-img", "info", str(SPEC.disk_path)]).stderr
+    return "lock" in hosts.b.run(["qemu-img", "info", str(TRAVELLER.disk_path)]).stderr
 
 
 def ended_badly(call: Future[None]) -> None:
@@ -62,7 +61,7 @@ def is_at_home(travelling: Travelling) -> None:
 
 
 def test_a_folder_that_both_see_is_unsafe_for_it(hosts: TwoHosts, standing: Standing) -> None:
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         with pytest.raises(libvirt.libvirtError) as raised:
             travelling.migrate(A, B, LIVE & ~libvirt.VIR_MIGRATE_UNSAFE | TLS)
         assert raised.value.get_error_code() == libvirt.VIR_ERR_MIGRATE_UNSAFE
@@ -70,7 +69,7 @@ def test_a_folder_that_both_see_is_unsafe_for_it(hosts: TwoHosts, standing: Stan
 
 
 def test_it_arrives_paused_with_no_lock_on_its_disk(hosts: TwoHosts, standing: Standing) -> None:
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         travelling.migrate(A, B, LIVE | TLS | PAUSED)
         assert (travelling.state(A), travelling.state(B)) == (None, ARRIVED)
         assert not is_locked(hosts)
@@ -84,7 +83,7 @@ def test_it_arrives_paused_with_no_lock_on_its_disk(hosts: TwoHosts, standing: S
 
 
 def test_its_job_is_aborted_by_anybody(hosts: TwoHosts, standing: Standing) -> None:
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(SLOW)
         with travelling.migrating() as call:
             with travelling.on(A) as domain:
@@ -95,9 +94,9 @@ def test_its_job_is_aborted_by_anybody(hosts: TwoHosts, standing: Standing) -> N
 
 def test_who_asked_for_it_is_not_needed(hosts: TwoHosts, standing: Standing) -> None:
     flags = ["--live", "--p2p", "--tls", "--persistent", "--undefinesource", "--unsafe"]
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(HURRIED)
-        asking = subprocess.Popen(["virsh", "migrate", *flags, SPEC.name, URIS[B], MIGRATE_URIS[B]])
+        asking = subprocess.Popen(["virsh", "migrate", *flags, TRAVELLER.name, URIS[B], MIGRATE_URIS[B]])
         travelling.wait_until(lambda: travelling.moved_bytes() > 16 << 20)
         asking.kill()
         asking.wait()
@@ -106,7 +105,7 @@ def test_who_asked_for_it_is_not_needed(hosts: TwoHosts, standing: Standing) -> 
 
 
 def test_it_stays_when_the_network_is_cut(hosts: TwoHosts, standing: Standing) -> None:
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(SLOW)
         with travelling.migrating() as call:
             hosts.link.cut()
@@ -117,7 +116,7 @@ def test_it_stays_when_the_network_is_cut(hosts: TwoHosts, standing: Standing) -
 
 
 def test_it_stays_when_the_target_loses_its_power(hosts: TwoHosts, standing: Standing) -> None:
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(SLOW)
         with travelling.migrating() as call:
             hosts.b.kill()
@@ -139,7 +138,7 @@ def lose_the_answer(travelling: Travelling, flags: int) -> None:
 
 def test_of_a_lost_answer_only_the_disk_lock_keeps_it_from_running_twice(hosts: TwoHosts, standing: Standing) -> None:
     """The source tries to resume it: why hostagent has it arrive paused."""
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         lose_the_answer(travelling, LIVE | TLS)
         assert travelling.runs_on() == [B]
         assert (travelling.state(A) or (0, 0))[0] == libvirt.VIR_DOMAIN_PAUSED
@@ -154,7 +153,7 @@ def test_of_a_lost_answer_only_the_disk_lock_keeps_it_from_running_twice(hosts: 
 
 def test_of_a_lost_answer_one_that_arrives_paused_runs_on_at_home(hosts: TwoHosts, standing: Standing) -> None:
     """What is left on the target is for hostagent to take away; as long as it is not, the lock keeps it paused."""
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         lose_the_answer(travelling, LIVE | TLS | PAUSED)
         assert (travelling.state(B), travelling.runs_on()) == (ARRIVED, [A])
         with travelling.on(B) as domain:
@@ -169,7 +168,7 @@ def test_of_a_lost_answer_one_that_arrives_paused_runs_on_at_home(hosts: TwoHost
 
 def test_a_source_daemon_that_dies_at_the_end_leaves_it_paused_on_both(hosts: TwoHosts, standing: Standing) -> None:
     """Nobody resumes it: hostagent has to, on one of them."""
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(HURRIED)
         with travelling.migrating(LIVE | TLS | PAUSED) as call:
             travelling.wait_until(lambda: travelling.state(A) == MIGRATING)
@@ -191,7 +190,7 @@ def test_a_source_daemon_that_dies_at_the_end_leaves_it_paused_on_both(hosts: Tw
 
 def test_it_goes_to_another_qemu_and_back(hosts: TwoHosts, standing: Standing, lab: Lab) -> None:
     emulators = {A: lab.system.emulator, B: lab.newer.emulator}
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         for source, target in ((A, B), (B, A)):
             travelling.migrate_onto(source, target, emulators[target])
             with travelling.on(target) as domain:

@@ -17,17 +17,15 @@ from hostagent.plan import GuestPlan, Method, Plan, Verdict
 from hostagent.update import host as host_update
 from hostagent.update.journal import Outcome, UpdateRecord
 from hostagent.update.report import GuestReport, report_of
-from tests.bench.guest_spec import GuestSpec
 from tests.bench.lab import Lab
 from tests.bench.link import A, B, Traffic
 from tests.bench.peer import Peer
 from tests.bench.two_hosts import URIS, TwoHosts
 from tests.crash.real_updater import End, How, Order, When
 from tests.crash.real_world import Updater, guards, wait_for
-from tests.hosts.guests import Standing, Travelling, is_well
+from tests.hosts.guests import TRAVELLER, Standing, Travelling, is_well
 from tests.hosts.peers import Putting
 
-SPEC = GuestSpec("traveller", 1, 256, fill_mib=64, seed=53)
 SLOW = 200_000_000
 """Bits a second: its RAM takes some seconds."""
 CRAWL = 8_000_000
@@ -35,7 +33,7 @@ CRAWL = 8_000_000
 
 def goes(lab: Lab, **more: object) -> GuestReport:
     """What `hostagent update qemu --method live-migrate` makes of the guest."""
-    update = lab.update(lab.newer, [SPEC.name], methods=[Method.LIVE_MIGRATE], **more)  # type: ignore[arg-type]
+    update = lab.update(lab.newer, [TRAVELLER.name], methods=[Method.LIVE_MIGRATE], **more)  # type: ignore[arg-type]
     return told(update)
 
 
@@ -43,7 +41,7 @@ def leaves(lab: Lab, *, disks: tuple[str, ...] = ()) -> GuestReport:
     """An update that has the guest go to the peer, and stay there whatever runs there; `disks` are copied."""
     with lab._changing("leaving", lambda *_: None) as ports:
         host = ports.libvirt.host()
-        (found,) = [one for one in host.guests if one.name == SPEC.name]
+        (found,) = [one for one in host.guests if one.name == TRAVELLER.name]
         plan = Plan(
             "qemu",
             lab.system,
@@ -83,14 +81,14 @@ def test_it_goes_and_comes_back_onto_the_new_qemu(
     hosts: TwoHosts, standing: Standing, peer: Peer, put: Putting, transport: Transport
 ) -> None:
     lab, heard = put(transport), list[str]()
-    with standing.guest(SPEC) as travelling:
-        connected = peer.connections(SPEC.address)
+    with standing.guest(TRAVELLER) as travelling:
+        connected = peer.connections(TRAVELLER.address)
         with travelling.on(A) as domain:
             domain.setAutostart(1)
             defined = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         with travelling.proof(A) as proof:
             was = proof.report()
-        peer.reset(SPEC.address)
+        peer.reset(TRAVELLER.address)
         report = goes(lab, tell=lambda _key, step, doing: heard.append(f"{step} {doing}"))
         print(report.outcome, report.reason)
         assert (report.outcome, report.reason, report.runs_on) == (Outcome.UPDATED, "", "")
@@ -99,14 +97,14 @@ def test_it_goes_and_comes_back_onto_the_new_qemu(
         is_well(travelling, A, emulator=lab.newer.emulator)
         with travelling.proof(A) as proof:
             now = proof.report()
-        assert (now.boot_id, peer.connections(SPEC.address)) == (was.boot_id, connected)
+        assert (now.boot_id, peer.connections(TRAVELLER.address)) == (was.boot_id, connected)
         with travelling.on(A) as domain:
             assert domain.autostart()
             assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == defined
-        there, back = lab.updates()[-1].guests[SPEC.uuid].measured["pauses"]
+        there, back = lab.updates()[-1].guests[TRAVELLER.uuid].measured["pauses"]
         assert report.pause_seconds == max(there, back)
         # On a busy machine few ticks lie between the two, so that the largest step may hold both; and a packet's way.
-        felt = peer.felt(SPEC.address).stood_still_ns / 1e9
+        felt = peer.felt(TRAVELLER.address).stood_still_ns / 1e9
         print(f"stood still {felt:.3f} s by the guest's clock, {there:.3f} s and {back:.3f} s by ours")
         assert felt <= there + back + 0.1
         assert any("GiB to host-b" in line for line in heard)
@@ -115,7 +113,7 @@ def test_it_goes_and_comes_back_onto_the_new_qemu(
 
 def test_it_goes_and_stays(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
     lab = put(returns=False)
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         with travelling.on(A) as domain:
             domain.setAutostart(1)
         report = leaves(lab)
@@ -136,16 +134,16 @@ def stays(lab: Lab, travelling: Travelling, report: GuestReport, why: str) -> No
 
 
 def test_a_guest_that_writes_too_fast_is_given_up(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
-    lab = put(least=10.0)
-    with standing.guest(SPEC) as travelling:
+    lab = put(least=6.0)
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(SLOW)  # its memory as it is would cross in about half of that
         with travelling.proof(A) as proof:
-            proof.rewrite(2 * SPEC.fill_mib)
+            proof.rewrite(2 * TRAVELLER.fill_mib)
         report = goes(lab)
         print(report.reason)
         with travelling.proof(A) as proof:
             proof.rewrite(0)
-        stays(lab, travelling, report, "expected it to arrive within 10 s")
+        stays(lab, travelling, report, "expected it to arrive within 6 s")
         assert "the guest writes" in report.reason
 
 
@@ -181,8 +179,8 @@ def at_the_end(travelling: Travelling) -> Callable[[], bool]:
 def test_the_network_is_cut_as_its_memory_crosses(
     hosts: TwoHosts, standing: Standing, put: Putting, what: Traffic
 ) -> None:
-    lab = put(least=6.0 if what is Traffic.MIGRATION else 15.0, end=3.0, call=3.0)  # libvirt misses nothing
-    with standing.guest(SPEC) as travelling:
+    lab = put(least=6.0 if what is Traffic.MIGRATION else 15.0, end=2.0, call=2.0)  # libvirt misses nothing
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(SLOW)
         with once(under_way(travelling), lambda: hosts.link.cut(what)):
             report = goes(lab)
@@ -199,7 +197,7 @@ def test_the_network_is_cut_as_its_memory_crosses(
 def test_the_answer_that_it_has_arrived_is_lost(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
     """It runs on here; the copy that stands still there goes once the peer can be asked."""
     lab = put(end=25.0, call=3.0)
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(4 * SLOW)
 
         def cut() -> None:
@@ -217,8 +215,8 @@ def test_the_answer_that_it_has_arrived_is_lost(hosts: TwoHosts, standing: Stand
 
 
 def test_the_peer_loses_its_power(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
-    lab = put(end=5.0, call=3.0)
-    with standing.guest(SPEC) as travelling:
+    lab = put(end=2.0, call=2.0)
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(SLOW)
         with once(under_way(travelling), hosts.b.kill):
             report = goes(lab)
@@ -240,28 +238,28 @@ def comes_in(travelling: Travelling) -> object:
 def test_a_guest_that_cannot_come_back_stays_there_and_it_is_said(
     hosts: TwoHosts, standing: Standing, put: Putting
 ) -> None:
-    lab = put(least=15.0)
-    with standing.guest(SPEC) as travelling:
+    lab = put(least=8.0)
+    with standing.guest(TRAVELLER) as travelling:
         with once(lambda: travelling.runs_on() == [B], lambda: hosts.link.slow(CRAWL)):
             report = goes(lab)
         print(report.outcome, report.reason)
         assert (report.outcome, report.runs_on) == (Outcome.UPDATED, "host-b")
         assert "it runs on host-b, and stays there" in report.reason
-        assert "expected it to arrive within 15 s" in report.reason
+        assert "expected it to arrive within 8 s" in report.reason
         assert report.qemu_after == str(lab.system.version)
         is_well(travelling, B, emulator=lab.system.emulator)
 
 
 def test_the_network_is_cut_on_the_way_back(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
     """Nobody can say where it is until the peer answers again; then it is found, and stays there or has come back."""
-    lab = put(end=5.0, call=3.0)
-    with standing.guest(SPEC) as travelling:
+    lab = put(end=2.0, call=2.0)
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(4 * SLOW)
         with once(comes_in(travelling), hosts.link.cut):
             report = goes(lab)
         print(report.outcome, report.reason)
         assert report.outcome is Outcome.NEEDS_OPERATOR
-        assert f"virsh -c {URIS[B]} domstate --reason {SPEC.uuid}" in report.reason
+        assert f"virsh -c {URIS[B]} domstate --reason {TRAVELLER.uuid}" in report.reason
         assert travelling.runs_on() == [B]
         hosts.link.mend()
         lab.recover()
@@ -283,10 +281,10 @@ STEPS = ("prepare", "migrate", "resume", "look", "return", "resume-at-home", "lo
 def test_the_updater_is_killed(hosts: TwoHosts, standing: Standing, put: Putting, step: str, how: How) -> None:
     lab = put()
     when = When.AFTER if how is How.KILL else When.BEFORE
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         order = Order(
             to=lab.newer.name,
-            guests=(SPEC.name,),
+            guests=(TRAVELLER.name,),
             methods=(Method.LIVE_MIGRATE,),
             end=End(step=step, when=when, how=how),
         )
@@ -307,9 +305,9 @@ def test_the_updater_is_killed(hosts: TwoHosts, standing: Standing, put: Putting
 def test_the_updater_is_killed_as_its_memory_crosses(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
     """libvirt goes on by itself: its guard breaks that off."""
     lab = put()
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         hosts.link.slow(SLOW)
-        updater = Updater(Order(to=lab.newer.name, guests=(SPEC.name,), methods=(Method.LIVE_MIGRATE,)))
+        updater = Updater(Order(to=lab.newer.name, guests=(TRAVELLER.name,), methods=(Method.LIVE_MIGRATE,)))
         with once(under_way(travelling), lambda: os.kill(updater.pid, signal.SIGKILL)):
             assert updater.wait(120.0) == -signal.SIGKILL
             wait_for(lambda: not guards(), "its guard to be done")

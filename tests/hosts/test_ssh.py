@@ -14,21 +14,19 @@ from hostagent.update.journal import Outcome
 from hostagent.update.report import GuestReport, report_of
 from tests.bench import ssh
 from tests.bench.command import hostagent
-from tests.bench.guest_spec import GuestSpec
 from tests.bench.lab import Lab
 from tests.bench.link import A, B, Traffic
 from tests.bench.peer import Peer
 from tests.bench.two_hosts import TwoHosts
-from tests.hosts.guests import Standing, Travelling, is_well
+from tests.hosts.guests import TRAVELLER, Standing, Travelling, is_well
 from tests.hosts.peers import Putting
 
-SPEC = GuestSpec("traveller", 1, 256, fill_mib=32, seed=57)
-UPDATE = ("update", "qemu", "--to", "10.0", "--guest", SPEC.name, "--method", "live-migrate", "--yes")
+UPDATE = ("update", "qemu", "--to", "10.0", "--guest", TRAVELLER.name, "--method", "live-migrate", "--yes")
 
 
 @pytest.fixture
 def travelling(hosts: TwoHosts, standing: Standing) -> Iterator[Travelling]:
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         yield travelling
 
 
@@ -44,7 +42,7 @@ def another(hosts: TwoHosts, tmp_path: Path) -> Iterator[Path]:
 
 
 def goes(lab: Lab) -> GuestReport:
-    (report,) = report_of(lab.update(lab.newer, [SPEC.name], methods=[Method.LIVE_MIGRATE])).guests
+    (report,) = report_of(lab.update(lab.newer, [TRAVELLER.name], methods=[Method.LIVE_MIGRATE])).guests
     print(report.outcome, report.reason)
     return report
 
@@ -82,7 +80,7 @@ def test_it_goes_there_and_back_inside_ssh_alone(
     lab = put(Transport.SSH)
     with travelling.proof(A) as proof:
         was = proof.report()
-    connected = peer.connections(SPEC.address)
+    connected = peer.connections(TRAVELLER.address)
     hosts.link.cut(Traffic.MIGRATION)
     hosts.link.cut(Traffic.LIBVIRT)
     report = goes(lab)
@@ -92,4 +90,4 @@ def test_it_goes_there_and_back_inside_ssh_alone(
     is_well(travelling, A, emulator=lab.newer.emulator)
     with travelling.proof(A) as proof:
         assert proof.report().boot_id == was.boot_id
-    assert peer.connections(SPEC.address) == connected
+    assert peer.connections(TRAVELLER.address) == connected

@@ -124,7 +124,7 @@ def test_its_disk_goes_there_and_back(hosts: TwoHosts, standing: Standing, put: 
 
 
 def test_the_network_is_cut_as_its_disk_is_copied(hosts: TwoHosts, standing: Standing, put: Putting) -> None:
-    lab = put(least=15.0, end=3.0, call=3.0, copies=True)
+    lab = put(least=8.0, end=2.0, call=2.0, copies=True)
     with standing.guest(RAW) as travelling:
         hosts.link.slow(SLOW)
         was = report_now(travelling)

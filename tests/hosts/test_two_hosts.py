@@ -8,16 +8,14 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from tests.bench.guest_spec import GuestSpec
 from tests.bench.link import A, B, Side
 from tests.bench.peer import Peer
 from tests.bench.proof import Proof, ProofReport
 from tests.bench.two_hosts import PLAIN_URIS, URIS, TwoHosts
-from tests.hosts.guests import LIVE, Standing
+from tests.hosts.guests import LIVE, TRAVELLER, Standing
 
 ANSWER_LIMIT = 10
 """Seconds."""
-SPEC = GuestSpec("traveller", 1, 256, fill_mib=32, seed=51)
 
 
 def goes_on(proof: Proof, before: ProofReport) -> bool:
@@ -28,12 +26,12 @@ def goes_on(proof: Proof, before: ProofReport) -> bool:
 
 @pytest.mark.parametrize("flags", [LIVE | libvirt.VIR_MIGRATE_TLS, LIVE], ids=["tls", "plain"])
 def test_a_guest_goes_there_and_back(hosts: TwoHosts, standing: Standing, peer: Peer, flags: int) -> None:
-    with standing.guest(SPEC) as travelling:
-        connected = peer.connections(SPEC.address)
+    with standing.guest(TRAVELLER) as travelling:
+        connected = peer.connections(TRAVELLER.address)
         with travelling.proof(A) as proof:
             was = proof.report()
         for source, target in ((A, B), (B, A)):
-            peer.reset(SPEC.address)
+            peer.reset(TRAVELLER.address)
             travelling.migrate(source, target, flags)
             assert travelling.runs_on() == [target]
             assert not travelling.is_known_on(source)
@@ -41,10 +39,10 @@ def test_a_guest_goes_there_and_back(hosts: TwoHosts, standing: Standing, peer: 
                 travelling.wait_until(partial(goes_on, proof, proof.report()))
                 now = proof.check()
             assert now.good
-            assert (now.boot_id, now.ram.pages) == (was.boot_id, SPEC.fill_mib * 256)
+            assert (now.boot_id, now.ram.pages) == (was.boot_id, TRAVELLER.fill_mib * 256)
             assert now.disk.last > was.disk.last
-            assert peer.connections(SPEC.address) == connected
-            felt = peer.felt(SPEC.address)
+            assert peer.connections(TRAVELLER.address) == connected
+            felt = peer.felt(TRAVELLER.address)
             print(f"{source.name} to {target.name}: stood still {felt.stood_still_ns / 1e6:.0f} ms, lost {felt.lost}")
             was = now
 
@@ -73,7 +71,7 @@ def test_what_is_cut_is_dropped_and_nobody_is_told(hosts: TwoHosts) -> None:
 
 def test_a_power_cut_ends_all_that_runs_there(hosts: TwoHosts, standing: Standing) -> None:
     """What was written on its disk is there once it is on again; its guests are not."""
-    with standing.guest(SPEC) as travelling:
+    with standing.guest(TRAVELLER) as travelling:
         travelling.migrate(A, B)
         ended = hosts.b.pids()
         assert len(ended) > 3

@@ -179,8 +179,9 @@ class MigratingApi(Storage):
                 domain.abortJob()
             return False
 
-        def has_ended() -> bool:
-            return self._on(domain, "breaking its job off", breaks_off)
+        def has_ended() -> bool:  # of a guest that comes in from a host that is silent libvirt may not answer at all
+            seconds = min(within_seconds, self._call_seconds)
+            return self._on(domain, "breaking its job off", breaks_off, within_seconds=seconds)
 
         with suppress(Gone):
             domain = self._domain(uuid)

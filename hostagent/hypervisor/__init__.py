@@ -186,8 +186,8 @@ class Monitor(Sender, Protocol):
         """Wait until the guest stands still for the last of its state; whether it did."""
         ...
 
-    def wait_moved(self, within_seconds: float) -> Move:
-        """Wait until the crossing has ended on this side; OutcomeUnknown when it has not in time."""
+    def wait_moved(self, within_seconds: float) -> MoveStatus:
+        """Wait until the crossing has ended on this side, and how; OutcomeUnknown when it has not in time."""
         ...
 
     def resume(self, within_seconds: float) -> None:

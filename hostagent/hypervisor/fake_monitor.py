@@ -196,14 +196,14 @@ class FakeMonitor:
 
     # -- the crossing's end -----------------------------------------------------------------------------------------
 
-    def wait_moved(self, within_seconds: float) -> Move:
-        move = self.move()
-        if move.status is MoveStatus.NONE or move.status is MoveStatus.UNDER_WAY:
+    def wait_moved(self, within_seconds: float) -> MoveStatus:
+        status = self.move().status
+        if status is MoveStatus.NONE or status is MoveStatus.UNDER_WAY:
             with self._asked("waiting") as (state, _):
                 state.now_ns += round(within_seconds * 1e9)
-            if move.status is MoveStatus.UNDER_WAY:
+            if status is MoveStatus.UNDER_WAY:
                 raise OutcomeUnknown(f"asking QEMU {self.pid}: waiting for the state to cross", found="none")
-        return move
+        return status
 
     def resume(self, within_seconds: float) -> None:
         with self._asked("cont") as (state, process):

@@ -23,8 +23,8 @@ from qemu.qmp.qmp_client import ExecuteError
 
 from hostagent.arguments.command_line import BLOCK_NAME
 from hostagent.errors import Failed, OutcomeUnknown
-from hostagent.hypervisor import Inventory, Moment, Move, MoveStatus, RunState, Uncarried
-from hostagent.hypervisor.qmp_verbs import BALLAST, QmpVerbs, as_mapping, as_rows
+from hostagent.hypervisor import Inventory, Moment, MoveStatus, RunState, Uncarried
+from hostagent.hypervisor.qmp_verbs import BALLAST, QmpVerbs, as_mapping, as_rows, as_run_state
 from hostagent.libvirt_files.vnc_display import VncDisplay
 
 T = TypeVar("T")
@@ -219,7 +219,7 @@ class QmpMonitor(QmpVerbs):
             return self.run_state() is not RunState.RUNNING
         return "STOP" in self._moments
 
-    def wait_moved(self, within_seconds: float) -> Move:
+    def wait_moved(self, within_seconds: float) -> MoveStatus:
         """Wait for QEMU's MIGRATION events: polling would add its interval to the pause."""
 
         async def ended() -> None:
@@ -227,27 +227,40 @@ class QmpMonitor(QmpVerbs):
                 await self._next_event()
 
         if not self._told_to_move:
-            move = self.move()  # a crossing that somebody began before us may have ended before us
-            if move.status is not MoveStatus.UNDER_WAY:
-                return move
+            status = self.move().status  # a crossing that somebody began before us may have ended before us
+            if status is not MoveStatus.UNDER_WAY:
+                return status
         try:
             self._within(within_seconds, ended(), "waiting for the device state to cross")
         except OutcomeUnknown:
             self._patience = LATE_SECONDS
-            move = self.move()  # the event may be late or switched off; the state is not
+            status = self.move().status  # the event may be late or switched off; the state is not
             self._patience = ANSWER_SECONDS
-            if move.status is MoveStatus.UNDER_WAY:
+            if status is MoveStatus.UNDER_WAY:
                 raise
-            return move
-        return self.move()
+            return status
+        return MoveStatus.COMPLETED if self._migration == "completed" else MoveStatus.FAILED
 
     def resume(self, within_seconds: float) -> None:
         self._moments.pop("RESUME", None)
-        self._change_running("cont", "RESUME", within_seconds)
+
+        async def go_on() -> None:
+            # At once: the guest stands still. To one that runs already it changes nothing, and no event comes.
+            before, _ = await asyncio.gather(self._client.execute("query-status"), self._client.execute("cont"))
+            if as_run_state(before) is not RunState.RUNNING:
+                await self._heard("RESUME")
+
+        self._within(within_seconds, go_on(), "cont")
 
     def stop(self, within_seconds: float) -> None:
         self._moments.pop("STOP", None)
-        self._change_running("stop", "STOP", within_seconds)
+
+        async def stop() -> None:
+            await self._client.execute("stop")
+            await self._heard("STOP")
+
+        if self.run_state() is RunState.RUNNING:  # else it would be paused anew, whatever it is
+            self._within(within_seconds, stop(), "stop")
 
     def quit(self) -> None:
         """Ask it to leave; it may be gone before it answers."""
@@ -289,16 +302,9 @@ class QmpMonitor(QmpVerbs):
         self._client.send_fd_scm(channel)
         self.ask("getfd", fdname=name)
 
-    def _change_running(self, command: str, event: str, within_seconds: float) -> None:
-        async def change() -> None:
-            await self._client.execute(command)
-            while event not in self._moments:
-                await self._next_event()
-
-        before = self.run_state()
-        if (before is RunState.RUNNING) == (command == "cont"):
-            return  # already so: no event would come
-        self._within(within_seconds, change(), command)
+    async def _heard(self, event: str) -> None:
+        while event not in self._moments:
+            await self._next_event()
 
     async def _next_event(self) -> None:
         if self._events.empty() and self._client.runstate is not Runstate.RUNNING:

@@ -30,11 +30,7 @@ class QmpVerbs(ABC):
         """Hand a descriptor over, under a name (`getfd` of QEMU's QMP reference)."""
 
     def run_state(self) -> RunState:
-        status = as_mapping(self.ask("query-status")).get("status")
-        try:
-            return RunState(str(status))
-        except ValueError:
-            return RunState.OTHER
+        return as_run_state(self.ask("query-status"))
 
     def capabilities(self) -> Mapping[str, bool]:
         rows = as_rows(self.ask("query-migrate-capabilities"))
@@ -119,6 +115,14 @@ class QmpVerbs(ABC):
         answer = as_mapping(self.ask("query-dirty-rate"))
         measured = answer.get("status") == "measured" and "dirty-rate" in answer
         return float(answer["dirty-rate"]) * 2**20 if measured else None
+
+
+def as_run_state(answer: object) -> RunState:
+    """Of query-status."""
+    try:
+        return RunState(str(as_mapping(answer).get("status")))
+    except ValueError:
+        return RunState.OTHER
 
 
 def as_mapping(value: object) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
-from hostagent.hypervisor import Moment, Monitor, Move, MoveStatus, ProcessId, RunState, Sender
+from hostagent.hypervisor import Moment, Monitor, MoveStatus, ProcessId, RunState, Sender
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
@@ -49,6 +49,7 @@ def reconcile(swap: GuestSwap) -> None:
     agreement.same_logs(swap, ours, theirs)
     if not swap.copies:
         _ram_is_the_file(swap, swap.notes.old, "the old QEMU")  # a DIMM may have been plugged out and in since
+    _ram_is_the_file(swap, swap.new_process, "the new QEMU")
     agreement.same_cards(swap.name, swap.notes.live_xml, _live_xml(swap))
     swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
     if not swap.copies:  # of which nothing can be set any more
@@ -177,12 +178,12 @@ def prepare_record(swap: GuestSwap) -> None:
 def switch(swap: GuestSwap) -> None:
     old, new = swap.old_monitor(), swap.new_monitor()
     deadline = _let_the_rest_cross(swap, old, new) if swap.copies else _send_state(swap, old, new)
-    sent = _moved(swap, deadline, old, "sending the device state")
-    _moved(swap, deadline, new, "loading the device state")
+    _has_moved(swap, deadline, old, "sending the device state")
+    swap.moved_bytes = old.move().ram_bytes  # while the new one loads
     if not swap.copies:
-        _little_was_sent(swap, sent.ram_bytes)
-    _ram_is_the_file(swap, swap.new_process, "the new QEMU")
-    swap.moved_bytes = sent.ram_bytes
+        _little_was_sent(swap, swap.moved_bytes)
+    _has_moved(swap, deadline, new, "loading the device state")
+    swap.crossed = True
 
 
 def _send_state(swap: GuestSwap, old: Monitor, new: Monitor) -> Deadline:
@@ -237,20 +238,20 @@ def too_busy(swap: GuestSwap, found: str) -> Failed:
     )
 
 
-def _moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor, doing: str) -> Move:
+def _has_moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor, doing: str) -> None:
     """Wait for one side; raises Failed unless its part of the crossing is complete."""
     try:
-        move = monitor.wait_moved(deadline.left())
+        status = monitor.wait_moved(deadline.left())
+        error_words = "" if status is MoveStatus.COMPLETED else monitor.move().error
     except OutcomeUnknown:
         deadline.check(f"{swap.name}: {doing}")
         raise
     except Failed as error:  # one of them has left
         found = _with_its_words(swap, str(error))
         raise Failed(f"{swap.name}: {doing}", expected="both QEMUs there", found=found) from error
-    if move.status is not MoveStatus.COMPLETED:
-        found = _with_its_words(swap, move.error or str(move.status))
+    if status is not MoveStatus.COMPLETED:
+        found = _with_its_words(swap, error_words or str(status))
         raise Failed(f"{swap.name}: {doing}", expected="the new QEMU to take it", found=found)
-    return move
 
 
 def _with_its_words(swap: GuestSwap, found: str) -> str:
@@ -284,8 +285,14 @@ def _ram_is_the_file(swap: GuestSwap, process: ProcessId, whose: str) -> None:
 
 
 def loaded_and_paused(swap: GuestSwap) -> bool:
+    """Both have said so where this process saw it cross: to ask them again would be in the pause.
+
+    Whether the new one stands still and answers is asked right before the commit (taking_over.record_names_new).
+    """
     if not swap.new_is_alive():
         return False
+    if swap.crossed:
+        return True
     new = swap.new_monitor()
     loaded = new.move().status is MoveStatus.COMPLETED and new.run_state() is RunState.PAUSED
     if not swap.old_is_alive():
@@ -296,6 +303,7 @@ def loaded_and_paused(swap: GuestSwap) -> bool:
 def resume_old(swap: GuestSwap) -> None:
     """The new one is ended and seen gone; then the old one goes on where it stopped."""
     stopped = swap.stopped_at()
+    swap.crossed = False
     swap.end_new()
     old = swap.old_monitor()
     with suppress(OutcomeUnknown):

@@ -94,6 +94,7 @@ class GuestSwap(GuestOfUpdate[Notes]):
     new_record: bytes | None = None
     copy_began: float = 0.0  # of the monotonic clock
     copied: bool = False  # all of its RAM once, in this process
+    crossed: bool = False  # both QEMUs have told this process that the state is over
     proven: bool = False  # asked in this process, and answered
     unproven: NeedsOperator | None = None  # why libvirt would kill the guest if its daemon came back now
     _monitors: dict[Path, Monitor] = field(default_factory=dict)

@@ -272,8 +272,8 @@ def test_a_crossing_is_seen_to_have_ended_by_whoever_comes_later(stage: Stage) -
     """Recovery opens its own monitors, long after the events."""
     moved(stage)
     stage.swap.close_monitors()
-    assert stage.old_monitor().wait_moved(SECONDS).status is MoveStatus.COMPLETED
-    assert stage.new_monitor().wait_moved(SECONDS).status is MoveStatus.COMPLETED
+    assert stage.old_monitor().wait_moved(SECONDS) is MoveStatus.COMPLETED
+    assert stage.new_monitor().wait_moved(SECONDS) is MoveStatus.COMPLETED
 
 
 def test_the_state_crosses_once(stage: Stage) -> None:
@@ -303,7 +303,7 @@ def test_one_that_would_not_share_the_ram_refuses_the_state(stage: Stage) -> Non
     send(stage)
     assert stage.ports.qemu.wait_gone(stage.new, SECONDS)
     old = stage.old_monitor()
-    if old.wait_moved(SECONDS).status is not MoveStatus.FAILED:
+    if old.wait_moved(SECONDS) is not MoveStatus.FAILED:
         old.resume(SECONDS)  # it had sent everything before the other one left
     wait_for(lambda: old.run_state() is RunState.RUNNING)
     assert stage.ports.qemu.last_words(stage.world.name, SECONDS)  # virtlogd may write them a moment later

@@ -1,24 +1,25 @@
 """How long guests stand still, by hostagent and by what people use instead: python -m bench.pauses [--quick].
 
 All ways are gone in turn, so that whatever the machine does meanwhile is shared by all. Runs in the bench. Leaves
-build/bench.json.
+build/bench.json, and the same as a table in build/bench.md.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import libvirt
 from rich.console import Console
-from rich.table import Table
 
 from bench import ways
+from bench.crowds import Crowd
 from bench.raw import RawGuest
-from bench.series import Of, Sample, Series, ratios, series
+from bench.series import IDLE, Of, Sample, Series, ratios, series
+from bench.tables import COLUMNS, markdown, rows, shown
 from bench.ways import BOOT_LIMIT, Stage, Way
 from tests.bench.cost import wait
 from tests.bench.demo import machine
@@ -26,15 +27,19 @@ from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec, Ram
 from tests.bench.lab import Lab
 from tests.bench.paths import BUILD
 from tests.bench.peer import Peer
+from tests.bench.soak import flood
 from tests.bench.two_hosts import two_hosts
 from tests.hosts.guests import guest
 
 RESULT = BUILD / "bench.json"
+TABLE = BUILD / "bench.md"
 MACHINE = "pc-q35-7.2"  # which both QEMUs have
 OVERHEAD_MIB = 192  # what the test guest has beside what it fills
-TICKS = 200  # after a pause: enough to tell how late they are by themselves
+TICKS = 200  # after a pause: enough to tell how late they are by themselves, and how the guest gets on
+WRITTEN_MIB = 64  # a second, by a guest that has something to do
 RATIOS = (
     ("handover_kept", "limit"),
+    ("handover_kept", "cpr_transfer"),
     ("handover_kept", "save_restore"),
     ("handover_copied", "live_migration"),
     ("hold", "raw_hold"),
@@ -49,98 +54,133 @@ class Asked:
     sizes: tuple[int, ...]  # MiB that are filled
     all_ways_at: int  # the others are measured by the ways that RAM's size could matter to
     times: int
+    loads_at: int = 0  # MiB that are filled by a guest that has something to do; 0: there is none
+    crowds: tuple[int, ...] = ()  # guests that are updated at once
 
 
-FULL = Asked((512, 2048, 6144), 2048, 7)
+FULL = Asked((512, 2048, 6144), 2048, 7, 512, (1, 4, 16))
 QUICK = Asked((256,), 256, 2)
 
 
-def measured(stage: Stage, way: Way) -> Sample:
+def measured(stage: Stage, way: Way, load: str = IDLE, busy: AbstractContextManager[None] | None = None) -> Sample:
     """Gone once: what the guest felt, and what is said of it."""
     address = way.spec.address
     way.ready()
-    stage.peer.wait_for_ticks(address)
-    stage.peer.reset(address)
-    stage.peer.wait_for_ticks(address)
-    said = way.go()
-    stage.peer.wait_for_ticks(address, TICKS)
-    felt = stage.peer.felt(address)
-    pause = felt.stood_still_ns if way.clock_stops else felt.longest_ns
-    return Sample(Of(way.method, way.spec.fill_mib), pause / 1e9, said if isinstance(said, float) else None)
+    with busy or nullcontext():
+        stage.peer.wait_for_ticks(address)
+        stage.peer.reset(address)
+        stage.peer.wait_for_ticks(address)
+        told = way.go()
+        stage.peer.wait_for_ticks(address, TICKS)
+    felt, slowest = stage.peer.felt(address), stage.peer.slowest_second(address)
+    pause = (felt.stood_still_ns if way.clock_stops else felt.longest_ns) / 1e9
+    of = Of(way.method, way.spec.fill_mib, load=load)
+    return Sample(of, pause, told.seconds if told else None, slowest, told.phases if told else {})
+
+
+def spec_of(name: str, index: int, fill_mib: int, ram: Ram = Ram.FILE, emulator: str | None = None) -> GuestSpec:
+    memory = fill_mib + OVERHEAD_MIB
+    return GuestSpec(name, index, memory, MACHINE, ram=ram, fill_mib=fill_mib, emulator=emulator)
+
+
+def native(stage: Stage, spec: GuestSpec) -> str:
+    """How libvirt would start it: without libvirt it has the same devices, whose state is most of what is sent."""
+    return str(stage.hosts.a.connection.domainXMLToNative("qemu-argv", stage.hosts.a.xml(spec)))
 
 
 @contextmanager
 def guests(stage: Stage, fill_mib: int, *, all_ways: bool) -> Iterator[Sequence[Way]]:
     """Guests that are alike but for what the ways want, and all that they can go."""
-
-    def spec(name: str, index: int, ram: Ram = Ram.FILE, emulator: str | None = None) -> GuestSpec:
-        memory = fill_mib + OVERHEAD_MIB
-        return GuestSpec(name, index, memory, MACHINE, ram=ram, fill_mib=fill_mib, emulator=emulator)
-
-    host, own, bare = stage.hosts.a, spec("own", 1), spec("bare", 2)
+    newer = stage.lab.newer.emulator
+    host, own, bare = stage.hosts.a, spec_of("own", 1, fill_mib), spec_of("bare", 2, fill_mib)
     # Of the newer QEMU: an older one that emulates forgets writes as its guest migrates (facts.loses_writes).
-    ordinary, travelling = spec("ordinary", 3, Ram.ANONYMOUS), spec("travelling", 4, emulator=stage.lab.newer.emulator)
+    ordinary, travelling = spec_of("ordinary", 3, fill_mib, Ram.ANONYMOUS), spec_of("away", 4, fill_mib, emulator=newer)
     with ExitStack() as stack:
         stack.enter_context(host.guest(own))
         stack.callback(host.remove_guest, ordinary)
-        alone = stack.enter_context(RawGuest(bare, stage.lab.system.emulator))
+        alone = [stack.enter_context(RawGuest(bare, stage.lab.system.emulator, native(stage, bare)))]
         if all_ways:
             stack.enter_context(guest(stage.hosts, travelling))
+            by_cpr = spec_of("by cpr", 5, fill_mib)
+            alone.append(stack.enter_context(RawGuest(by_cpr, newer, native(stage, by_cpr), cpr=True)))
         stage.proof(own).wait_booted(BOOT_LIMIT)
-        stage.peer.wait_for_ticks(bare.address)
-        wait(lambda: alone.filled, "the guest without libvirt to fill its RAM", BOOT_LIMIT)
-        by_hostagent = (*ways.kept(stage, own), *((ways.copied(stage, ordinary),) if all_ways else ()))
-        by_libvirt = (*ways.saved(stage, own), *((ways.migrated(stage, travelling),) if all_ways else ()))
-        last = (ways.rebooted(stage, own),) if all_ways else ()
-        yield (*by_hostagent, *by_libvirt, *ways.alone(stage, alone), *last)
+        for one in alone:
+            stage.peer.wait_for_ticks(one.spec.address)
+            wait(lambda one=one: one.filled, "the guest without libvirt to fill its RAM", BOOT_LIMIT)  # type: ignore[misc]
+        found = [*ways.kept(stage, own), *ways.alone(stage, alone[0])]
+        if all_ways:
+            found += [ways.copied(stage, ordinary), ways.migrated(stage, travelling), ways.by_cpr(stage, alone[1])]
+            found += [*ways.saved(stage, own), ways.rebooted(stage, own)]
+        else:
+            found += [next(ways.saved(stage, own))]
+        yield found
         assert stage.proof(own).check().good
         stage.moves.clear()
 
 
-def document(found: Sequence[Series]) -> dict[str, object]:
+def of_sizes(stage: Stage, asked: Asked) -> Iterator[Sample]:
+    for size in asked.sizes:
+        with guests(stage, size, all_ways=size == asked.all_ways_at) as found:
+            for turn in range(asked.times):
+                for way in found if turn % 2 == 0 else reversed(found):  # each goes up, and back in its turn
+                    yield measured(stage, way)
+
+
+@contextmanager
+def writing(stage: Stage, spec: GuestSpec) -> Iterator[None]:
+    """The guest writes to its RAM meanwhile."""
+    stage.proof(spec).rewrite(WRITTEN_MIB)
+    yield
+    stage.proof(spec).rewrite(0)
+
+
+def of_loads(stage: Stage, asked: Asked) -> Iterator[Sample]:
+    """Guests that have something to do. Each writes a record to its disk a hundred times a second in any case."""
+    own, ordinary = spec_of("own", 1, asked.loads_at), spec_of("ordinary", 3, asked.loads_at, Ram.ANONYMOUS)
+    loads: dict[str, Callable[[GuestSpec], AbstractContextManager[None]]] = {
+        f"writes {WRITTEN_MIB} MiB/s": lambda spec: writing(stage, spec),
+        "1000 packets/s": lambda spec: flood(spec.address),
+    }
+    with ExitStack() as stack:
+        stack.enter_context(stage.hosts.a.guest(own))
+        stack.callback(stage.hosts.a.remove_guest, ordinary)
+        stage.proof(own).wait_booted(BOOT_LIMIT)
+        found = (*ways.kept(stage, own), ways.copied(stage, ordinary))
+        for turn in range(asked.times):
+            for way in found:
+                for name in loads if turn % 2 == 0 else reversed(loads):
+                    yield measured(stage, way, name, loads[name](way.spec))
+        assert stage.proof(own).check().good
+        stage.moves.clear()
+
+
+def document(found: Sequence[Series], away: Mapping[int, float]) -> dict[str, object]:
     return {
         "machine": machine(),
         "series": [one.to_json() for one in found],
         "ratios": dict(ratios(found, RATIOS)),
+        "libvirt_away_seconds": {str(count): round(seconds, 3) for count, seconds in away.items()},
     }
-
-
-def show(found: Sequence[Series], out: Console) -> None:
-    limits = {one.of.ram_mib: one.median for one in found if one.of.method == "limit"}
-    table = Table(title="How long a guest stands still")
-    for column in ("method", "RAM MiB", "n", "median ms", "p95 ms", "of the limit"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for one in sorted(found, key=lambda one: (one.of.ram_mib, one.median)):
-        limit = limits.get(one.of.ram_mib)
-        table.add_row(
-            one.of.method,
-            f"{one.of.ram_mib}",
-            f"{len(one.felt)}",
-            f"{one.median * 1000:.1f}",
-            f"{one.p95 * 1000:.1f}",
-            f"{one.median / limit:.2f}" if limit else "",
-        )
-    out.print(table)
 
 
 def main() -> int:
     asked = QUICK if "--quick" in sys.argv[1:] else FULL
-    out, samples = Console(width=None if sys.stdout.isatty() else 110, highlight=False), list[Sample]()
+    out, samples = Console(width=None if sys.stdout.isatty() else 130, highlight=False), list[Sample]()
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     with two_hosts(ram="17g") as hosts, Peer(HOST_ADDRESS) as peer:
         stage = Stage(hosts, peer, Lab.set_up(start=hosts.a.start_command))
         stage.lab.install_hook()
         hosts.a.restart_libvirtd()
-        for size in asked.sizes:
-            with guests(stage, size, all_ways=size == asked.all_ways_at) as found:
-                for turn in range(asked.times):
-                    for way in found if turn % 2 == 0 else reversed(found):  # each goes up, and back in its turn
-                        sample = measured(stage, way)
-                        samples.append(sample)
-                        out.print(f"{turn + 1} of {asked.times}, {size} MiB, {way.method}: {sample.felt * 1000:.1f} ms")
-    told = series(samples)
-    RESULT.write_text(json.dumps(document(told), indent=1))
-    show(told, out)
+        crowds = [Crowd(stage, count) for count in asked.crowds]
+        parts = [of_sizes(stage, asked), *([of_loads(stage, asked)] if asked.loads_at else [])]
+        for part in (*parts, *(crowd.samples() for crowd in crowds)):
+            for sample in part:
+                samples.append(sample)
+                out.print(f"{sample.of}: {sample.felt * 1000:.1f} ms")
+    found = series(samples)
+    RESULT.write_text(json.dumps(document(found, {crowd.count: crowd.away for crowd in crowds}), indent=1))
+    TABLE.write_text(markdown(COLUMNS, rows(found)))
+    out.print(shown("How long a guest stands still", COLUMNS, rows(found)))
     return 0
 
 

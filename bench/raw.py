@@ -1,31 +1,40 @@
 """QEMU alone, without libvirt and without hostagent: the same test guest, moved as fast as QEMU itself can.
 
 What is measured here is what nobody can be faster than. RAM is a shared file that stays where it is
-(x-ignore-shared); the tap is the guest's own and is given to each QEMU as a descriptor.
+(x-ignore-shared), or with `cpr` a memfd that the new QEMU is handed (docs/devel/migration/CPR.rst: QEMU 10.0 and newer
+on both sides); the tap is the guest's own and is given to each QEMU as a descriptor. The disk is where libvirt's guests
+have theirs: how long it takes to be flushed is in every pause.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import re
+import shlex
 import struct
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, dropwhile
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import psutil
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
-from tests.bench.guest_spec import BRIDGE, GUEST_FILES, GuestSpec
+from tests.bench.guest_spec import BRIDGE, GuestSpec
 from tests.bench.host import DISK_SIZE, RAM
 
 LIMIT = 60.0  # seconds for anything that QEMU is asked for
 POLL = 0.0005
+_DEFERRED = ("-incoming", "defer")
+_ALONE = ("-S", "-no-shutdown", "-no-user-config", "-nodefaults")  # options without a value
+_LEFT_OUT = ("-mon", "-sandbox")  # in the sandbox QEMU could not start what it saves through
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 _KEEPS_RAM: Mapping[str, bool] = {"x-ignore-shared": True, "events": True}
 
@@ -33,22 +42,37 @@ _KEEPS_RAM: Mapping[str, bool] = {"x-ignore-shared": True, "events": True}
 class Qemu:
     """One process, and its monitor."""
 
-    def __init__(self, guest: RawGuest, emulator: str, *, waits: bool) -> None:
-        self._socket = guest.folder / f"{next(guest.numbers)}.qmp"
-        incoming = ["-incoming", "defer"] if waits else []
+    def __init__(self, guest: RawGuest, emulator: str, *incoming: str) -> None:
+        number = next(guest.numbers)
+        self._socket = guest.folder / f"{number}.qmp"
+        self._emulator = emulator
         self._process = subprocess.Popen(
-            [emulator, *guest.arguments, "-qmp", f"unix:{self._socket},server=on,wait=off", "-S", *incoming],
+            [emulator, *guest.arguments(number), "-qmp", f"unix:{self._socket},server=on,wait=off", "-S", *incoming],
             stdin=subprocess.DEVNULL,
             pass_fds=(guest.tap,),
         )
         self._monitor = QEMUMonitorProtocol(str(self._socket))
-        ends = time.monotonic() + LIMIT
-        while not self._socket.exists():
-            assert self._process.poll() is None, f"{emulator} ended with {self._process.returncode}"
-            assert time.monotonic() < ends, f"expected {emulator} to listen"
-            time.sleep(POLL)
+        self._said: list[Mapping[str, Any]] = []
+
+    def connect(self) -> Self:
+        """To its monitor, as soon as it listens."""
+        self.wait_for(self._socket)
         self._monitor.settimeout(LIMIT)
         self._monitor.connect()
+        return self
+
+    def wait_for(self, path: Path) -> None:
+        """Until it has made that socket."""
+        ends = time.monotonic() + LIMIT
+        while not path.exists():
+            assert self._process.poll() is None, f"{self._emulator} ended with {self._process.returncode}"
+            assert time.monotonic() < ends, f"expected {self._emulator} to listen at {path}"
+            time.sleep(POLL)
+
+    @property
+    def resident(self) -> int:
+        """Bytes."""
+        return psutil.Process(self._process.pid).memory_info().rss
 
     def ask(self, command: str, **arguments: object) -> object:
         return self._monitor.cmd(command, **arguments)
@@ -62,15 +86,17 @@ class Qemu:
         """Until QEMU says so; when that was, by its own stamp: seconds since 1970."""
         ends = time.monotonic() + LIMIT
         while True:
-            for said in self._monitor.get_events(wait=max(0.001, ends - time.monotonic())):
+            for said in self._said:
                 data = said.get("data", {})
                 assert data.get("status") != "failed", said
                 if said["event"] == event and all(data.get(name) == value for name, value in wanted.items()):
                     stamp = said["timestamp"]
                     return float(stamp["seconds"]) + float(stamp["microseconds"]) / 1e6
+            self._said += self._monitor.get_events(wait=max(0.001, ends - time.monotonic()))
 
     def forget_events(self) -> None:
         self._monitor.clear_events()
+        self._said.clear()
 
     def quit(self) -> None:
         """End it, and see it gone."""
@@ -90,6 +116,8 @@ class RawGuest:
 
     spec: GuestSpec
     emulator: str
+    native: str  # the command line that libvirt would start it by
+    cpr: bool = False
     numbers: Iterator[int] = field(default_factory=count)
     tap: int = -1
     qemu: Qemu | None = None
@@ -98,29 +126,47 @@ class RawGuest:
     def folder(self) -> Path:
         return RAM / f"raw-{self.spec.index}"
 
-    @property
-    def arguments(self) -> list[str]:
-        """All but what differs between one that starts and one that waits."""
-        spec, size = self.spec, f"{self.spec.memory_mib}M"
-        return [
-            *("-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name),
-            *("-machine", f"{spec.machine},memory-backend=ram", "-accel", "kvm" if _has_kvm() else "tcg", "-m", size),
-            *("-object", f"memory-backend-file,id=ram,size={size},mem-path={self.folder / 'ram'},share=on"),
-            *("-smp", str(spec.vcpus)),
-            *("-kernel", str(GUEST_FILES / "vmlinuz"), "-initrd", str(GUEST_FILES / "initramfs")),
-            *("-append", spec.kernel_command_line, "-serial", f"file:{self.folder / 'console'}"),
-            *("-netdev", f"tap,id=net,fd={self.tap},vhost=off", "-device", f"virtio-net-pci,netdev=net,mac={spec.mac}"),
-            *("-blockdev", f"file,node-name=file,filename={self.folder / 'disk'}"),
-            *("-blockdev", "qcow2,node-name=disk,file=file", "-device", "virtio-blk-pci,drive=disk"),
-        ]
+    def arguments(self, number: int) -> list[str]:
+        """libvirt's for such a guest, with what it has opened for QEMU put in its place; of the QEMU of that number."""
+        words = dropwhile(
+            lambda word: word.partition("=")[0].isidentifier(), shlex.split(self.native)
+        )  # its environment
+        next(words)
+        found = []
+        for option in words:
+            if option in _ALONE:
+                found += [] if option == "-S" else [option]
+                continue
+            value = next(words)
+            if option in _LEFT_OUT or any(name in value for name in ("masterKey", "charmonitor")):
+                continue
+            found += [option, self._changed(option, value, number)]
+        return found
+
+    def _changed(self, option: str, value: str, number: int) -> str:
+        if option == "-machine":
+            return f"{value}{',aux-ram-share=on' if self.cpr else ''}"
+        if option == "-chardev":
+            return re.sub(r"path=[^,]+", f"path={self.folder / str(number)}", value, count=1)
+        if option not in ("-object", "-netdev"):
+            return value
+        told = json.loads(value)
+        if option == "-netdev":
+            told["fd"] = str(self.tap)
+        elif "mem-path" in told and self.cpr:
+            del told["mem-path"]
+            told["qom-type"] = "memory-backend-memfd"
+        elif "mem-path" in told:
+            told["mem-path"] = str(self.folder / "ram")
+        return json.dumps(told)
 
     def __enter__(self) -> Self:
         self.folder.mkdir()
-        disk = ["qemu-img", "create", "-q", "-f", "qcow2", str(self.folder / "disk"), DISK_SIZE]
+        disk = ["qemu-img", "create", "-q", "-f", "qcow2", str(self.spec.disk_path), DISK_SIZE]
         subprocess.run(disk, check=True, stdin=subprocess.DEVNULL)
         self.tap = _tap(self._name)
         subprocess.run(["ip", "link", "set", self._name, "master", BRIDGE, "up"], check=True, stdin=subprocess.DEVNULL)
-        self.qemu = Qemu(self, self.emulator, waits=False)
+        self.qemu = Qemu(self, self.emulator).connect()
         self.qemu.ask("cont")
         return self
 
@@ -130,7 +176,7 @@ class RawGuest:
         if self.qemu is not None:
             self.qemu.kill()
         os.close(self.tap)
-        for path in self.folder.iterdir():
+        for path in (*self.folder.iterdir(), self.spec.disk_path):
             path.unlink()
         self.folder.rmdir()
 
@@ -141,7 +187,7 @@ class RawGuest:
     @property
     def filled(self) -> bool:
         """Whether its RAM holds as much as it is to fill."""
-        return (self.folder / "ram").stat().st_blocks * 512 >= self.spec.fill_mib << 20
+        return self.qemu is not None and self.qemu.resident >= self.spec.fill_mib << 20
 
     def hand_over(self, emulator: str) -> float:
         """To another QEMU that waits beside it; from the last instruction of one to the first of the other, seconds."""
@@ -158,6 +204,33 @@ class RawGuest:
         self.qemu = new
         return resumed - stopped
 
+    def hand_over_by_cpr(self, emulator: str) -> float:
+        """The same with the new QEMU given the RAM and all else that need not be sent, by QEMU itself; seconds."""
+        assert self.qemu is not None
+        main, early = self.folder / "main", self.folder / "early"
+        for path in (main, early):
+            path.unlink(missing_ok=True)
+        told = {"channel-type": "cpr", "addr": _unix(early)}
+        new = Qemu(self, emulator, "-incoming", f"unix:{main}", "-incoming", json.dumps(told))
+        try:
+            new.wait_for(early)
+            self.qemu.forget_events()
+            self.qemu.ask("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+            self.qemu.ask("migrate-set-parameters", mode="cpr-transfer")
+            self.qemu.ask("migrate", channels=[{"channel-type": "main", "addr": _unix(main)}, told])
+            new.connect()  # its monitor listens only now
+            self.qemu.waits_for("MIGRATION", status="completed")
+            while new.ask("query-status") != {"status": "paused", "running": False}:
+                time.sleep(POLL)
+            new.ask("cont")
+            resumed, stopped = new.waits_for("RESUME"), self.qemu.waits_for("STOP")
+            self.qemu.quit()
+        except BaseException:
+            new.kill()
+            raise
+        self.qemu = new
+        return resumed - stopped
+
     def save_and_load(self, emulator: str) -> float:
         """By way of a file: stopped, saved, ended, started, loaded."""
         assert self.qemu is not None
@@ -170,7 +243,7 @@ class RawGuest:
         self.qemu.waits_for("MIGRATION", status="completed")
         self.qemu.quit()
         self.qemu = None
-        self.qemu = new = Qemu(self, emulator, waits=True)
+        self.qemu = new = Qemu(self, emulator, *_DEFERRED).connect()
         new.keeps_ram()
         new.ask("migrate-incoming", uri=f"exec:cat {path}")
         new.waits_for("MIGRATION", status="completed")
@@ -181,7 +254,7 @@ class RawGuest:
     def _beside(self, emulator: str) -> Iterator[Qemu]:
         """Everything that can be done while the guest runs."""
         assert self.qemu is not None
-        new = Qemu(self, emulator, waits=True)
+        new = Qemu(self, emulator, *_DEFERRED).connect()
         try:
             self.qemu.keeps_ram()
             new.keeps_ram()
@@ -191,12 +264,12 @@ class RawGuest:
             raise
 
 
+def _unix(path: Path) -> dict[str, str]:
+    return {"transport": "socket", "type": "unix", "path": str(path)}
+
+
 def _tap(name: str) -> int:
     """A tap without the header of virtio-net: two QEMUs could not agree on its length."""
     tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH", name.encode(), _IFF_TAP | _IFF_NO_PI))
     return tap
-
-
-def _has_kvm() -> bool:
-    return Path("/dev/kvm").exists()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
+
+IDLE = "idle"
+"""The load of a guest that does no more than is needed to see that it lives."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class Of:
     method: str
     ram_mib: int
     guests: int = 1
+    load: str = IDLE
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Sample:
     of: Of
     felt: float  # what the guest's clock lost
     reported: float | None  # by whoever made it; None where nobody says
+    slowest: float | None = None  # of the ticks that are due in a second, the share that came in the slowest one after
+    phases: Mapping[str, float] = field(default_factory=dict)  # its steps, each with what it took
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Series:
     of: Of
     felt: tuple[float, ...]
     reported: tuple[float, ...]
+    slowest: tuple[float, ...] = ()  # shares, not seconds
+    phases: Mapping[str, float] = field(default_factory=dict)  # medians
 
     @property
     def median(self) -> float:
@@ -48,11 +56,14 @@ class Series:
             "method": self.of.method,
             "ram_mib": self.of.ram_mib,
             "guests": self.of.guests,
+            "load": self.of.load,
             "n": len(self.felt),
             "median_seconds": round(self.median, 6),
             "p95_seconds": round(self.p95, 6),
             "felt_seconds": [round(one, 6) for one in self.felt],
             "reported_seconds": [round(one, 6) for one in self.reported],
+            "slowest_second": round(median(self.slowest), 3) if self.slowest else None,
+            "phases_seconds": {name: round(seconds, 6) for name, seconds in self.phases.items()},
         }
 
 
@@ -66,6 +77,8 @@ def series(samples: Iterable[Sample]) -> tuple[Series, ...]:
             of,
             tuple(one.felt for one in found),
             tuple(one.reported for one in found if one.reported is not None),
+            tuple(one.slowest for one in found if one.slowest is not None),
+            {name: median(one.phases[name] for one in found if name in one.phases) for name in found[0].phases},
         )
         for of, found in kinds.items()
     )
@@ -73,7 +86,8 @@ def series(samples: Iterable[Sample]) -> tuple[Series, ...]:
 
 def ratios(found: Sequence[Series], wanted: Iterable[tuple[str, str]]) -> Mapping[str, float]:
     """Of medians, as `one/other`, with ` at N MiB` where there are several sizes; left out where either is missing."""
-    medians = {(one.of.method, one.of.ram_mib): one.median for one in found if one.of.guests == 1}
+    alone = [one for one in found if (one.of.guests, one.of.load) == (1, IDLE)]
+    medians = {(one.of.method, one.of.ram_mib): one.median for one in alone}
     sizes = sorted({ram for _, ram in medians})
     told = {}
     for one, other in wanted:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from bench.raw import LIMIT, RawGuest
 from hostagent.facts import QemuTree
 from hostagent.plan import Method, Technique
-from hostagent.update.journal import GuestRecord, Outcome
+from hostagent.update.journal import Outcome, UpdateRecord
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import RAM
-from tests.bench.lab import Lab
+from tests.bench.lab import STOPS, Lab
 from tests.bench.link import SIDES
 from tests.bench.peer import Peer
 from tests.bench.proof import Proof
@@ -22,6 +23,14 @@ from tests.hosts.guests import LIVE, Travelling
 BUDGET_SECONDS = 120.0
 BOOT_LIMIT = LIMIT * 5
 ON_DISK = Path("/var/lib/libvirt/qemu/save")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What whoever moves a guest says: how long it stood still, and what each step from the one that stops it took."""
+
+    seconds: float | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,12 +50,20 @@ class Stage:
     def proof(self, spec: GuestSpec) -> Proof:
         return Proof(self.hosts.a.connection.lookupByUUIDString(spec.uuid))
 
-    def updated(self, spec: GuestSpec, to: QemuTree, **more: object) -> GuestRecord:
-        """By hostagent; what it measured."""
-        update = self.lab.update(to, [spec.name], budget_seconds=BUDGET_SECONDS, **more)  # type: ignore[arg-type]
-        record = update.guests[spec.uuid]
-        assert record.outcome is Outcome.UPDATED, record.reason
-        return record
+    def updated(self, spec: GuestSpec, to: QemuTree, **more: object) -> Told:
+        """By hostagent; what it says of it."""
+        return told(self.lab.update(to, [spec.name], budget_seconds=BUDGET_SECONDS, **more), spec)  # type: ignore[arg-type]
+
+
+def told(update: UpdateRecord, spec: GuestSpec) -> Told:
+    """AssertionError when it was not updated."""
+    record = update.guests[spec.uuid]
+    assert record.outcome is Outcome.UPDATED, record.reason
+    begun = [(step, at) for guest, step, at in update.step_times if guest == spec.uuid]
+    first = next((index for index, (step, _) in enumerate(begun) if step in STOPS), len(begun))
+    phases = {step: later - at for (step, at), (_, later) in pairwise(begun[first:])}
+    seconds = record.measured.get("pause_seconds")
+    return Told(seconds if isinstance(seconds, float) else None, phases)
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,7 @@ class Way:
 
     method: str
     spec: GuestSpec
-    go: Callable[[], object]
+    go: Callable[[], Told | None]
     ready: Callable[[], object] = lambda: None  # beforehand; nobody measures that
     clock_stops: bool = True  # the pause is what the guest's clock lost; else it is the silence, as of one that boots
 
@@ -63,8 +80,8 @@ class Way:
 def kept(stage: Stage, spec: GuestSpec) -> Iterator[Way]:
     """By hostagent, with the guest's RAM kept."""
 
-    def by(technique: Technique) -> object:
-        return stage.updated(spec, stage.other(spec), technique=technique).measured["pause_seconds"]
+    def by(technique: Technique) -> Told:
+        return stage.updated(spec, stage.other(spec), technique=technique)
 
     yield Way("handover_kept", spec, lambda: by(Technique.HANDOVER))
     yield Way("hold", spec, lambda: by(Technique.HOLD))
@@ -78,7 +95,7 @@ def copied(stage: Stage, spec: GuestSpec) -> Way:
         stage.hosts.a.boot(spec)
         stage.proof(spec).wait_booted(BOOT_LIMIT)
 
-    return Way("handover_copied", spec, lambda: stage.updated(spec, stage.lab.newer).measured["pause_seconds"], boots)
+    return Way("handover_copied", spec, lambda: stage.updated(spec, stage.lab.newer), boots)
 
 
 def rebooted(stage: Stage, spec: GuestSpec) -> Way:
@@ -125,5 +142,10 @@ def migrated(stage: Stage, spec: GuestSpec) -> Way:
 def alone(stage: Stage, guest: RawGuest) -> Iterator[Way]:
     """By QEMU, without libvirt: what nobody can be faster than."""
     spec = guest.spec
-    yield Way("limit", spec, lambda: guest.hand_over(stage.other(spec).emulator))
-    yield Way("raw_hold", spec, lambda: guest.save_and_load(stage.other(spec).emulator))
+    yield Way("limit", spec, lambda: Told(guest.hand_over(stage.other(spec).emulator)))
+    yield Way("raw_hold", spec, lambda: Told(guest.save_and_load(stage.other(spec).emulator)))
+
+
+def by_cpr(stage: Stage, guest: RawGuest) -> Way:
+    """By QEMU, without libvirt, with what the newer one has for it; to another process of the same version."""
+    return Way("cpr_transfer", guest.spec, lambda: Told(guest.hand_over_by_cpr(stage.lab.newer.emulator)))

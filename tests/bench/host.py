@@ -122,7 +122,7 @@ class Host:
     def define_guest(self, spec: GuestSpec) -> libvirt.virDomain:
         """Makes the guest's disk and defines it, without starting it."""
         self._make_disk(spec)
-        return self.connection.defineXML(self._xml(spec))
+        return self.connection.defineXML(self.xml(spec))
 
     def boot(self, spec: GuestSpec) -> libvirt.virDomain:
         """Starts a new guest; proof.wait_booted says when it is up."""
@@ -131,7 +131,7 @@ class Host:
             domain.create()
             return domain
         self._make_disk(spec)
-        return self.connection.createXML(self._xml(spec))
+        return self.connection.createXML(self.xml(spec))
 
     @contextmanager
     def guest(self, spec: GuestSpec) -> Iterator[libvirt.virDomain]:
@@ -172,7 +172,7 @@ class Host:
             and _is_of_this_host(process.pid)
         ]
 
-    def _xml(self, spec: GuestSpec) -> str:
+    def xml(self, spec: GuestSpec) -> str:
         return domain_xml(spec, kvm=self._kvm, vhost=self._vhost)
 
     def _make_disk(self, spec: GuestSpec) -> None:

@@ -19,11 +19,12 @@ from typing import Self
 ECHO_PORT = 7001
 TICK_PORT = 7002
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket module
+SECOND_NS = 1_000_000_000
 NEIGHBOURS = 100
 """Ticks on either side of a gap that are looked at: one second."""
 NEAR = 20
 """The same where it matters which gap it was."""
-ENOUGH_NS = 1_000_000_000
+ENOUGH_NS = SECOND_NS
 """After a gap that many, or those of so long, are needed: each may be late by itself."""
 TOGETHER_NS = 2_000_000_000
 """After a gap more of them are looked at that arrive within this: who lost the processor sends all that it has at once,
@@ -103,6 +104,17 @@ class _Ticker:
         after = self.behind[index : max(index + neighbours, together)]
         enough = len(after) >= NEAR or self.ends[-1] - self.ends[index] >= ENOUGH_NS
         return min(after) - min(before) if before and enough else 0
+
+    def slowest_second(self) -> float:
+        """Of the ticks of a second before the longest gap, the share that came in the slowest one of two after it."""
+        if not self.gaps:
+            return 1.0
+        at = self.gaps.index(self.longest_ns)
+        end = self.ends[at]
+        before = at - bisect_right(self.ends, end - self.longest_ns - SECOND_NS)
+        starts = [one for one in self.ends[at:] if one <= end + SECOND_NS <= self.ends[-1]]
+        after = [bisect_right(self.ends, one + SECOND_NS) - bisect_right(self.ends, one) for one in starts]
+        return min(after, default=before) / before if before > 0 else 1.0
 
     def absences(self, at_least_ns: int) -> tuple[Absence, ...]:
         """Gaps of that length over which the guest's clock lost as much: it stood still, and was not only slow.
@@ -184,6 +196,15 @@ class Peer:
         with self._lock:
             self._hear()
             return self._tickers.get(guest_address, _Ticker()).absences(at_least_ns)
+
+    def slowest_second(self, guest_address: str) -> float:
+        """How a guest got on after its longest gap, whose RAM and translated code are not where they were; 1: as before.
+
+        Of the ticks that had come in the second before it. 400 of them have to come first, 100 before the gap.
+        """
+        with self._lock:
+            self._hear()
+            return self._tickers.get(guest_address, _Ticker()).slowest_second()
 
     def reset(self, guest_address: str) -> None:
         """Forgets the gaps so far; the next one counts from the last tick that arrived."""

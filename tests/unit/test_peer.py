@@ -74,3 +74,20 @@ def test_the_last_tick_is_late_and_nothing_stood_still() -> None:
     guest.tick(NEAR - 1, late=400 * MS)
     assert guest.ticker.stood_still_ns() == 0
     assert guest.ticker.absences(300 * MS) == ()
+
+
+def test_the_slowest_second_after_a_pause_is_told_by_the_ticks_that_were_due() -> None:
+    guest = Guest()
+    guest.tick(200)
+    guest.pause(500 * MS)
+    guest.tick(100)
+    guest.tick(100)
+    assert guest.ticker.slowest_second() > 0.97
+    guest = Guest()
+    guest.tick(200)
+    guest.pause(500 * MS)
+    for _ in range(60):  # half of the time it waits for its RAM
+        guest.pause(EVERY)
+        guest.tick(1)
+    guest.tick(200)
+    assert 0.48 < guest.ticker.slowest_second() < 0.56

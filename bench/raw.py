@@ -128,9 +128,8 @@ class RawGuest:
 
     def arguments(self, number: int) -> list[str]:
         """libvirt's for such a guest, with what it has opened for QEMU put in its place; of the QEMU of that number."""
-        words = dropwhile(
-            lambda word: word.partition("=")[0].isidentifier(), shlex.split(self.native)
-        )  # its environment
+        begins_with_environment = shlex.split(self.native)
+        words = dropwhile(lambda word: word.partition("=")[0].isidentifier(), begins_with_environment)
         next(words)
         found = []
         for option in words:

@@ -198,9 +198,9 @@ class Peer:
             return self._tickers.get(guest_address, _Ticker()).absences(at_least_ns)
 
     def slowest_second(self, guest_address: str) -> float:
-        """How a guest got on after its longest gap, whose RAM and translated code are not where they were; 1: as before.
+        """How a guest got on after its longest gap, as its RAM and its translated code are not there yet; 1: as before.
 
-        Of the ticks that had come in the second before it. 400 of them have to come first, 100 before the gap.
+        Of the ticks that had come in the second before it. A second of them has to come before the gap, two after it.
         """
         with self._lock:
             self._hear()

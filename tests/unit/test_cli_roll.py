@@ -102,7 +102,7 @@ def world(hostagent: Caller, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(hostagent)
     monkeypatch.setattr("hostagent.cli.roll.update_qemu", made.update)
     monkeypatch.setattr("hostagent.cli.roll.gate_of", lambda *_: made)
-    monkeypatch.setattr("hostagent.session.open_updates", lambda _: ())
+    monkeypatch.setattr("hostagent.update.journal.SqliteJournal.open_updates", lambda _: ())
     return made
 
 

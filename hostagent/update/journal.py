@@ -10,7 +10,8 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -169,7 +170,7 @@ class SqliteJournal:
             if wanted is not None:
                 where += f" and {column} in ({', '.join('?' * len(wanted))})"
                 values += wanted
-        try:
+        with self._reading():
             found = self._db.execute(
                 f"select seq, at, boot_id, update_id, kind, guest, step, body from journal where {where}"  # noqa: S608
                 " order by seq limit ?",
@@ -179,16 +180,26 @@ class SqliteJournal:
                 Row(seq, at, boot_id, update, Entry(Kind(kind), guest, step, json.loads(body)))
                 for seq, at, boot_id, update, kind, guest, step, body in found
             ]
+
+    def open_updates(self) -> Sequence[UpdateRecord]:
+        with self._reading():
+            found = self._db.execute(
+                "select update_id from journal where kind = ? and update_id not in"
+                " (select update_id from journal where kind = ?)",
+                (Kind.UPDATE_BEGUN, Kind.UPDATE_ENDED),
+            ).fetchall()
+        return fold(self.rows(updates=[update for (update,) in found]))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, ValueError) as error:
             raise NeedsOperator(
                 f"reading the journal {self._path}",
                 found=str(error),
                 hint=f"move {self._path} aside and report it",
             ) from error
-
-    def open_updates(self) -> Sequence[UpdateRecord]:
-        begun = fold(self.rows(kinds=(Kind.UPDATE_BEGUN, Kind.UPDATE_ENDED)))
-        return fold(self.rows(updates=[update.id for update in begun if update.is_open]))
 
     def close(self) -> None:
         self._db.close()

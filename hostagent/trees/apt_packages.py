@@ -24,6 +24,8 @@ def download(wanted: str, *, sources: Path, folder: Path) -> list[Path]:
     Raises UsageError, with the versions that there are, when none fits; Failed when apt does.
     """
     doing = f"fetching QEMU {wanted!r}"
+    if not wanted.strip():
+        raise UsageError(doing, expected='a version, or how it begins ("10.0")', found="none")
     apt = _options(sources, folder)
     processes.run(["apt-get", "-q", *apt, "update"], within_seconds=_NETWORK_SECONDS)
     there = {package: _versions(package, apt) for package in PACKAGES}

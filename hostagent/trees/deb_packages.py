@@ -38,7 +38,12 @@ def unpack(doing: str, paths: Sequence[Path], workshop: Path) -> tuple[Path, ...
     folders = []
     for number, package in enumerate(packages):
         folder = workshop / f"package-{number}"
-        processes.run(["dpkg-deb", "-x", str(package.path.absolute()), str(folder)], within_seconds=_UNPACK_SECONDS)
+        argv = ["dpkg-deb", "-x", str(package.path.absolute()), str(folder)]
+        try:
+            processes.run(argv, within_seconds=_UNPACK_SECONDS)
+        except Failed as error:
+            expected = "a whole Debian package, and room for it"
+            raise Failed(f"unpacking {package.path}", expected=expected, found=error.found) from error
         folders.append(folder)
     return tuple(folders)
 
@@ -49,7 +54,8 @@ def read(path: Path) -> Package:
     try:
         said = processes.run(["dpkg-deb", "-f", str(path.absolute()), *wanted], within_seconds=_READ_SECONDS).stdout
     except Failed as error:
-        raise UsageError(f"reading {path}", expected="a Debian package", found=error.found) from error
+        found = f"one that dpkg-deb cannot read ({error.found})"
+        raise UsageError(f"reading {path}", expected="a whole Debian package", found=found) from error
     return parse(path, said)
 
 

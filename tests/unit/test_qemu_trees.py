@@ -13,7 +13,7 @@ import pytest
 from hostagent import processes
 from hostagent.errors import Failed, Refused, UsageError
 from hostagent.facts import QemuTree, Version
-from hostagent.trees import qemu_trees
+from hostagent.trees import apt_packages, qemu_trees
 
 VERSION = "1:10.0.2+ds-2+deb13u1~bpo12+1"
 NAME = "10.0.2+ds-2+deb13u1~bpo12+1"
@@ -209,9 +209,14 @@ def test_nothing_given_or_not_there_is_a_usage_error(state: Path, tmp_path: Path
 
 def test_a_file_that_is_no_package(state: Path, tmp_path: Path) -> None:
     (tmp_path / "x.deb").write_text("hello")
-    with pytest.raises(UsageError, match="dpkg-deb"):
+    with pytest.raises(UsageError, match="expected a whole Debian package, found one that dpkg-deb cannot read"):
         qemu_trees.add([tmp_path / "x.deb"], state=state)
     assert left_behind(state) == []
+
+
+def test_no_version_is_fetched(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a version, or how it begins"):
+        apt_packages.download(" ", sources=tmp_path / "none", folder=tmp_path)
 
 
 def test_a_version_that_is_a_path_is_refused(state: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import libvirt
 from rich.console import Console
 
-from bench import ways
+from bench import scaling, ways
 from bench.crowds import Crowd
 from bench.raw import RawGuest
 from bench.series import IDLE, Of, Sample, Series, ratios, series
@@ -154,13 +154,17 @@ def of_loads(stage: Stage, asked: Asked) -> Iterator[Sample]:
         stage.moves.clear()
 
 
-def document(found: Sequence[Series], away: Mapping[int, float]) -> dict[str, object]:
-    return {
+def keep(found: Sequence[Series], crowds: Sequence[Crowd], looked: Mapping[int, tuple[float, float]]) -> None:
+    """What there is by now: of a run that is cut off, that much."""
+    told = {
         "machine": machine(),
         "series": [one.to_json() for one in found],
         "ratios": dict(ratios(found, RATIOS)),
-        "libvirt_away_seconds": {str(count): round(seconds, 3) for count, seconds in away.items()},
+        "libvirt_away_seconds": {str(crowd.count): round(crowd.away, 3) for crowd in crowds if crowd.away},
+        "look_and_plan_seconds": {str(count): [round(one, 3) for one in both] for count, both in looked.items()},
     }
+    RESULT.write_text(json.dumps(told, indent=1))
+    TABLE.write_text(markdown(COLUMNS, rows(found)))
 
 
 def main() -> int:
@@ -177,10 +181,9 @@ def main() -> int:
             for sample in part:
                 samples.append(sample)
                 out.print(f"{sample.of}: {sample.felt * 1000:.1f} ms")
-    found = series(samples)
-    RESULT.write_text(json.dumps(document(found, {crowd.count: crowd.away for crowd in crowds}), indent=1))
-    TABLE.write_text(markdown(COLUMNS, rows(found)))
-    out.print(shown("How long a guest stands still", COLUMNS, rows(found)))
+            keep(series(samples), crowds, {})
+    keep(series(samples), crowds, scaling.measured() if crowds else {})
+    out.print(shown("How long a guest stands still", COLUMNS, rows(series(samples))))
     return 0
 
 

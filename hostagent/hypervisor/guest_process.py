@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,18 @@ def process_of(libvirt_run: Path, name: str, uuid: str) -> QemuProcess | None:
     try:
         pid = int((libvirt_run / pid_file_name(name)).read_text())
         started = surroundings.start_ticks(pid)
-        argv = tuple((PROC / str(pid) / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1])
+        argv = words_of((PROC / str(pid) / "cmdline").read_bytes())
         exe = os.readlink(PROC / str(pid) / "exe")  # noqa: PTH115
     except (OSError, ValueError):
         return None
     if uuid not in argv:
         return None
     return QemuProcess(pid, started, exe.removesuffix(" (deleted)"), exe.endswith(" (deleted)"), argv)
+
+
+def words_of(cmdline: bytes) -> tuple[str, ...]:
+    """An argument list as proc(5) has it; a service keeps those of all guests, whose words are the same mostly."""
+    return tuple(map(sys.intern, cmdline.decode(errors="surrogateescape").split("\0")[:-1]))
 
 
 def vhosts(process: QemuProcess) -> int:

@@ -24,6 +24,7 @@ from hostagent.agent.service import Agent
 from hostagent.config import Config
 from hostagent.facts import Component, Freshness, Guest, GuestState, Host, QemuProcess, QemuTree, RamRoom, Version
 from hostagent.hypervisor.events import Event, LineEvent
+from hostagent.hypervisor.guest_process import words_of
 from hostagent.hypervisor.understood import Readings
 from hostagent.observed import Observed, observe
 from hostagent.planning.guest_policy import Policies
@@ -78,7 +79,7 @@ class MadeUpHost:
         return seen, observe(seen, [kernel], Policies(), past.past(), at=wiring.now())
 
     def _guest(self, told: Told) -> Guest:
-        argv = tuple(told.argv.decode().split("\0"))
+        argv = words_of(told.argv)
         read = self._readings.of(told.uuid, told.live_xml.decode(), argv, 1)
         return Guest(
             name=told.name,
@@ -107,7 +108,7 @@ def _told(number: int) -> Told:
         word.replace(found[1], own).replace(kind, name)
         for word in json.loads((SAMPLES / f"{kind}.argv.json").read_text())
     ]
-    return Told(name, own, xml.replace(found[1], own).replace(kind, name).encode(), "\0".join(words).encode())
+    return Told(name, own, xml.replace(found[1], own).replace(kind, name).encode(), "\0".join([*words, ""]).encode())
 
 
 class UpEvents:

@@ -33,6 +33,7 @@ PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, Gu
 
 _IMAGE_LIMIT = 2 << 30  # device state, and what RAM is in no file: a display's, firmware's
 _HEAD = 64  # bytes of an image
+_READING = "{}: reading what libvirt saved"
 
 
 # -- beside the running guest -----------------------------------------------------------------------------------
@@ -221,8 +222,9 @@ def seal(hold: GuestHold) -> None:
     """Make of libvirt's image one for each side, and write down what is in all three."""
     notes, images = hold.notes, {}
     plain = files.read_private(Path(notes.plain.path), _IMAGE_LIMIT)
+    sealed = _sealed(hold, plain)
     for side in Side:
-        data = _sealed(hold, plain, side)
+        data = _for_side(hold, sealed, side)
         files.write_private(Path(notes.image(side).path), data)
         images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
     hold.note(plain=SavedImage(notes.plain.path, _digest(plain)), **images)
@@ -231,7 +233,8 @@ def seal(hold: GuestHold) -> None:
 def seal_elsewhere(hold: GuestHold, side: Side) -> Path:
     """One of them in memory, with nothing written down: a full disk does not keep a guest from coming back."""
     path = _elsewhere(hold.name, hold.ports.config.paths.held)
-    files.write_private(path, _sealed(hold, files.read_private(Path(hold.notes.plain.path), _IMAGE_LIMIT), side))
+    plain = files.read_private(Path(hold.notes.plain.path), _IMAGE_LIMIT)
+    files.write_private(path, _for_side(hold, _sealed(hold, plain), side))
     return path
 
 
@@ -239,9 +242,9 @@ def _elsewhere(name: str, told: Path) -> Path:
     return entry(name, told).with_suffix(".image")
 
 
-def _sealed(hold: GuestHold, plain: bytes, side: Side) -> bytes:
+def _sealed(hold: GuestHold, plain: bytes) -> StateImage:
     """What a plain restore loads, on every QEMU; raises Failed for an image that has not kept the RAM out."""
-    doing = f"{hold.name}: reading what libvirt saved"
+    doing = _READING.format(hold.name)
     image = StateImage.parse(plain)
     if not image.leaves_shared_ram_out:
         raise Failed(doing, expected="a state without its RAM", found="its RAM in it")
@@ -253,10 +256,14 @@ def _sealed(hold: GuestHold, plain: bytes, side: Side) -> bytes:
         raise Failed(doing, expected="RAM as large as its files", found=f"none of {missing[0]} bytes")
     if len(image.rest) > sum(pin.size for pin in hold.notes.pins) // 8 + (64 << 20):
         raise Failed(doing, expected="next to nothing saved", found=f"{len(image.rest)} bytes")
-    sealed = StateImage.parse(image.sealed())
+    return StateImage.parse(image.sealed())
+
+
+def _for_side(hold: GuestHold, sealed: StateImage, side: Side) -> bytes:
     try:
         definition = held_definition(sealed.xml, token=hold.notes.held.token, emulator=hold.emulator(side))
     except PlainXmlError as error:
+        doing = _READING.format(hold.name)
         raise Failed(doing, expected="a definition of libvirt's", found=str(error)) from error
     return sealed.with_xml(definition)
 
@@ -378,7 +385,12 @@ def _damaged(hold: GuestHold, found: str) -> NeedsOperator:
 
 def what_is_wrong(hold: GuestHold, side: Side) -> Failed | None:
     """Why what libvirt has restored is not the guest; None when it is, standing still or resumed by somebody."""
-    now, doing = hold.now(), f"{hold.name}: looking at what was restored"
+    return what_is_wrong_with(hold, hold.now(), side)
+
+
+def what_is_wrong_with(hold: GuestHold, now: Standing | None, side: Side) -> Failed | None:
+    """The same, of what was found already."""
+    doing = f"{hold.name}: looking at what was restored"
     if now is None or now.process is None:
         return Failed(doing, expected="it there, standing still", found="libvirt does not run it")
     if now.emulator != hold.emulator(side):

@@ -9,7 +9,16 @@ from hostagent.errors import HostagentError
 from hostagent.facts import GuestState
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.update.guest_hold import GuestHold, Side
-from hostagent.update.holding import PASSED_ON, bring_back, discard, end, is_told, paused_for, what_is_wrong
+from hostagent.update.holding import (
+    PASSED_ON,
+    bring_back,
+    discard,
+    end,
+    is_told,
+    paused_for,
+    what_is_wrong,
+    what_is_wrong_with,
+)
 
 
 def restore(hold: GuestHold) -> None:
@@ -22,7 +31,8 @@ def restore(hold: GuestHold) -> None:
 
 
 def is_restored(hold: GuestHold) -> bool:
-    return hold.was_restored(hold.now()) and what_is_wrong(hold, Side.AFTER) is None
+    now = hold.now()
+    return hold.was_restored(now) and what_is_wrong_with(hold, now, Side.AFTER) is None
 
 
 def end_restored(hold: GuestHold) -> None:

@@ -68,7 +68,7 @@ def grow(lab: Lab, pid: int, name: str, updates: int) -> None:
     """Update a guest again and again; AssertionError when something is left of it."""
 
     def once(number: int) -> None:
-        update(lab, (lab.system, lab.newer)[number % 2], [name])
+        update(lab, (lab.newer, lab.system)[number % 2], [name])
 
     me = psutil.Process().pid
     for number in range(4):  # what is made once is made now
@@ -110,8 +110,9 @@ def main() -> int:
             after, took = Taken.by(pid), time.monotonic() - begun
             print(f"  while all are updated ({took:.0f} s)   {share(before, after):8.3f} %; {after}", flush=True)
             update(lab, lab.system, None)
-            grow(lab, pid, specs[0].name, updates)
-        print(f"  nothing is left of {updates} updates" if updates else "", flush=True)
+            if updates:
+                grow(lab, pid, specs[0].name, updates)
+                print(f"  nothing is left of {updates} updates", flush=True)
     return 0
 
 

@@ -44,6 +44,9 @@ class Session:
             if not self.left_to_guard:
                 guard.dismiss()
             raise
+        finally:
+            for door in (ports.libvirt, *ports.hosts.values()):  # a roll has ports of its own for each group
+                door.disconnect()
         guard.dismiss()
 
 

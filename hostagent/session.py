@@ -45,8 +45,9 @@ class Session:
                 guard.dismiss()
             raise
         finally:
-            for door in (ports.libvirt, *ports.hosts.values()):  # a roll has ports of its own for each group
-                door.disconnect()
+            ports.libvirt.disconnect()  # a roll has ports of its own for each group
+            for host in ports.hosts.values():
+                host.disconnect()
         guard.dismiss()
 
 

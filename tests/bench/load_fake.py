@@ -11,7 +11,6 @@ here nor there, but rows in the journal. Needs no guest, and nothing of the mach
 from __future__ import annotations
 
 import asyncio
-import gc
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from hostagent.update.host import update_qemu
 from hostagent.update.host_lock import HostLock
 from hostagent.update.journal import Outcome
 from hostagent.update.subject import Ports
-from tests.bench.cost import MIB, Taken, how_busy, over, share, wait
+from tests.bench.cost import MIB, Taken, forget_caches, how_busy, over, share, wait
 from tests.bench.made_up_agent import settings
 from tests.crash import shapes
 from tests.crash.rig import Rig, Scenario, rig
@@ -145,14 +144,14 @@ def grow(updates: int) -> None:
         print(f"{updates} updates of {len(made.uuids)} guests on the fake, on {how_busy()}", flush=True)
         for number in range(updates + 1):
             if number == first:
-                gc.collect()
+                forget_caches()
                 there, begun, own = files(made.root), Taken.by(pid), Taken.by(me)
             if number % max(1, updates // 10) == 0:
                 print(f"  after {number:4} updates, the agent: {Taken.by(pid)}", flush=True)
                 print(f"                      the updater: {Taken.by(me)}", flush=True)
             once(made, number)
             scrapes(made.root)
-        gc.collect()
+        forget_caches()
         for who, before, after in (("agent", begun, Taken.by(pid)), ("updater", own, Taken.by(me))):
             assert after.files <= before.files, (who, before, after)
             assert after.threads <= before.threads, (who, before, after)

@@ -19,7 +19,7 @@ import psutil
 from hostagent import wiring
 from hostagent.facts import QemuTree
 from hostagent.update.journal import Outcome
-from tests.bench.cost import MIB, Taken, how_busy, over, share, wait
+from tests.bench.cost import MIB, Taken, forget_caches, how_busy, over, share, wait
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
@@ -74,6 +74,7 @@ def grow(lab: Lab, pid: int, name: str, updates: int) -> None:
     for number in range(4):  # what is made once is made now
         once(number)
         time.sleep(PAUSE_SECONDS)
+    forget_caches()
     there, begun, own = files(), Taken.by(pid), Taken.by(me)
     for number in range(updates):
         once(number)
@@ -82,6 +83,7 @@ def grow(lab: Lab, pid: int, name: str, updates: int) -> None:
             print(f"  after {number + 1:3} updates, the agent: {Taken.by(pid)}", flush=True)
             print(f"                     the updater: {Taken.by(me)}", flush=True)
     time.sleep(5)
+    forget_caches()
     for who, before, after in (("agent", begun, Taken.by(pid)), ("updater", own, Taken.by(me))):
         assert after.files <= before.files, (who, before, after)
         assert after.threads <= before.threads, (who, before, after)

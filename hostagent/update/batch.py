@@ -16,7 +16,7 @@ from hostagent.update import clocks
 from hostagent.update.attachment import believed
 from hostagent.update.beside import stop_new, unprepare
 from hostagent.update.copying import look_at_copy
-from hostagent.update.crossing import loaded_and_paused
+from hostagent.update.crossing import has_all_of_it
 from hostagent.update.definitions import adopt_definitions
 from hostagent.update.handover import AFTER, ATTACH, BESIDE, COPY, DETACH, SWAP
 from hostagent.update.journal import Outcome, Progress
@@ -138,7 +138,7 @@ class Batch:
         """The old one died as the state crossed, or after: forward, once, if the new one has the guest."""
         swap = member.swap
         try:
-            has_it = record_is_ours(swap) and loaded_and_paused(swap)
+            has_it = record_is_ours(swap) and has_all_of_it(swap)
         except OutcomeUnknown as unknown:  # it may be all there is of the guest: nobody may end it
             self._holds_the_guest(member, unknown)
             return

@@ -179,7 +179,7 @@ def switch(swap: GuestSwap) -> None:
     old, new = swap.old_monitor(), swap.new_monitor()
     deadline = _let_the_rest_cross(swap, old, new) if swap.copies else _send_state(swap, old, new)
     _has_moved(swap, deadline, old, "sending the device state")
-    swap.moved_bytes = old.move().ram_bytes  # while the new one loads
+    swap.moved_bytes = _sent(swap, old)  # while the new one loads
     if not swap.copies:
         _little_was_sent(swap, swap.moved_bytes)
     _has_moved(swap, deadline, new, "loading the device state")
@@ -254,6 +254,16 @@ def _has_moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor, doing: str
         raise Failed(f"{swap.name}: {doing}", expected="the new QEMU to take it", found=found)
 
 
+def _sent(swap: GuestSwap, old: Monitor) -> int:
+    """Bytes of RAM. Where it ends as it has sent everything the new one is heard out, which is all of the guest then."""
+    try:
+        return old.move().ram_bytes
+    except Failed as error:
+        found = _with_its_words(swap, str(error))
+        doing = f"{swap.name}: sending the device state"
+        raise Failed(doing, expected="both QEMUs there", found=found) from error
+
+
 def _with_its_words(swap: GuestSwap, found: str) -> str:
     """What was seen, and what the new QEMU itself says to it: one that refuses the state says so as it leaves."""
     swap.ports.qemu.wait_gone(swap.new_process, LEAVING_SECONDS)
@@ -300,6 +310,14 @@ def loaded_and_paused(swap: GuestSwap) -> bool:
     return loaded and swap.old_monitor().run_state() is RunState.POSTMIGRATE
 
 
+def has_all_of_it(swap: GuestSwap) -> bool:
+    """Whether the new one has, with the old one gone: as soon as it is done with what that had sent."""
+    if swap.new_is_alive():
+        with suppress(OutcomeUnknown):
+            swap.new_monitor().wait_moved(SETTLE_SECONDS)
+    return loaded_and_paused(swap)
+
+
 def resume_old(swap: GuestSwap) -> None:
     """The new one is ended and seen gone; then the old one goes on where it stopped."""
     stopped = swap.stopped_at()
@@ -310,22 +328,24 @@ def resume_old(swap: GuestSwap) -> None:
         old.wait_moved(SETTLE_SECONDS)  # a crossing that was cut off ends as failed, and QEMU resumes by itself
     with suppress(HostagentError):  # its own undo comes later; a guest that cannot be resumed now has it right too
         set_back(old, swap.notes)
-    if swap.notes.was_running and old.run_state() in OURS_TO_RESUME:
+    if swap.notes.was_running and (state := old.run_state()) in OURS_TO_RESUME:
         swap.ports.qemu.put_taps(swap.notes.old, swap.notes.taps)  # the new one set them for itself as it loaded
-        _have_it_go_on(swap, old)
+        if state is not RunState.RUNNING:  # as it is once a crossing that failed is cleared up
+            _have_it_go_on(swap, old)
     swap.ports.watcher.running()
     _note_undone_pause(swap, stopped or old.stopped_at(), old.resumed_at())
 
 
 def _have_it_go_on(swap: GuestSwap, old: Monitor) -> None:
     """QEMU refuses `cont` while it clears up behind a crossing that failed, and says so: ask again."""
-    ends = swap.ports.monotonic() + SETTLE_SECONDS
+    ends, cleared_up = swap.ports.monotonic() + SETTLE_SECONDS, False
     while True:
         try:
             return old.resume(KILL_SECONDS)
         except Failed:
-            if old.run_state() is not RunState.FINISH_MIGRATE or swap.ports.monotonic() > ends:
+            if cleared_up or swap.ports.monotonic() > ends:
                 raise
+            cleared_up = old.run_state() is not RunState.FINISH_MIGRATE  # perhaps only since it refused
         old.wait_stopped(_AGAIN_SECONDS)
 
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pydantic import TypeAdapter
 
 from hostagent.clock import GuestAgent
-from hostagent.errors import Failed, HostagentError, NeedsOperator
+from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
 from hostagent.facts import GuestState
 from hostagent.hypervisor import ProcessId
 from hostagent.hypervisor.migration_verbs import MigratingHost, There
@@ -178,7 +178,7 @@ class GuestMigration(GuestAlone[MigrationNotes]):
         host, seconds = self.host(name), self.ports.config.migrate.end_seconds
         try:
             host.abort_job(self.uuid, seconds)
-        except Failed:
+        except (Failed, OutcomeUnknown):
             if self.saved is None or not self.notes.copies:
                 raise
             host.cut_copies(self.uuid)

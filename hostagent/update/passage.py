@@ -11,6 +11,7 @@ from contextlib import suppress
 from hostagent.errors import Failed, HostagentError
 from hostagent.facts import GuestState
 from hostagent.hypervisor.migration_verbs import MigratingHost, MigrationLook, MigrationOrder, Passage
+from hostagent.hypervisor.peers import HOME
 from hostagent.update.guest_migration import GuestMigration, Leg, Stand
 
 LOOK_SECONDS = 0.2  # between two looks at one that has a way to go
@@ -31,11 +32,14 @@ def cross(swap: GuestMigration, leg: Leg, order: MigrationOrder, *, stoppable: b
             said = error
     if said is None and broken_off is None:
         return
-    # Whatever was answered, or not: what is so is what both hosts say.
-    if leg.source not in swap.silent:
+    # Whatever was answered, or not: what is so is what both hosts say. One that was silent is asked once before more is
+    # wanted of it.
+    found = swap.stand(leg) if leg.source in swap.silent else Stand.UNDER_WAY
+    if found is Stand.UNDER_WAY:
         with suppress(HostagentError):
             swap.break_off(leg.source)
-    if swap.stand(leg) in (Stand.ARRIVED, Stand.GOES_ON):
+        found = swap.stand(leg)
+    if found in (Stand.ARRIVED, Stand.GOES_ON):
         return
     if broken_off is not None:
         raise broken_off
@@ -92,6 +96,7 @@ class _Watch:
                 swap.ports.watcher.pausing(before + swap.budget_seconds + swap.ports.config.migrate.end_seconds)
             found = self._source.migration(swap.uuid)
             self._heard = swap.ports.monotonic()
+            swap.silent.discard(self._leg.source)
             self._last = found or self._last
             if found is not None and found.total and not self._limited:
                 self._source.limit_downtime(
@@ -119,7 +124,8 @@ class _Watch:
             return Failed(doing, found="a signal asked to stop")
         now, patience = swap.ports.monotonic(), swap.ports.config.migrate.end_seconds
         if now - self._heard > patience:
-            swap.silent.add(self._leg.source)
+            if self._leg.source != HOME:  # which is here, and will answer
+                swap.silent.add(self._leg.source)
             source = swap.called(self._leg.source)
             return Failed(doing, expected=f"{source} to answer", found=f"nothing from it for {patience:.0f} s")
         if now <= self._ends:

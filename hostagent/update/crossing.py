@@ -255,7 +255,7 @@ def _has_moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor, doing: str
 
 
 def _sent(swap: GuestSwap, old: Monitor) -> int:
-    """Bytes of RAM. Where it ends as it has sent everything the new one is heard out, which is all of the guest then."""
+    """Bytes of RAM. Where it ends as it has sent everything the new one is heard out: it is all of the guest then."""
     try:
         return old.move().ram_bytes
     except Failed as error:

@@ -135,26 +135,48 @@ def test_a_guest_that_writes_too_fast_is_given_up() -> None:
 def test_a_peer_that_falls_silent_is_not_waited_for_as_long_as_a_large_guest_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only for end_seconds, which is 60, and once more before a person is called."""
+    """Only for end_seconds, which is 60, and asked once more before a person is called."""
     monkeypatch.setattr(passage, "limit_seconds", lambda _swap: 3600.0)
     with rig(RETURNS) as host:
         fell_silent: list[int] = []
-
-        def act() -> None:
-            with host.host.world.look() as state:
-                passing, now_ns = state.passing.get(host.uuids["web1"]), state.now_ns
-                comes_back = passing is not None and passing.source == PEER
-            if comes_back and not fell_silent:
-                fell_silent.append(now_ns)
-                host.host.fault(FaultKind.MIGRATE_STALLS, times=200)
-                host.host.fault(FaultKind.PEER_SILENT, times=-1)
-
-        assert host.update(Points(act, only=(WORLD,))) == ""
+        assert host.update(silent_on_the_way_back(host, fell_silent, times=-1)) == ""
         told = reports(host)["web1"]
         assert told.outcome is Outcome.NEEDS_OPERATOR
         assert f"virsh -c fake://{PEER}/system domstate" in told.reason
         with host.host.world.look() as state:
             assert state.now_ns - fell_silent[0] < 300_000_000_000
+        assert wrong(host) == []
+        host.host.no_more_faults()
+        assert host.recover() == ""
+        assert reports(host)["web1"].outcome is Outcome.UPDATED
+        assert wrong(host) == []
+
+
+def silent_on_the_way_back(host: Rig, fell_silent: list[int], *, times: int) -> Points:
+    """From then on the peer leaves so many questions unanswered, and the guest gets nowhere by itself."""
+
+    def act() -> None:
+        with host.host.world.look() as state:
+            passing, now_ns = state.passing.get(host.uuids["web1"]), state.now_ns
+            comes_back = passing is not None and passing.source == PEER
+        if comes_back and not fell_silent:
+            fell_silent.append(now_ns)
+            host.host.fault(FaultKind.MIGRATE_STALLS, times=200)
+            host.host.fault(FaultKind.PEER_SILENT, times=times)
+
+    return Points(act, only=(WORLD,))
+
+
+@pytest.mark.parametrize("times", range(1, 16))
+def test_a_peer_that_answers_again_has_the_guest_run_on(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """By itself when it does so before a person was called; then, once somebody has it recovered."""
+    monkeypatch.setattr(passage, "limit_seconds", lambda _swap: 3600.0)
+    with rig(RETURNS) as host:
+        fell_silent: list[int] = []
+        assert host.update(silent_on_the_way_back(host, fell_silent, times=times)) == ""
+        assert fell_silent
+        outcome = reports(host)["web1"].outcome
+        assert outcome is Outcome.UPDATED or (outcome is Outcome.NEEDS_OPERATOR and times > 6)
         assert wrong(host) == []
         host.host.no_more_faults()
         assert host.recover() == ""

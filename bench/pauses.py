@@ -35,6 +35,7 @@ RESULT = BUILD / "bench.json"
 TABLE = BUILD / "bench.md"
 MACHINE = "pc-q35-7.2"  # which both QEMUs have
 OVERHEAD_MIB = 192  # what the test guest has beside what it fills
+RAM_MIB = 17 << 10  # for guests' RAM on each of the two hosts; little of it is used at a time
 TICKS = 200  # after a pause: enough to tell how late they are by themselves, and how the guest gets on
 WRITTEN_MIB = 64  # a second, by a guest that has something to do
 RATIOS = (
@@ -111,19 +112,42 @@ def guests(stage: Stage, fill_mib: int, *, all_ways: bool) -> Iterator[Sequence[
         if all_ways:
             found += [ways.copied(stage, ordinary), ways.migrated(stage, travelling), ways.by_cpr(stage, alone[1])]
             found += [*ways.saved(stage, own), ways.rebooted(stage, own)]
-        else:
+        elif has_room_for_three(fill_mib):
             found += [next(ways.saved(stage, own))]
         yield found
         assert stage.proof(own).check().good
         stage.moves.clear()
 
 
+@contextmanager
+def by_itself(stage: Stage, fill_mib: int) -> Iterator[Sequence[Way]]:
+    """One that leaves no room for another beside it and its saved RAM."""
+    own = spec_of("own", 1, fill_mib)
+    with stage.hosts.a.guest(own):
+        stage.proof(own).wait_booted(BOOT_LIMIT)
+        yield next(ways.kept(stage, own)), next(ways.saved(stage, own))
+        assert stage.proof(own).check().good
+        stage.moves.clear()
+
+
+def has_room_for_three(fill_mib: int) -> bool:
+    """Of the RAM of two guests and what is saved of one."""
+    return 3 * (fill_mib + OVERHEAD_MIB) < RAM_MIB
+
+
 def of_sizes(stage: Stage, asked: Asked) -> Iterator[Sample]:
     for size in asked.sizes:
         with guests(stage, size, all_ways=size == asked.all_ways_at) as found:
-            for turn in range(asked.times):
-                for way in found if turn % 2 == 0 else reversed(found):  # each goes up, and back in its turn
-                    yield measured(stage, way)
+            yield from in_turn(stage, found, asked.times)
+        if not has_room_for_three(size):
+            with by_itself(stage, size) as found:
+                yield from in_turn(stage, found, asked.times)
+
+
+def in_turn(stage: Stage, found: Sequence[Way], times: int) -> Iterator[Sample]:
+    for turn in range(times):
+        for way in found if turn % 2 == 0 else reversed(found):  # each goes up, and back in its turn
+            yield measured(stage, way)
 
 
 @contextmanager
@@ -171,7 +195,7 @@ def main() -> int:
     asked = QUICK if "--quick" in sys.argv[1:] else FULL
     out, samples = Console(width=None if sys.stdout.isatty() else 130, highlight=False), list[Sample]()
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    with two_hosts(ram="17g") as hosts, Peer(HOST_ADDRESS) as peer:
+    with two_hosts(ram=f"{RAM_MIB}m") as hosts, Peer(HOST_ADDRESS) as peer:
         stage = Stage(hosts, peer, Lab.set_up(start=hosts.a.start_command))
         stage.lab.install_hook()
         hosts.a.restart_libvirtd()

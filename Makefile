@@ -5,7 +5,8 @@
 #   make test    everything that proves a change good; CI runs it, and lab-test
 #   make check   the part of it that needs no guest, about a minute
 #   make dashboards      the dashboards' JSON from their Python, and pictures of what they show
-#   make bench   how long guests stand still by hostagent, and by what people use instead; bench-quick in minutes
+#   make bench   how long guests stand still by hostagent, and by what people use instead; bench-quick in minutes;
+#                bench-plots draws what was measured last for the documentation
 #   make bench-metrics   how long a scrape takes, and what an exporter's memory does over a day's updates
 #   make load    what the agent takes beside 200 made-up guests, and 20 real ones: a quarter of an hour or more
 #   make day     a day's updates, 1000 on the fake and 50 of real guests, that must leave nothing behind
@@ -45,7 +46,7 @@ LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: demo test check load day soak shell ready bench bench-quick bench-metrics promtool dashboards machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
+.PHONY: demo test check load day soak shell ready bench bench-quick bench-plots bench-metrics promtool dashboards machine venv rootfs rootfs-9.0 guest deb install lab lab-packages lab-package lab-test lab-up lab-demo lab-down clean
 .DEFAULT_GOAL := check
 
 demo: ready
@@ -138,6 +139,9 @@ bench: ready rootfs
 
 bench-quick: ready rootfs
 	$(ENTER) $(BIN)/python -m bench.pauses --quick
+
+bench-plots: venv
+	$(BIN)/python -m bench.plots
 
 bench-metrics: venv
 	$(BIN)/python -m bench.metrics

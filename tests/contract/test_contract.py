@@ -13,7 +13,7 @@ from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import GuestState
 from hostagent.hypervisor import MoveStatus, ProcessId, RunState
 from hostagent.update.beside import launch_order
-from hostagent.update.crossing import CROSSING_PARAMETERS, reconcile, switch
+from hostagent.update.crossing import CROSSING_PARAMETERS, has_all_of_it, reconcile, switch
 from hostagent.update.files import is_named, is_pinned
 from hostagent.update.journal import Outcome
 from hostagent.update.swap import KEEP_RAM, LOCK_LATE
@@ -274,6 +274,24 @@ def test_a_crossing_is_seen_to_have_ended_by_whoever_comes_later(stage: Stage) -
     stage.swap.close_monitors()
     assert stage.old_monitor().wait_moved(SECONDS) is MoveStatus.COMPLETED
     assert stage.new_monitor().wait_moved(SECONDS) is MoveStatus.COMPLETED
+
+
+def test_the_new_one_is_heard_out_when_the_old_one_ends_as_it_has_sent_everything(stage: Stage) -> None:
+    """It still loads then, and is all that there is of the guest."""
+    stage.detached()
+    reconcile(stage.swap)
+    send(stage)
+    assert stage.old_monitor().wait_moved(SECONDS) is MoveStatus.COMPLETED
+    stage.ports.qemu.kill(stage.old, SECONDS)
+    assert has_all_of_it(stage.swap)
+    assert stage.new_monitor().run_state() is RunState.PAUSED
+
+
+def test_one_that_has_not_been_sent_everything_has_not_all_of_it(stage: Stage) -> None:
+    stage.detached()
+    reconcile(stage.swap)
+    stage.ports.qemu.kill(stage.old, SECONDS)
+    assert not has_all_of_it(stage.swap)
 
 
 def test_the_state_crosses_once(stage: Stage) -> None:

@@ -150,7 +150,7 @@ def test_what_it_took_is_measured_and_no_pause(rebooted: Rebooted, spec: GuestSp
 
 
 def test_its_clock_is_right(rebooted: Rebooted) -> None:
-    """As it boots it is set by its RTC, which counts seconds: up to one of them ahead it may be, and is not set back."""
+    """It boots by its RTC, which counts seconds: it may be up to one of them ahead, and is not set back."""
     measured = rebooted.records[AGENT.name].measured
     a_little_ahead = measured.get("clock_reason") == "ahead" and float(str(measured["clock_after_seconds"])) < 1.0
     assert measured["clock_outcome"] in {"in-sync", "corrected"} or a_little_ahead

@@ -39,8 +39,8 @@ real = $(BIN)/python -m tests.bench.left_over -- $(call enter,$(1)) $(BIN)/pytho
 ENTER := $(call enter,$(BENCH_ARGS))
 REAL := $(call real,$(BENCH_ARGS))
 REAL_CRASHES := $(filter-out %_hold.py,$(wildcard tests/crash/test_real_*.py))
-FAULTS := $(REAL_CRASHES) tests/hosts tests/agent tests/grafana tests/metrics
-GUESTS := tests/bench tests/contract tests/guests tests/crash/test_real_hold.py
+FAULTS := $(REAL_CRASHES) tests/hosts
+GUESTS := tests/agent tests/bench tests/contract tests/grafana tests/guests tests/metrics tests/crash/test_real_hold.py
 SWEEPS := tests/crash --ignore-glob=*/test_real_*
 LIBVIRTD := tests/contract tests/hosts tests/libvirts -k "real or there_and_back"
 VIRTQEMUD := tests/contract tests/libvirts -k "real and (agent or daemon or libvirt or record) or there_and_back"

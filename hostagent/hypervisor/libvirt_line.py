@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -70,22 +69,34 @@ def known(doing: str, uuid: str) -> Iterator[None]:
         raise Failed(doing, expected=f"guest {uuid}", found="none") from error
 
 
-class _Line(threading.local):
-    """A thread's own connection: guests are saved and restored side by side."""
+_LOST: list[libvirt.virConnect] = []
+"""Connections with a call that was late. Whoever lets go of the last of one closes it, and waits for an answer to that
+without end: were it the garbage collector, it would be in the middle of anything."""
 
-    worker: Worker | None = None
-    connection: libvirt.virConnect | None = None
+
+def _lose(connection: libvirt.virConnect) -> None:
+    """Keep it for as long as nobody has seen its end."""
+    _LOST[:] = [lost for lost in _LOST if _is_alive(lost)]
+    _LOST.append(connection)
+
+
+def _is_alive(connection: libvirt.virConnect) -> bool:
+    """Asks nobody: whether the socket is open (virConnectIsAlive)."""
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
 
 
 class LibvirtLine:
-    """One connection for each thread, made anew when it broke or was closed."""
+    """One connection for each thread, made anew when it broke or was closed; `disconnect` once it is not needed."""
 
     hint = "is libvirt's daemon running?"  # to whoever it does not answer
 
     def __init__(self, uri: str, call_seconds: float) -> None:
         self._uri = uri
         self._call_seconds = call_seconds
-        self._line = _Line()
+        self._opened: dict[threading.Thread, tuple[libvirt.virConnect, Worker]] = {}
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
 
     @contextmanager
@@ -108,13 +119,20 @@ class LibvirtLine:
             self._on(domain, "resuming it", work)
 
     def disconnect(self) -> None:
-        connection, worker = self._line.connection, self._line.worker
-        self._line.connection = self._line.worker = None
-        if connection is not None and worker is not None:
-            with contextlib.suppress(HostagentError, libvirt.libvirtError):
-                worker.call("closing the connection", connection.close, CLOSE_SECONDS)
-        if worker is not None:
-            worker.end()
+        """Close this thread's connection, and those of threads that have ended."""
+        for thread in list(self._opened):
+            if thread is threading.current_thread() or not thread.is_alive():
+                self._close(*self._opened.pop(thread))
+
+    @staticmethod
+    def _close(connection: libvirt.virConnect, worker: Worker) -> None:
+        try:
+            worker.call("closing the connection", connection.close, CLOSE_SECONDS)
+        except OutcomeUnknown:
+            _lose(connection)
+        except libvirt.libvirtError:
+            pass  # it was broken
+        worker.end()
 
     @staticmethod
     def _wait_until(within_seconds: float, condition: Callable[[], bool]) -> bool:
@@ -140,13 +158,14 @@ class LibvirtLine:
     def _ask(self, doing: str, work: Callable[[libvirt.virConnect], T], *, within_seconds: float | None = None) -> T:
         """One call; a connection that broke (the daemon was restarted) is made anew once."""
         seconds = within_seconds or self._call_seconds
-        for fresh in (self._line.connection is None, True):
+        for fresh in (threading.current_thread() not in self._opened, True):
             with asking(doing, self.hint):
                 try:
                     connection, worker = self._connect(fresh=fresh)
                     return worker.call(doing, lambda c=connection: work(c), seconds)  # type: ignore[misc]
                 except OutcomeUnknown:
-                    self._line.connection = self._line.worker = None  # its thread may hang for ever
+                    if (late := self._opened.pop(threading.current_thread(), None)) is not None:
+                        _lose(late[0])  # its worker's thread may hang for ever
                     raise
                 except libvirt.libvirtError as error:
                     if fresh or not _is_broken(error):
@@ -154,7 +173,9 @@ class LibvirtLine:
         raise AssertionError("the second turn returns or raises")
 
     def _connect(self, *, fresh: bool) -> tuple[libvirt.virConnect, Worker]:
-        if fresh or self._line.connection is None or self._line.worker is None:
+        """Each thread has its own: guests are saved and restored side by side."""
+        me = threading.current_thread()
+        if fresh or me not in self._opened:
             self.disconnect()
             worker = Worker()
             uri, opened = self._uri, _asking_nobody(self._uri)
@@ -162,8 +183,8 @@ class LibvirtLine:
             driver = worker.call(f"connecting to {uri}", connection.getType, self._call_seconds)
             if driver != "QEMU":
                 raise Refused(f"connecting to {uri}", expected="libvirt's QEMU driver", found=driver)
-            self._line.connection, self._line.worker = connection, worker
-        return self._line.connection, self._line.worker
+            self._opened[me] = connection, worker
+        return self._opened[me]
 
 
 def state_of(number: int, why: int) -> tuple[GuestState, str]:

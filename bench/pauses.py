@@ -80,7 +80,7 @@ def measured(stage: Stage, way: Way, load: str = IDLE, busy: AbstractContextMana
 
 
 def spec_of(name: str, index: int, fill_mib: int, ram: Ram = Ram.FILE, emulator: str | None = None) -> GuestSpec:
-    memory = fill_mib + OVERHEAD_MIB
+    memory = fill_mib + OVERHEAD_MIB + fill_mib // 32  # its kernel keeps a book of each page
     return GuestSpec(name, index, memory, MACHINE, ram=ram, fill_mib=fill_mib, emulator=emulator)
 
 

@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,7 @@ class Host:
         self._ram = ram
         self._address, self._mac = address, mac
         self._connection: libvirt.virConnect | None = None
+        self._turn = threading.RLock()  # several threads ask of their guests, and one that is broken is closed once
         self._kvm = Path("/dev/kvm").exists()
         self._vhost = Path("/dev/vhost-net").exists()
 
@@ -108,16 +110,18 @@ class Host:
     @property
     def connection(self) -> libvirt.virConnect:
         """A live connection, opened again if libvirtd was restarted since."""
-        if self._connection is None or not _is_alive(self._connection):
-            self.disconnect()
-            self._connection = libvirt.open(URI)
-        return self._connection
+        with self._turn:
+            if self._connection is None or not _is_alive(self._connection):
+                self.disconnect()
+                self._connection = libvirt.open(URI)
+            return self._connection
 
     def disconnect(self) -> None:
-        if self._connection is not None:
+        with self._turn:
+            connection, self._connection = self._connection, None
+        if connection is not None:
             with suppress(libvirt.libvirtError):
-                self._connection.close()
-        self._connection = None
+                connection.close()
 
     def define_guest(self, spec: GuestSpec) -> libvirt.virDomain:
         """Makes the guest's disk and defines it, without starting it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bench.series import Of, Sample
-from bench.ways import BOOT_LIMIT, BUDGET_SECONDS, Stage, told
+from bench.ways import BOOT_LIMIT, BUDGET_SECONDS, MACHINE, Stage, told
 from hostagent.facts import QemuTree
 from hostagent.plan import Technique
 from hostagent.update.journal import UpdateRecord
@@ -31,8 +31,7 @@ class Crowd:
     def samples(self) -> Iterator[Sample]:
         """By each technique, up and back; of those whose RAM is copied, up."""
         specs = [
-            GuestSpec(f"one{n}", n, MEMORY_MIB, "pc-q35-7.2", fill_mib=FILL_MIB, pace=PACE)
-            for n in range(1, self.count + 1)
+            GuestSpec(f"one{n}", n, MEMORY_MIB, MACHINE, fill_mib=FILL_MIB, pace=PACE) for n in range(1, self.count + 1)
         ]
         with ExitStack() as stack:
             self._boot(stack, specs)

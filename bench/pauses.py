@@ -20,7 +20,7 @@ from bench.crowds import Crowd
 from bench.raw import RawGuest
 from bench.series import IDLE, Of, Sample, Series, ratios, series
 from bench.tables import COLUMNS, markdown, rows, shown
-from bench.ways import BOOT_LIMIT, Stage, Way
+from bench.ways import BOOT_LIMIT, MACHINE, Stage, Way
 from tests.bench.cost import wait
 from tests.bench.demo import machine
 from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec, Ram
@@ -33,7 +33,6 @@ from tests.hosts.guests import guest
 
 RESULT = BUILD / "bench.json"
 TABLE = BUILD / "bench.md"
-MACHINE = "pc-q35-7.2"  # which both QEMUs have
 OVERHEAD_MIB = 192  # what the test guest has beside what it fills
 RAM_MIB = 17 << 10  # for guests' RAM on each of the two hosts; little of it is used at a time
 TICKS = 200  # after a pause: enough to tell how late they are by themselves, and how the guest gets on

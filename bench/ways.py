@@ -20,6 +20,7 @@ from tests.bench.proof import Proof
 from tests.bench.two_hosts import TwoHosts
 from tests.hosts.guests import LIVE, Travelling
 
+MACHINE = "pc-q35-7.2"  # which both QEMUs have
 BUDGET_SECONDS = 120.0
 BOOT_LIMIT = LIMIT * 5
 ON_DISK = Path("/var/lib/libvirt/qemu/save")

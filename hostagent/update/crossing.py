@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shlex
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
@@ -179,9 +180,10 @@ def switch(swap: GuestSwap) -> None:
     old, new = swap.old_monitor(), swap.new_monitor()
     deadline = _let_the_rest_cross(swap, old, new) if swap.copies else _send_state(swap, old, new)
     _has_moved(swap, deadline, old, "sending the device state")
-    swap.moved_bytes = _sent(swap, old)  # while the new one loads
+    with _both_there(swap, "sending the device state"):
+        swap.moved_bytes = sent = old.move().ram_bytes  # while the new one loads
     if not swap.copies:
-        _little_was_sent(swap, swap.moved_bytes)
+        _little_was_sent(swap, sent)
     _has_moved(swap, deadline, new, "loading the device state")
     swap.crossed = True
 
@@ -241,27 +243,25 @@ def too_busy(swap: GuestSwap, found: str) -> Failed:
 def _has_moved(swap: GuestSwap, deadline: Deadline, monitor: Monitor, doing: str) -> None:
     """Wait for one side; raises Failed unless its part of the crossing is complete."""
     try:
-        status = monitor.wait_moved(deadline.left())
-        error_words = "" if status is MoveStatus.COMPLETED else monitor.move().error
+        with _both_there(swap, doing):
+            status = monitor.wait_moved(deadline.left())
+            error_words = "" if status is MoveStatus.COMPLETED else monitor.move().error
     except OutcomeUnknown:
         deadline.check(f"{swap.name}: {doing}")
         raise
-    except Failed as error:  # one of them has left
-        found = _with_its_words(swap, str(error))
-        raise Failed(f"{swap.name}: {doing}", expected="both QEMUs there", found=found) from error
     if status is not MoveStatus.COMPLETED:
         found = _with_its_words(swap, error_words or str(status))
         raise Failed(f"{swap.name}: {doing}", expected="the new QEMU to take it", found=found)
 
 
-def _sent(swap: GuestSwap, old: Monitor) -> int:
-    """Bytes of RAM. Where it ends as it has sent everything the new one is heard out: it is all of the guest then."""
+@contextmanager
+def _both_there(swap: GuestSwap, doing: str) -> Iterator[None]:
+    """Where one ends the new one is heard out: if the old one had sent everything, it is all of the guest then."""
     try:
-        return old.move().ram_bytes
+        yield
     except Failed as error:
         found = _with_its_words(swap, str(error))
-        doing = f"{swap.name}: sending the device state"
-        raise Failed(doing, expected="both QEMUs there", found=found) from error
+        raise Failed(f"{swap.name}: {doing}", expected="both QEMUs there", found=found) from error
 
 
 def _with_its_words(swap: GuestSwap, found: str) -> str:

@@ -288,11 +288,11 @@ def take_back(hold: GuestHold) -> None:
     if now is not None:
         if now.state in PASSED_ON or now.state is GuestState.PAUSED_BY_OWNER:
             return  # somebody else had it go on
-        if what_is_wrong(hold, Side.BEFORE) is None:
+        if what_is_wrong(hold, now, Side.BEFORE) is None:
             return
         end(hold, now)  # with other RAM, say: nobody may have that go on
     bring_back(hold, Side.BEFORE)
-    if (found := what_is_wrong(hold, Side.BEFORE)) is not None:
+    if (found := what_is_wrong(hold, hold.now(), Side.BEFORE)) is not None:
         now = hold.now()
         if now is not None:
             end(hold, now)
@@ -383,13 +383,8 @@ def _damaged(hold: GuestHold, found: str) -> NeedsOperator:
     )
 
 
-def what_is_wrong(hold: GuestHold, side: Side) -> Failed | None:
+def what_is_wrong(hold: GuestHold, now: Standing | None, side: Side) -> Failed | None:
     """Why what libvirt has restored is not the guest; None when it is, standing still or resumed by somebody."""
-    return what_is_wrong_with(hold, hold.now(), side)
-
-
-def what_is_wrong_with(hold: GuestHold, now: Standing | None, side: Side) -> Failed | None:
-    """The same, of what was found already."""
     doing = f"{hold.name}: looking at what was restored"
     if now is None or now.process is None:
         return Failed(doing, expected="it there, standing still", found="libvirt does not run it")

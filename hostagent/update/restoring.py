@@ -9,30 +9,21 @@ from hostagent.errors import HostagentError
 from hostagent.facts import GuestState
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.update.guest_hold import GuestHold, Side
-from hostagent.update.holding import (
-    PASSED_ON,
-    bring_back,
-    discard,
-    end,
-    is_told,
-    paused_for,
-    what_is_wrong,
-    what_is_wrong_with,
-)
+from hostagent.update.holding import PASSED_ON, bring_back, discard, end, is_told, paused_for, what_is_wrong
 
 
 def restore(hold: GuestHold) -> None:
     if hold.deadline is not None:
         hold.deadline.check(f"{hold.name}: before restoring it")
     bring_back(hold, Side.AFTER)
-    if (found := what_is_wrong(hold, Side.AFTER)) is not None:
+    if (found := what_is_wrong(hold, hold.now(), Side.AFTER)) is not None:
         raise found
     hold.note(restored=True)
 
 
 def is_restored(hold: GuestHold) -> bool:
     now = hold.now()
-    return hold.was_restored(now) and what_is_wrong_with(hold, now, Side.AFTER) is None
+    return hold.was_restored(now) and what_is_wrong(hold, now, Side.AFTER) is None
 
 
 def end_restored(hold: GuestHold) -> None:

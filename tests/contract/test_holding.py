@@ -200,8 +200,8 @@ def test_it_is_restored_with_its_ram_and_stands_still(stage: HeldStage) -> None:
     assert (now.state, now.emulator) == (GuestState.PAUSED_OTHERWISE, stage.world.other.emulator)
     assert now.process is not None
     assert {(pin.device, pin.inode) for pin in stage.hold.notes.pins} <= stage.ports.qemu.ram_inodes(now.process)
-    assert what_is_wrong(stage.hold, Side.AFTER) is None
-    assert what_is_wrong(stage.hold, Side.BEFORE) is not None
+    assert what_is_wrong(stage.hold, stage.hold.now(), Side.AFTER) is None
+    assert what_is_wrong(stage.hold, stage.hold.now(), Side.BEFORE) is not None
     assert NAMESPACE in stage.libvirt.live_xml(stage.world.uuid)
     stage.libvirt.unmark(stage.world.uuid)
     assert NAMESPACE not in stage.libvirt.live_xml(stage.world.uuid)
@@ -226,7 +226,7 @@ def test_one_that_is_there_is_not_restored_once_more(stage: HeldStage) -> None:
     stage.restored()
     with pytest.raises(Failed):
         stage.libvirt.restore(Path(stage.hold.notes.before.path), SECONDS)
-    assert what_is_wrong(stage.hold, Side.AFTER) is None
+    assert what_is_wrong(stage.hold, stage.hold.now(), Side.AFTER) is None
 
 
 def test_restored_and_ended_any_number_of_times(stage: HeldStage) -> None:
@@ -239,7 +239,7 @@ def test_restored_and_ended_any_number_of_times(stage: HeldStage) -> None:
         assert stage.libvirt.wait_ended(stage.world.uuid, SECONDS)
         assert (stage.now().state, stage.now().reason) == (GuestState.SHUT_OFF, "crashed")
         bring_back(stage.hold, side)
-        assert what_is_wrong(stage.hold, side) is None
+        assert what_is_wrong(stage.hold, stage.hold.now(), side) is None
 
 
 def test_other_ram_is_seen(stage: HeldStage) -> None:
@@ -250,7 +250,7 @@ def test_other_ram_is_seen(stage: HeldStage) -> None:
     told.unlink()
     with suppress(Failed):
         stage.libvirt.restore(Path(stage.hold.notes.before.path), SECONDS)
-    assert what_is_wrong(stage.hold, Side.BEFORE) is not None
+    assert what_is_wrong(stage.hold, stage.hold.now(), Side.BEFORE) is not None
     process = stage.now().process
     if process is not None:
         stage.ports.qemu.kill(process, SECONDS)

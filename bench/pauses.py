@@ -190,8 +190,8 @@ def keep(found: Sequence[Series], crowds: Sequence[Crowd], looked: Mapping[int, 
     TABLE.write_text(markdown(COLUMNS, rows(found)))
 
 
-def main() -> int:
-    asked = QUICK if "--quick" in sys.argv[1:] else FULL
+def run(asked: Asked) -> None:
+    """All that is asked for; what there is by then is kept after each part."""
     out, samples = Console(width=None if sys.stdout.isatty() else 130, highlight=False), list[Sample]()
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     with two_hosts(ram=f"{RAM_MIB}m") as hosts, Peer(HOST_ADDRESS) as peer:
@@ -207,6 +207,10 @@ def main() -> int:
             keep(series(samples), crowds, {})
     keep(series(samples), crowds, scaling.measured() if crowds else {})
     out.print(shown("How long a guest stands still", COLUMNS, rows(series(samples))))
+
+
+def main() -> int:
+    run(QUICK if "--quick" in sys.argv[1:] else FULL)
     return 0
 
 

@@ -614,6 +614,7 @@ static void serve(void)
 static int ask(int argc, char **argv)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	bool said = false;
 	char buffer[4096];
 	ssize_t n;
 
@@ -624,9 +625,13 @@ static int ask(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		dprintf(fd, "%s%c", argv[i], i + 1 < argc ? ' ' : '\n');
 	while ((n = read(fd, buffer, sizeof(buffer))) > 0)
-		if (write(STDOUT_FILENO, buffer, n) != n)
+		if (write(STDOUT_FILENO, buffer, n) == n)
+			said = true;
+		else
 			return 1;
-	return 0;
+	if (!said)
+		fprintf(stderr, "proof: the one that was asked ended without an answer\n");
+	return !said;
 }
 
 /* ---- start ------------------------------------------------------------------------------------------------ */

@@ -1,23 +1,36 @@
-"""Many guests updated at once: how long each stands still, and how long libvirt is away."""
+"""Many guests at once: how long each stands still, and how long libvirt is away."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 from bench.series import Of, Sample
 from bench.ways import BOOT_LIMIT, BUDGET_SECONDS, MACHINE, Stage, told
+from hostagent.config import ComponentSettings
 from hostagent.facts import QemuTree
 from hostagent.plan import Technique
 from hostagent.update.journal import UpdateRecord
 from tests.bench.guest_spec import GuestSpec, Ram
+from tests.bench.lab import Lab
 
 FILL_MIB, MEMORY_MIB = 128, 320
 PACE = 5  # of what guests do: many of them share few processors
 TICKS = 60
 TURNS = 2
+SWAPPED = Path("/run/swapped")
+NOTHING = ComponentSettings(
+    name="nothing",
+    apply=("/usr/bin/touch", str(SWAPPED)),
+    verify=("/usr/bin/test", "-e", str(SWAPPED)),
+    roll_back=("/usr/bin/rm", "-f", str(SWAPPED)),
+)
+"""Something of the host that takes no time to swap: a guest that is held for it stands still for the holding alone."""
+
+Change = Callable[[], UpdateRecord]
 
 
 @dataclass
@@ -33,16 +46,20 @@ class Crowd:
         specs = [
             GuestSpec(f"one{n}", n, MEMORY_MIB, MACHINE, fill_mib=FILL_MIB, pace=PACE) for n in range(1, self.count + 1)
         ]
+        lab = self.stage.lab
+        trees = [(lab.newer, lab.system)[turn % 2] for turn in range(TURNS)]
         with ExitStack() as stack:
             self._boot(stack, specs)
-            for technique, method in ((Technique.HANDOVER, "handover_kept"), (Technique.HOLD, "hold")):
-                for turn in range(TURNS):
-                    to = (self.stage.lab.newer, self.stage.lab.system)[turn % 2]
-                    yield from self._updated(specs, to, method, technique)
+            for to in trees:
+                yield from self._felt(specs, "handover_kept", self._handover(specs, to))
+            for to in trees:
+                yield from self._felt(specs, "hold", self._update(specs, to, Technique.HOLD))
+            for _ in range(TURNS):
+                yield from self._felt(specs, "held_together", _held_together(lab))
         with ExitStack() as stack:
             ordinary = [replace(spec, ram=Ram.ANONYMOUS) for spec in specs]
             self._boot(stack, ordinary)
-            yield from self._updated(ordinary, self.stage.lab.newer, "handover_copied", None)
+            yield from self._felt(ordinary, "handover_copied", self._update(ordinary, lab.newer, None))
 
     def _boot(self, stack: ExitStack, specs: Sequence[GuestSpec]) -> None:
         for spec in specs:
@@ -50,23 +67,43 @@ class Crowd:
         for spec in specs:
             self.stage.proof(spec).wait_booted(BOOT_LIMIT)
 
-    def _updated(
-        self, specs: Sequence[GuestSpec], to: QemuTree, method: str, technique: Technique | None
-    ) -> Iterator[Sample]:
-        peer, names = self.stage.peer, [spec.name for spec in specs]
+    def _update(self, specs: Sequence[GuestSpec], to: QemuTree, technique: Technique | None) -> Change:
+        names = [spec.name for spec in specs]
+        return lambda: self.stage.lab.update(to, names, budget_seconds=BUDGET_SECONDS, technique=technique)
+
+    def _handover(self, specs: Sequence[GuestSpec], to: QemuTree) -> Change:
+        def noted() -> UpdateRecord:
+            update = self._update(specs, to, Technique.HANDOVER)()
+            self.away = max(self.away, _away(update))
+            return update
+
+        return noted
+
+    def _felt(self, specs: Sequence[GuestSpec], method: str, change: Change) -> Iterator[Sample]:
+        """What each felt of a change to all of them."""
+        peer = self.stage.peer
         for spec in specs:
             peer.wait_for_ticks(spec.address, TICKS)
             peer.reset(spec.address)
         for spec in specs:
             peer.wait_for_ticks(spec.address, TICKS)
-        update = self.stage.lab.update(to, names, budget_seconds=BUDGET_SECONDS, technique=technique)
-        if method == "handover_kept":
-            self.away = max(self.away, _away(update))
+        update = change()
         for spec in specs:
             peer.wait_for_ticks(spec.address, TICKS)
         for spec in specs:
             said, felt = told(update, spec), peer.felt(spec.address).stood_still_ns / 1e9
             yield Sample(Of(method, FILL_MIB, self.count), felt, said.seconds, phases=said.phases)
+
+
+def _held_together(lab: Lab) -> Change:
+    """All guests of the host, for the time of a swap that takes none."""
+
+    def change() -> UpdateRecord:
+        SWAPPED.unlink(missing_ok=True)
+        swapping = Lab(lab.config.model_copy(update={"component": (NOTHING,)}))
+        return swapping.swap(NOTHING.name, budget_seconds=BUDGET_SECONDS)
+
+    return change
 
 
 def _away(update: UpdateRecord) -> float:

@@ -6,9 +6,8 @@ build/bench.json, and the same as a table in build/bench.md.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -18,33 +17,21 @@ from rich.console import Console
 from bench import scaling, ways
 from bench.crowds import Crowd
 from bench.raw import RawGuest
-from bench.series import IDLE, Of, Sample, Series, ratios, series
-from bench.tables import COLUMNS, markdown, rows, shown
+from bench.report import Looked, Report
+from bench.series import IDLE, Of, Sample, series
 from bench.ways import BOOT_LIMIT, MACHINE, Stage, Way
 from tests.bench.cost import wait
-from tests.bench.demo import machine
 from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec, Ram
 from tests.bench.lab import Lab
-from tests.bench.paths import BUILD
 from tests.bench.peer import Peer
 from tests.bench.soak import flood
 from tests.bench.two_hosts import two_hosts
 from tests.hosts.guests import guest
 
-RESULT = BUILD / "bench.json"
-TABLE = BUILD / "bench.md"
 OVERHEAD_MIB = 192  # what the test guest has beside what it fills
 RAM_MIB = 17 << 10  # for guests' RAM on each of the two hosts; little of it is used at a time
 TICKS = 200  # after a pause: enough to tell how late they are by themselves, and how the guest gets on
 WRITTEN_MIB = 64  # a second, by a guest that has something to do
-RATIOS = (
-    ("handover_kept", "limit"),
-    ("handover_kept", "cpr_transfer"),
-    ("handover_kept", "save_restore"),
-    ("handover_copied", "live_migration"),
-    ("hold", "raw_hold"),
-    ("hold", "save_restore"),
-)
 
 
 @dataclass(frozen=True)
@@ -177,19 +164,6 @@ def of_loads(stage: Stage, asked: Asked) -> Iterator[Sample]:
         stage.moves.clear()
 
 
-def keep(found: Sequence[Series], crowds: Sequence[Crowd], looked: Mapping[int, tuple[float, float]]) -> None:
-    """What there is by now: of a run that is cut off, that much."""
-    told = {
-        "machine": machine(),
-        "series": [one.to_json() for one in found],
-        "ratios": dict(ratios(found, RATIOS)),
-        "libvirt_away_seconds": {str(crowd.count): round(crowd.away, 3) for crowd in crowds if crowd.away},
-        "look_and_plan_seconds": {str(count): [round(one, 3) for one in both] for count, both in looked.items()},
-    }
-    RESULT.write_text(json.dumps(told, indent=1))
-    TABLE.write_text(markdown(COLUMNS, rows(found)))
-
-
 def run(asked: Asked) -> None:
     """All that is asked for; what there is by then is kept after each part."""
     out, samples = Console(width=None if sys.stdout.isatty() else 130, highlight=False), list[Sample]()
@@ -199,14 +173,21 @@ def run(asked: Asked) -> None:
         stage.lab.install_hook()
         hosts.a.restart_libvirtd()
         crowds = [Crowd(stage, count) for count in asked.crowds]
+
+        def report(looked: Looked) -> Report:
+            return Report(
+                asked.all_ways_at, series(samples), {one.count: one.away for one in crowds if one.away}, looked
+            )
+
         parts = [of_sizes(stage, asked), *([of_loads(stage, asked)] if asked.loads_at else [])]
         for part in (*parts, *(crowd.samples() for crowd in crowds)):
             for sample in part:
                 samples.append(sample)
                 out.print(f"{sample.of}: {sample.felt * 1000:.1f} ms")
-            keep(series(samples), crowds, {})
-    keep(series(samples), crowds, scaling.measured() if crowds else {})
-    out.print(shown("How long a guest stands still", COLUMNS, rows(series(samples))))
+            report({}).keep()
+    whole = report(scaling.measured() if crowds else {})
+    whole.keep()
+    whole.show(out)
 
 
 def main() -> int:

@@ -84,8 +84,11 @@ def series(samples: Iterable[Sample]) -> tuple[Series, ...]:
     )
 
 
-def ratios(found: Sequence[Series], wanted: Iterable[tuple[str, str]]) -> Mapping[str, float]:
-    """Of medians, as `one/other`, with ` at N MiB` where there are several sizes; left out where either is missing."""
+def ratios(found: Sequence[Series], wanted: Iterable[tuple[str, str]], plainly_at: int) -> Mapping[str, float]:
+    """Of medians, as `one/other` of guests that fill so many MiB, and `one/other at N MiB` of others.
+
+    Left out where either is missing.
+    """
     alone = [one for one in found if (one.of.guests, one.of.load) == (1, IDLE)]
     medians = {(one.of.method, one.of.ram_mib): one.median for one in alone}
     sizes = sorted({ram for _, ram in medians})
@@ -94,5 +97,5 @@ def ratios(found: Sequence[Series], wanted: Iterable[tuple[str, str]]) -> Mappin
         for ram in sizes:
             above, below = medians.get((one, ram)), medians.get((other, ram))
             if above is not None and below:
-                told[f"{one}/{other}" + (f" at {ram} MiB" if len(sizes) > 1 else "")] = round(above / below, 4)
+                told[f"{one}/{other}" + (f" at {ram} MiB" if ram != plainly_at else "")] = round(above / below, 4)
     return told

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
 from bench.series import Series
 
-COLUMNS = ("method", "RAM MiB", "guests", "load", "n", "median ms", "p95 ms", "of the limit", "slowest second")
-_WORDS = {"method", "load"}
+COLUMNS = (
+    *("method", "RAM MiB", "guests", "load", "n", "median ms", "p95 ms"),
+    *("of the limit", "of a save and restore", "slowest second"),
+)
+_WORDS = {"method", "load", "aim"}
 
 
 def rows(found: Sequence[Series]) -> list[tuple[str, ...]]:
     """One for each series, the shortest pause of those that are alike first."""
-    limits = {one.of.ram_mib: one.median for one in found if one.of.method == "limit"}
+    medians = {(one.of.method, one.of.ram_mib): one.median for one in found if one.of.guests == 1}
     ordered = sorted(found, key=lambda one: (one.of.guests, one.of.load != "idle", one.of.ram_mib, one.median))
-    return [_row(one, limits.get(one.of.ram_mib) if one.of.guests == 1 else None) for one in ordered]
+    return [_row(one, medians) for one in ordered]
 
 
-def _row(one: Series, limit: float | None) -> tuple[str, ...]:
+def _row(one: Series, medians: Mapping[tuple[str, int], float]) -> tuple[str, ...]:
+    limit, saved = (
+        medians.get((method, one.of.ram_mib)) if one.of.guests == 1 else None for method in ("limit", "save_restore")
+    )
     return (
         one.of.method,
         f"{one.of.ram_mib}",
@@ -29,6 +35,7 @@ def _row(one: Series, limit: float | None) -> tuple[str, ...]:
         f"{one.median * 1000:.1f}",
         f"{one.p95 * 1000:.1f}",
         f"{one.median / limit:.2f}" if limit else "",
+        f"{one.median / saved:.3g}" if saved else "",
         f"{min(one.slowest) * 100:.0f} %" if one.slowest else "",
     )
 

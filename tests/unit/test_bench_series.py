@@ -33,13 +33,13 @@ def test_it_is_one_of_them_and_not_below_the_median(felt: list[float]) -> None:
     assert min(felt) <= found.median <= found.p95
 
 
-def test_ratios_are_of_medians_and_name_the_size_where_there_are_several() -> None:
+def test_ratios_are_of_medians_and_name_any_other_size() -> None:
     one = series([*samples(KEPT, 0.2, 0.4, 0.3), *samples(LIMIT, 0.1)])
-    assert ratios(one, [("kept", "limit"), ("kept", "nothing")]) == {"kept/limit": 3.0}
-    several = (*one, *series(samples(Of("kept", 2048), 0.5)))
-    assert ratios(several, [("kept", "limit")]) == {"kept/limit at 512 MiB": 3.0}
+    assert ratios(one, [("kept", "limit"), ("kept", "nothing")], 512) == {"kept/limit": 3.0}
+    several = (*one, *series([*samples(Of("kept", 2048), 0.5), *samples(Of("limit", 2048), 0.25)]))
+    assert ratios(several, [("kept", "limit")], 2048) == {"kept/limit at 512 MiB": 3.0, "kept/limit": 2.0}
 
 
 def test_of_several_guests_nothing_is_compared_with_a_single_one() -> None:
     found = series([*samples(Of("kept", 512, 16), 5.0), *samples(LIMIT, 0.1)])
-    assert ratios(found, [("kept", "limit")]) == {}
+    assert ratios(found, [("kept", "limit")], 512) == {}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from bench.raw import BOOT_LIMIT, RawGuest
 from bench.series import Of, Sample
-from bench.ways import BOOT_LIMIT, BUDGET_SECONDS, MACHINE, Stage, told
+from bench.ways import BUDGET_SECONDS, MACHINE, Stage, told
 from hostagent.config import ComponentSettings
 from hostagent.facts import QemuTree
 from hostagent.plan import Technique
@@ -46,20 +47,27 @@ class Crowd:
         specs = [
             GuestSpec(f"one{n}", n, MEMORY_MIB, MACHINE, fill_mib=FILL_MIB, pace=PACE) for n in range(1, self.count + 1)
         ]
+        ordinary = [replace(spec, ram=Ram.ANONYMOUS) for spec in specs]
         lab = self.stage.lab
         trees = [(lab.newer, lab.system)[turn % 2] for turn in range(TURNS)]
         with ExitStack() as stack:
             self._boot(stack, specs)
             for to in trees:
-                yield from self._felt(specs, "handover_kept", self._handover(specs, to))
+                yield from self._updated(specs, "handover_kept", self._handover(specs, to))
             for to in trees:
-                yield from self._felt(specs, "hold", self._update(specs, to, Technique.HOLD))
+                yield from self._updated(specs, "hold", self._update(specs, to, Technique.HOLD))
             for _ in range(TURNS):
-                yield from self._felt(specs, "held_together", _held_together(lab))
+                yield from self._updated(specs, "held_together", _held_together(lab))
         with ExitStack() as stack:
-            ordinary = [replace(spec, ram=Ram.ANONYMOUS) for spec in specs]
             self._boot(stack, ordinary)
-            yield from self._felt(ordinary, "handover_copied", self._update(ordinary, lab.newer, None))
+            yield from self._updated(ordinary, "handover_copied", self._update(ordinary, lab.newer, None))
+        with ExitStack() as stack:
+            bare = [stack.enter_context(RawGuest(one, lab.system.emulator, self.stage.native(one))) for one in specs]
+            for guest in bare:
+                self.stage.peer.wait_for_ticks(guest.spec.address)
+                guest.wait_filled()
+            for to in trees:
+                yield from self._felt(specs, "limit", _switched(bare, to))
 
     def _boot(self, stack: ExitStack, specs: Sequence[GuestSpec]) -> None:
         for spec in specs:
@@ -79,7 +87,15 @@ class Crowd:
 
         return noted
 
-    def _felt(self, specs: Sequence[GuestSpec], method: str, change: Change) -> Iterator[Sample]:
+    def _updated(self, specs: Sequence[GuestSpec], method: str, change: Change) -> Iterator[Sample]:
+        """By hostagent; with what it says of it."""
+        updates: list[UpdateRecord] = []
+        found = list(self._felt(specs, method, lambda: updates.append(change())))
+        for spec, sample in zip(specs, found, strict=True):
+            said = told(updates[0], spec)
+            yield replace(sample, reported=said.seconds, phases=said.phases)
+
+    def _felt(self, specs: Sequence[GuestSpec], method: str, change: Callable[[], None]) -> Iterator[Sample]:
         """What each felt of a change to all of them."""
         peer = self.stage.peer
         for spec in specs:
@@ -87,12 +103,23 @@ class Crowd:
             peer.reset(spec.address)
         for spec in specs:
             peer.wait_for_ticks(spec.address, TICKS)
-        update = change()
+        change()
         for spec in specs:
             peer.wait_for_ticks(spec.address, TICKS)
         for spec in specs:
-            said, felt = told(update, spec), peer.felt(spec.address).stood_still_ns / 1e9
-            yield Sample(Of(method, FILL_MIB, self.count), felt, said.seconds, phases=said.phases)
+            yield Sample(Of(method, FILL_MIB, self.count), peer.felt(spec.address).stood_still_ns / 1e9, None)
+
+
+def _switched(guests: Sequence[RawGuest], to: QemuTree) -> Callable[[], None]:
+    """Without libvirt and hostagent: all new QEMUs wait, then one guest after the other goes over."""
+
+    def change() -> None:
+        with ExitStack() as stack:
+            waiting = [stack.enter_context(guest.beside(to.emulator)) for guest in guests]
+            for guest, new in zip(guests, waiting, strict=True):
+                guest.switch(new)
+
+    return change
 
 
 def _held_together(lab: Lab) -> Change:

@@ -16,11 +16,10 @@ from rich.console import Console
 
 from bench import scaling, ways
 from bench.crowds import Crowd
-from bench.raw import RawGuest
+from bench.raw import BOOT_LIMIT, RawGuest
 from bench.report import Looked, Report
 from bench.series import IDLE, Of, Sample, series
-from bench.ways import BOOT_LIMIT, MACHINE, Stage, Way
-from tests.bench.cost import wait
+from bench.ways import MACHINE, Stage, Way
 from tests.bench.guest_spec import HOST_ADDRESS, GuestSpec, Ram
 from tests.bench.lab import Lab
 from tests.bench.peer import Peer
@@ -70,11 +69,6 @@ def spec_of(name: str, index: int, fill_mib: int, ram: Ram = Ram.FILE, emulator:
     return GuestSpec(name, index, memory, MACHINE, ram=ram, fill_mib=fill_mib, emulator=emulator)
 
 
-def native(stage: Stage, spec: GuestSpec) -> str:
-    """How libvirt would start it: without libvirt it has the same devices, whose state is most of what is sent."""
-    return str(stage.hosts.a.connection.domainXMLToNative("qemu-argv", stage.hosts.a.xml(spec)))
-
-
 @contextmanager
 def guests(stage: Stage, fill_mib: int, *, all_ways: bool) -> Iterator[Sequence[Way]]:
     """Guests that are alike but for what the ways want, and all that they can go."""
@@ -85,15 +79,15 @@ def guests(stage: Stage, fill_mib: int, *, all_ways: bool) -> Iterator[Sequence[
     with ExitStack() as stack:
         stack.enter_context(host.guest(own))
         stack.callback(host.remove_guest, ordinary)
-        alone = [stack.enter_context(RawGuest(bare, stage.lab.system.emulator, native(stage, bare)))]
+        alone = [stack.enter_context(RawGuest(bare, stage.lab.system.emulator, stage.native(bare)))]
         if all_ways:
             stack.enter_context(guest(stage.hosts, travelling))
             by_cpr = spec_of("by cpr", 5, fill_mib)
-            alone.append(stack.enter_context(RawGuest(by_cpr, newer, native(stage, by_cpr), cpr=True)))
+            alone.append(stack.enter_context(RawGuest(by_cpr, newer, stage.native(by_cpr), cpr=True)))
         stage.proof(own).wait_booted(BOOT_LIMIT)
         for one in alone:
             stage.peer.wait_for_ticks(one.spec.address)
-            wait(lambda one=one: one.filled, "the guest without libvirt to fill its RAM", BOOT_LIMIT)  # type: ignore[misc]
+            one.wait_filled()
         found = [*ways.kept(stage, own), *ways.alone(stage, alone[0])]
         if all_ways:
             found += [ways.copied(stage, ordinary), ways.migrated(stage, travelling), ways.by_cpr(stage, alone[1])]

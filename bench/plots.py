@@ -18,6 +18,7 @@ NAMES = {
     "handover_kept": "handover, RAM kept",
     "handover_copied": "handover, RAM copied",
     "hold": "hold",
+    "held_together": "hold of all together",
     "save_restore": "virsh save and restore",
     "save_restore_disk": "the same, by disk",
     "managed_save": "managed save",
@@ -31,9 +32,11 @@ COLOURS = {
     "handover_kept": "#1f77b4",
     "handover_copied": "#17a2b8",
     "hold": "#8e5bb5",
+    "held_together": "#c0392b",
     "save_restore": "#d95f02",
     "limit": "#8a9099",
 }
+OF_CROWDS = ("handover_kept", "handover_copied", "hold", "held_together", "limit")
 _BAR = 500.0  # the length of each bar
 PHASES = ("#1f77b4", "#7fb2dd", "#8e5bb5", "#c3a5da", "#d95f02", "#e9a96b")
 
@@ -43,7 +46,7 @@ Point = tuple[float, float]
 
 def by_size(series: Sequence[Row]) -> Sheet:
     """The median pause against the RAM that is filled."""
-    sizes = {row["ram_mib"] for row in series if row["method"] == "limit"}
+    sizes = {row["ram_mib"] for row in series if row["method"] == "raw_hold"}
     rows = [row for row in series if (row["guests"], row["load"]) == (1, "idle") and row["ram_mib"] in sizes]
     lines = {method: _points(rows, method, "ram_mib") for method in COLOURS}
     ticks = sorted(sizes)
@@ -54,7 +57,7 @@ def by_size(series: Sequence[Row]) -> Sheet:
 def by_crowd(series: Sequence[Row]) -> Sheet:
     """The median pause of one of many that are updated at once."""
     crowds = [row for row in series if row["ram_mib"] == min(one["ram_mib"] for one in series)]
-    lines = {method: _points(crowds, method, "guests") for method in ("handover_kept", "handover_copied", "hold")}
+    lines = {method: _points(crowds, method, "guests") for method in OF_CROWDS}
     ticks = sorted({row["guests"] for row in crowds})
     title = "How long each guest stands still, by how many are updated at once"
     return _lines(title, {method: points for method, points in lines.items() if len(points) > 1}, ticks, "guests")

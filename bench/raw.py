@@ -27,10 +27,12 @@ from typing import Any, Self
 import psutil
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+from tests.bench.cost import wait
 from tests.bench.guest_spec import BRIDGE, GuestSpec
 from tests.bench.host import DISK_SIZE, RAM
 
 LIMIT = 60.0  # seconds for anything that QEMU is asked for
+BOOT_LIMIT = LIMIT * 5
 POLL = 0.0005
 _DEFERRED = ("-incoming", "defer")
 _ALONE = ("-S", "-no-shutdown", "-no-user-config", "-nodefaults")  # options without a value
@@ -183,23 +185,30 @@ class RawGuest:
     def _name(self) -> str:
         return f"raw{self.spec.index}"
 
+    def wait_filled(self) -> None:
+        """Until its RAM holds as much as it is to fill."""
+        wait(lambda: self._resident >= self.spec.fill_mib << 20, f"{self._name} to fill its RAM", BOOT_LIMIT)
+
     @property
-    def filled(self) -> bool:
-        """Whether its RAM holds as much as it is to fill."""
-        return self.qemu is not None and self.qemu.resident >= self.spec.fill_mib << 20
+    def _resident(self) -> int:
+        return self.qemu.resident if self.qemu else 0
 
     def hand_over(self, emulator: str) -> float:
-        """To another QEMU that waits beside it; from the last instruction of one to the first of the other, seconds."""
+        """To another QEMU that waits beside it; seconds, as `switch`."""
+        with self.beside(emulator) as new:
+            return self.switch(new)
+
+    def switch(self, new: Qemu) -> float:
+        """To the one that waits beside it; from the last instruction of one to the first of the other, seconds."""
         assert self.qemu is not None
-        with self._beside(emulator) as new:
-            path = self.folder / "state"
-            new.ask("migrate-incoming", uri=f"unix:{path}")
-            self.qemu.forget_events()
-            self.qemu.ask("migrate", uri=f"unix:{path}")
-            new.waits_for("MIGRATION", status="completed")
-            new.ask("cont")
-            resumed, stopped = new.waits_for("RESUME"), self.qemu.waits_for("STOP")
-            self.qemu.quit()
+        path = self.folder / "state"
+        new.ask("migrate-incoming", uri=f"unix:{path}")
+        self.qemu.forget_events()
+        self.qemu.ask("migrate", uri=f"unix:{path}")
+        new.waits_for("MIGRATION", status="completed")
+        new.ask("cont")
+        resumed, stopped = new.waits_for("RESUME"), self.qemu.waits_for("STOP")
+        self.qemu.quit()
         self.qemu = new
         return resumed - stopped
 
@@ -250,7 +259,7 @@ class RawGuest:
         return new.waits_for("RESUME") - stopped
 
     @contextmanager
-    def _beside(self, emulator: str) -> Iterator[Qemu]:
+    def beside(self, emulator: str) -> Iterator[Qemu]:
         """Everything that can be done while the guest runs."""
         assert self.qemu is not None
         new = Qemu(self, emulator, *_DEFERRED).connect()

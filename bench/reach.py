@@ -32,7 +32,7 @@ class Reached:
 def reached(found: Sequence[Series], away: Mapping[int, float], cores: int) -> tuple[Reached, ...]:
     """As far as it was measured; away: for how long libvirt was, by the number of guests, seconds."""
     single = {(one.of.method, one.of.ram_mib): one for one in found if (one.of.guests, one.of.load) == (1, IDLE)}
-    sizes = sorted({ram for method, ram in single if method == "limit"})
+    sizes = sorted({ram for method, ram in single if method == "raw_hold"})  # of the axis of sizes
     return (*_of_single(single, sizes), *_of_many(found, single, cores), *_away(away))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from bench.raw import LIMIT, RawGuest
+from bench.raw import BOOT_LIMIT, RawGuest
 from hostagent.facts import QemuTree
 from hostagent.plan import Method, Technique
 from hostagent.update.journal import Outcome, UpdateRecord
@@ -22,7 +22,6 @@ from tests.hosts.guests import LIVE, Travelling
 
 MACHINE = "pc-q35-7.2"  # which both QEMUs have
 BUDGET_SECONDS = 120.0
-BOOT_LIMIT = LIMIT * 5
 ON_DISK = Path("/var/lib/libvirt/qemu/save")
 
 
@@ -50,6 +49,10 @@ class Stage:
 
     def proof(self, spec: GuestSpec) -> Proof:
         return Proof(self.hosts.a.connection.lookupByUUIDString(spec.uuid))
+
+    def native(self, spec: GuestSpec) -> str:
+        """How libvirt would start it: without libvirt it has the same devices, whose state is most of what is sent."""
+        return str(self.hosts.a.connection.domainXMLToNative("qemu-argv", self.hosts.a.xml(spec)))
 
     def updated(self, spec: GuestSpec, to: QemuTree, **more: object) -> Told:
         """By hostagent; what it says of it."""

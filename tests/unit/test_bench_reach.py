@@ -37,7 +37,8 @@ def test_of_one_guest_by_its_size() -> None:
 
 def test_of_sizes_the_largest_beside_the_smallest() -> None:
     told = aims(
-        *(found(Of("limit", size), 0.010) for size in (512, 2048, 6144)),
+        *(found(Of(method, size), 0.010) for method in ("limit", "raw_hold") for size in (512, 2048, 6144)),
+        found(Of("handover_kept", 128), 0.001),
         *(found(Of("handover_kept", size), felt) for size, felt in ((512, 0.010), (2048, 0.5), (6144, 0.011))),
         found(Of("save_restore", 6144), 2.2),
     )

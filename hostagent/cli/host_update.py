@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hostagent import wiring
 from hostagent.cli import roll_view, words
@@ -42,19 +42,61 @@ class Swapped:
 Carried = list[Rolled | Swapped]
 
 
-def make_plans(call: Call, host: Host, component: str, policies: Policies) -> tuple[Plan | HostPlan, ...]:
-    """The plans that bring that component up to date, or all of them; none when what runs is what is installed."""
+@dataclass(frozen=True)
+class HostPlans:
+    """The plans that bring a component up to date, or all of them, in order; none when what runs is installed."""
+
+    component: str
+    plans: tuple[Plan | HostPlan, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # what cannot be swapped on this host, and why
+
+    @property
+    def blocked(self) -> tuple[str, ...]:
+        """The guests that would have to be brought along, and cannot be."""
+        return tuple(guest.name for plan in self.plans for guest in plan.blocked)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return not any(plan.to_update or isinstance(plan, HostPlan) for plan in self.plans)
+
+    @property
+    def refused(self) -> Refused | None:
+        """Why nothing of it would begin."""
+        found = (refusal(plan, ()) if isinstance(plan, Plan) else host_refusal(plan) for plan in self.plans)
+        return next((refused for refused in found if refused is not None), None)
+
+    def parts(self) -> list[Part]:
+        """For a person."""
+        if not self.plans:
+            what = self.component if self.component != ALL else "everything else" if self.left_out else "everything"
+            return [sentence(f"Nothing to do: {what} is what is installed.")]
+        return [
+            part
+            for plan in self.plans
+            for part in (plan_parts(plan, ()) if isinstance(plan, Plan) else host_plan_parts(plan))
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """For a program."""
+        plans = [plan_json(plan) if isinstance(plan, Plan) else host_plan_json(plan) for plan in self.plans]
+        return {"plans": plans, "left_out": dict(self.left_out)}
+
+
+def make_plans(call: Call, host: Host, component: str, policies: Policies) -> HostPlans:
+    """What cannot be swapped on this host does not keep the rest from it, where all is asked for; it is said."""
     past, known = past_of(call.updates()), components_of(call, component)
     if component == ALL:
-        swaps = _all_outdated(call, known)
+        swaps, left_out = _all_outdated(call, known)
         rolling = Rolling(call.config.roll.max_unavailable)
         made = plan_everything(host, swaps, policies=policies, past=past)
-        return tuple(rolled(plan, host, policies, rolling) if isinstance(plan, Plan) else plan for plan in made)
+        plans = tuple(rolled(plan, host, policies, rolling) if isinstance(plan, Plan) else plan for plan in made)
+        for name, why in left_out.items():
+            call.out.note(f"{name} is left out: {why}")
+        return HostPlans(component, plans, left_out)
     (found,) = known
     swap = _outdated(call, found)
-    if swap is None:
-        return ()
-    return (plan_host(host, component, [swap], policies=policies, past=past),)
+    made = () if swap is None else (plan_host(host, component, [swap], policies=policies, past=past),)
+    return HostPlans(component, made)
 
 
 def components_of(call: Call, name: str) -> tuple[HostComponent, ...]:
@@ -72,20 +114,20 @@ def components_of(call: Call, name: str) -> tuple[HostComponent, ...]:
     return (known[name],)
 
 
-def _all_outdated(call: Call, known: Sequence[HostComponent]) -> list[Swap]:
-    """What cannot be swapped on this host does not keep the rest from it; it is said."""
-    found = []
+def _all_outdated(call: Call, known: Sequence[HostComponent]) -> tuple[list[Swap], dict[str, str]]:
+    """What is to be swapped; and what cannot be, with the reason."""
+    found, left_out = [], {}
     for one in known:
         try:
             swap = _outdated(call, one)
         except HostagentError as error:
-            call.out.note(f"{one.name} is left out: {error}")
+            left_out[one.name] = str(error)
             continue
         if swap is not None and swap.kernel is not None and not swap.kernel.resumes_at_boot:
-            call.out.note(f"{one.name} is left out: to prepare the host for it: hostagent setup --kernel-swaps")
+            left_out[one.name] = "to prepare the host for it: hostagent setup --kernel-swaps"
         elif swap is not None:
             found.append(swap)
-    return found
+    return found, left_out
 
 
 def _outdated(call: Call, component: HostComponent) -> Swap | None:
@@ -108,42 +150,24 @@ def _outdated(call: Call, component: HostComponent) -> Swap | None:
     )
 
 
-def plans_parts(plans: Sequence[Plan | HostPlan], component: str) -> list[Part]:
-    """For a person."""
-    if not plans:
-        return [sentence(f"Nothing to do: {'everything' if component == ALL else component} is what is installed.")]
-    return [
-        part for plan in plans for part in (plan_parts(plan, ()) if isinstance(plan, Plan) else host_plan_parts(plan))
-    ]
-
-
-def plans_json(plans: Sequence[Plan | HostPlan]) -> dict[str, object]:
-    """For a program."""
-    return {"plans": [plan_json(plan) if isinstance(plan, Plan) else host_plan_json(plan) for plan in plans]}
-
-
-def refused_of(plans: Sequence[Plan | HostPlan]) -> Refused | None:
-    """Why nothing of it would begin."""
-    found = (refusal(plan, ()) if isinstance(plan, Plan) else host_refusal(plan) for plan in plans)
-    return next((refused for refused in found if refused is not None), None)
-
-
-def approve_plans(
-    call: Call, work: Change, plans: Sequence[Plan | HostPlan], component: str, *, yes: bool
-) -> int | None:
+def approve_plans(call: Call, work: Change, made: HostPlans, *, yes: bool) -> int | None:
     """Show the plans; an exit code when nothing is to be done, None to go on."""
-    if not any(plan.to_update or isinstance(plan, HostPlan) for plan in plans):
-        call.out.show({"updates": []}, *plans_parts((), component))
+    none: dict[str, object] = {"updates": [], "left_out": dict(made.left_out)}
+    if not made.plans:
+        call.out.show(none, *made.parts())
         return ExitCode.DONE
-    call.out.say(*plans_parts(plans, component))
-    if (refused := refused_of(plans)) is not None:
-        call.out.error(refused, plans_json(plans))
+    call.out.say(*made.parts())
+    if (refused := made.refused) is not None:
+        call.out.error(refused, made.to_json())
         return refused.exit_code
+    if made.nothing_to_do:
+        call.out.show(none, sentence(f"Nothing to do. Cannot be updated: {', '.join(made.blocked)}."))
+        return ExitCode.DONE
     if not yes:
-        paused = {guest.name: guest.budget_seconds for plan in plans for guest in plan.to_update}
+        paused = {guest.name: guest.budget_seconds for plan in made.plans for guest in plan.to_update}
         longest = words.duration(max(paused.values(), default=0.0))
         pauses = f", with {words.counted(len(paused), 'guest')} standing still for at most {longest}" if paused else ""
-        confirm(call, work, f"Update {' and '.join(_named(plan) for plan in plans)}{pauses}?")
+        confirm(call, work, f"Update {' and '.join(_named(plan) for plan in made.plans)}{pauses}?")
     work.signals.check()
     return None
 
@@ -152,10 +176,10 @@ def _named(plan: Plan | HostPlan) -> str:
     return plan.component if isinstance(plan, Plan) else " and ".join(plan.swaps)
 
 
-def carry_out_plans(call: Call, work: Change, plans: Sequence[Plan | HostPlan], policies: Policies) -> Carried | int:
+def carry_out_plans(call: Call, work: Change, made: HostPlans, policies: Policies) -> Carried | int:
     """Each in order, up to the first that does not get through; an exit code as in_session()."""
     done: Carried = []
-    for plan in plans:
+    for plan in made.plans:
         host = call.host_and_peers()  # each stands on the one before
         went = _roll(call, work, host, plan, policies) if isinstance(plan, Plan) else _swap(call, work, host, plan)
         if isinstance(went, int):
@@ -182,13 +206,16 @@ def _got_through(went: Rolled | Swapped) -> bool:
     return went.stop is None if isinstance(went, Rolled) else went.report.outcome is Outcome.UPDATED
 
 
-def show_carried(call: Call, done: Carried, plans: Sequence[Plan | HostPlan], signal: int | None) -> int:
+def show_carried(call: Call, done: Carried, made: HostPlans, signal: int | None) -> int:
     """Tell what became of each, and what was not begun; the exit code."""
     reports = [report for one in done for report in _reports(one)]
-    document: dict[str, object] = {"updates": [report.to_json() for report in reports]}
+    document: dict[str, object] = {
+        "updates": [report.to_json() for report in reports],
+        "left_out": dict(made.left_out),
+    }
     if rolls := [one for one in done if isinstance(one, Rolled) and not one.is_plain]:
         document["rolls"] = [roll_view.roll_json(one) for one in rolls]
-    call.out.show(document, *_carried_parts(done, plans))
+    call.out.show(document, *_carried_parts(done, made.plans))
     codes = [
         roll_view.exit_code([one], signal) if isinstance(one, Rolled) else exit_code([one.report], signal)
         for one in done

@@ -12,7 +12,7 @@ import click
 
 from hostagent.cli import plan_view
 from hostagent.cli.common import Call, begin
-from hostagent.cli.host_update import components_of, make_plans, plans_json, plans_parts, refused_of
+from hostagent.cli.host_update import components_of, make_plans
 from hostagent.cli.output import sentence
 from hostagent.cli.verbs import Asked, verb
 from hostagent.config import RollSettings, parse_duration
@@ -221,9 +221,9 @@ def _plan_host(call: Call, wish: Wish, save: Path | None) -> int:
     component = wish.host_component(**{"--save": save is not None})
     call = call.going_to(component, wish.to)
     components_of(call, component)
-    plans = make_plans(call, call.kept_host(), component, policies_of(call, wish.budget))
-    call.out.show(plans_json(plans), *plans_parts(plans, component))
-    return ExitCode.REFUSED if refused_of(plans) else ExitCode.DONE
+    made = make_plans(call, call.kept_host(), component, policies_of(call, wish.budget))
+    call.out.show(made.to_json(), *made.parts())
+    return ExitCode.REFUSED if made.refused else ExitCode.DONE
 
 
 def require_folder(save: Path) -> None:

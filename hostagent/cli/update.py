@@ -109,12 +109,12 @@ def _update_host(call: Call, wish: Wish, wait: str | None, *, yes: bool) -> int:
     with change(call, f"update {component}") as work:
         require_nothing_open(work.session)
         policies = policies_of(call, wish.budget)
-        plans = make_plans(call, call.kept_host(), component, policies)
-        code = approve_plans(call, work, plans, component, yes=yes)
+        made = make_plans(call, call.kept_host(), component, policies)
+        code = approve_plans(call, work, made, yes=yes)
         if code is not None:
             return code
-        done = carry_out_plans(call, work, plans, policies)
-    return done if isinstance(done, int) else show_carried(call, done, plans, work.signals.first)
+        done = carry_out_plans(call, work, made, policies)
+    return done if isinstance(done, int) else show_carried(call, done, made, work.signals.first)
 
 
 def _planned_again(call: Call, approved: SavedPlan, host: Host, names: Sequence[str]) -> Plan:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sampled
-from called import Caller, guest, shut_off
+from called import Caller, guest, shut_off, with_private_ram
 from journals import NEW, OLD, Writer
 
 from hostagent.cli.host_update import host_verdict
@@ -297,6 +297,34 @@ def test_nothing_of_it_is_to_be_done(hostagent: Caller, firmware: Firmware, othe
     hostagent.host = with_hook(guest("web1"))
     result = hostagent("update", "all", "--yes")
     assert (result.exit_code, result.stdout) == (0, "Nothing to do: everything is what is installed.\n")
+
+
+def test_a_guest_that_cannot_be_brought_along_is_no_reason_to_say_that_all_is_well(
+    hostagent: Caller, firmware: Firmware, others_are_current: None
+) -> None:
+    firmware.configure(hold=False)
+    firmware.state.write_text("new\n")
+    hostagent.host = with_hook(replace(with_private_ram("web1"), qemu=NEW))
+    result = hostagent("update", "all", "--yes")
+    assert result.exit_code == 0
+    assert "web1 cannot be updated, and is left out:" in result.stdout
+    assert result.stdout.endswith("Nothing to do. Cannot be updated: web1.\n")
+    assert hostagent.json("update", "all", "--yes") == {"updates": [], "left_out": {}}
+
+
+def test_a_component_that_cannot_be_seen_is_left_out_and_named(
+    hostagent: Caller, firmware: Firmware, others_are_current: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firmware.configure(hold=False)
+    unknown = Component("kvm", "", "", Freshness.UNKNOWN)
+    monkeypatch.setattr("hostagent.components.kvm.KvmComponent.look", lambda _: unknown)
+    left_out = hostagent.json("plan", "all")["left_out"]
+    assert list(left_out) == ["kvm"]
+    assert "that cannot be told" in left_out["kvm"]
+    firmware.state.write_text("new\n")
+    result = hostagent("update", "all", "--yes")
+    assert result.stdout == "Nothing to do: everything else is what is installed.\n"
+    assert f"kvm is left out: {left_out['kvm']}" in result.stderr
 
 
 # -- another version of libvirt

@@ -63,8 +63,8 @@ class Crowd:
             yield from self._updated(ordinary, "handover_copied", self._update(ordinary, lab.newer, None))
         with ExitStack() as stack:
             bare = [stack.enter_context(RawGuest(one, lab.system.emulator, self.stage.native(one))) for one in specs]
+            self.stage.peer.wait_for_ticks(*(guest.spec.address for guest in bare))
             for guest in bare:
-                self.stage.peer.wait_for_ticks(guest.spec.address)
                 guest.wait_filled()
             for to in trees:
                 yield from self._felt(specs, "limit", _switched(bare, to))
@@ -97,15 +97,13 @@ class Crowd:
 
     def _felt(self, specs: Sequence[GuestSpec], method: str, change: Callable[[], None]) -> Iterator[Sample]:
         """What each felt of a change to all of them."""
-        peer = self.stage.peer
-        for spec in specs:
-            peer.wait_for_ticks(spec.address, TICKS)
-            peer.reset(spec.address)
-        for spec in specs:
-            peer.wait_for_ticks(spec.address, TICKS)
+        peer, addresses = self.stage.peer, [spec.address for spec in specs]
+        peer.wait_for_ticks(*addresses, count=TICKS)
+        for address in addresses:
+            peer.reset(address)
+        peer.wait_for_ticks(*addresses, count=TICKS)
         change()
-        for spec in specs:
-            peer.wait_for_ticks(spec.address, TICKS)
+        peer.wait_for_ticks(*addresses, count=TICKS)
         for spec in specs:
             yield Sample(Of(method, FILL_MIB, self.count), peer.felt(spec.address).stood_still_ns / 1e9, None)
 

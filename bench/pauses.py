@@ -57,7 +57,7 @@ def measured(stage: Stage, way: Way, load: str = IDLE, busy: AbstractContextMana
         stage.peer.reset(address)
         stage.peer.wait_for_ticks(address)
         told = way.go()
-        stage.peer.wait_for_ticks(address, TICKS)
+        stage.peer.wait_for_ticks(address, count=TICKS)
     felt, slowest = stage.peer.felt(address), stage.peer.slowest_second(address)
     pause = (felt.stood_still_ns if way.clock_stops else felt.longest_ns) / 1e9
     of = Of(way.method, way.spec.fill_mib, load=load)

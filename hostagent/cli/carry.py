@@ -55,7 +55,10 @@ def confirm(call: Call, work: Change, question: str) -> None:
     """Ask; Refused for a no, UsageError when there is nobody to ask."""
     if not call.out.can_ask():
         raise UsageError(
-            "updating", expected="a terminal to ask on, or --yes", found="neither", hint="nothing was touched"
+            "updating",
+            expected='a terminal to ask on, or --yes, which is "yes": true in the API',
+            found="neither",
+            hint="nothing was touched",
         )
     with work.signals.ordinary():
         if not call.out.ask(question):

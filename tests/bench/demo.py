@@ -146,7 +146,7 @@ def _update(host: Host, peer: Peer, to: str) -> Result:
     for spec in GUESTS:
         peer.reset(spec.address)
     for spec in GUESTS:
-        peer.wait_for_ticks(spec.address, IDLE_TICKS)
+        peer.wait_for_ticks(spec.address, count=IDLE_TICKS)
     for spec in GUESTS:
         idle[spec.name] = peer.felt(spec.address)
         before[spec.name] = _proof(host, spec).report()

@@ -213,12 +213,13 @@ class Peer:
             before = self._tickers.get(guest_address, _Ticker())
             self._tickers[guest_address] = _Ticker(before.last_ns, before.last_number)
 
-    def wait_for_ticks(self, guest_address: str, count: int = NEIGHBOURS) -> None:
-        """Until so many more have arrived: as many as it takes to tell how late they are by themselves."""
-        wanted, ends = self._count(guest_address) + count, time.monotonic() + LIMIT
-        while (found := self._count(guest_address)) < wanted:
-            assert time.monotonic() < ends, f"expected {wanted} ticks of {guest_address}, found {found}"
-            time.sleep(0.05)
+    def wait_for_ticks(self, *guests: str, count: int = NEIGHBOURS) -> None:
+        """Until so many more of each address have arrived: as many as it takes to tell how late they are."""
+        wanted, ends = {guest: self._count(guest) + count for guest in guests}, time.monotonic() + LIMIT
+        for guest, number in wanted.items():
+            while (found := self._count(guest)) < number:
+                assert time.monotonic() < ends, f"expected {number} ticks of {guest}, found {found}"
+                time.sleep(0.05)
 
     def _count(self, guest_address: str) -> int:
         with self._lock:

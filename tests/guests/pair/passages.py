@@ -91,7 +91,7 @@ def make(way: str, lab: Lab, pair: tuple[Watched, ...]) -> list[Crossing]:
     for guest in pair:
         guest.forget_gaps()
     for guest in pair:
-        guest.peer.wait_for_ticks(guest.spec.address, IDLE_TICKS)
+        guest.peer.wait_for_ticks(guest.spec.address, count=IDLE_TICKS)
     idle = [guest.felt() for guest in pair]
     before = [view_of(guest) for guest in pair]
     for guest in pair:

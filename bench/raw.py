@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from qemu.qmp import ConnectError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from tests.bench.cost import wait
@@ -53,15 +54,26 @@ class Qemu:
             stdin=subprocess.DEVNULL,
             pass_fds=(guest.tap,),
         )
-        self._monitor = QEMUMonitorProtocol(str(self._socket))
+        self._monitor = self._made_monitor()
         self._said: list[Mapping[str, Any]] = []
 
     def connect(self) -> Self:
         """To its monitor, as soon as it listens."""
         self.wait_for(self._socket)
-        self._monitor.settimeout(LIMIT)
-        self._monitor.connect()
-        return self
+        ends = time.monotonic() + LIMIT
+        while True:
+            try:
+                self._monitor.connect()
+                return self
+            except ConnectError:  # a socket has its name before anybody listens at it
+                assert time.monotonic() < ends, f"expected {self._emulator} to listen at {self._socket}"
+            time.sleep(POLL)
+            self._monitor = self._made_monitor()
+
+    def _made_monitor(self) -> QEMUMonitorProtocol:
+        made = QEMUMonitorProtocol(str(self._socket))
+        made.settimeout(LIMIT)
+        return made
 
     def wait_for(self, path: Path) -> None:
         """Until it has made that socket."""

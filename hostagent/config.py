@@ -101,8 +101,8 @@ class UpdateSettings(Table):
     converge_seconds: Seconds = 10.0  # and the rest of it, with libvirt's daemon away; the guest still runs
     adopt_definition: YesOrNo = True  # a guest whose RAM was copied into a file starts with such RAM from then on
     side_by_side: Annotated[
-        int, Field(ge=0, le=64, description="a whole number from 0, which means as many as cores, to 64")
-    ] = 0  # guests that are saved or restored at the same time, while something is swapped for the host
+        int, Field(ge=0, le=64, description="a whole number from 0, which means by the number of cores, to 64")
+    ] = 0  # guests that are held, or shut down and started, at the same time; 0: four a core, and one
     rehearse: YesOrNo = True
     apparmor: YesOrNo = True  # take guests that AppArmor confines
 

@@ -7,7 +7,7 @@ go forward, or all go back: what was swapped is the same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
@@ -98,14 +98,16 @@ class HoldBatch:
 
     def _all(self, table: Sequence[Step[GuestHold]]) -> HostagentError | None:
         """Each of them; whoever was ended by somebody else meanwhile is no reason to go back."""
-        for member, failed in self._side_by_side(table):
+        for member, failed in self._side_by_side(lambda member: self._try(member, table)):
             if failed is not None and not self._left(member, failed):
                 return failed
         return None
 
-    def _side_by_side(self, table: Sequence[Step[GuestHold]]) -> Iterator[tuple[HeldMember, HostagentError | None]]:
-        """Each, and what it failed by; as many at the same time as there are cores."""
-        yield from side_by_side(self.host.ports, self._active(), lambda member: self._try(member, table), "hold")
+    def _side_by_side(
+        self, work: Callable[[HeldMember], HostagentError | None]
+    ) -> Iterator[tuple[HeldMember, HostagentError | None]]:
+        """Each, and what it failed by. Several for each core: libvirt sleeps for most of the time that a save takes."""
+        yield from side_by_side(self.host.ports, self._active(), work, "hold", a_core=4)
 
     def _left(self, member: HeldMember, error: HostagentError) -> bool:
         """Whether it is gone; then it is let go of."""
@@ -139,12 +141,14 @@ class HoldBatch:
 
     def _all_on(self) -> None:
         """What was swapped stays: a guest that does not get through waits for a person."""
-        for member in self._active():
-            for table in (RESUME,) if member.committed else (RESTORE, RESUME):
-                if member.active and (failed := self._try(member, table)) is not None:
-                    self._fell_late(member, failed)
+        for member, failed in self._side_by_side(self._on):
+            if failed is not None:
+                self._fell_late(member, failed)
         if self.members:
             self.host.ports.watcher.running()
+
+    def _on(self, member: HeldMember) -> HostagentError | None:
+        return self._try(member, RESUME if member.committed else (*RESTORE, *RESUME))
 
     def _all_back(self, why: HostagentError) -> None:
         """First nothing of them runs, then what was swapped is as before, then they come back."""

@@ -121,8 +121,10 @@ class LibvirtLine:
     def disconnect(self) -> None:
         """Close this thread's connection, and those of threads that have ended."""
         for thread in list(self._opened):
-            if thread is threading.current_thread() or not thread.is_alive():
-                self._close(*self._opened.pop(thread))
+            if thread is not threading.current_thread() and thread.is_alive():
+                continue
+            if (opened := self._opened.pop(thread, None)) is not None:  # another thread may be closing it as well
+                self._close(*opened)
 
     @staticmethod
     def _close(connection: libvirt.virConnect, worker: Worker) -> None:

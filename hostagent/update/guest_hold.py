@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -79,6 +80,7 @@ class GuestHold(GuestOfUpdate[HoldNotes]):
     technique = "hold"
 
     barrier: Barrier | None = None  # None: it is held for itself
+    pause: Mapping[str, object] | None = None  # what is known of it, once it went on in this process
 
     def emulator(self, side: Side) -> str:
         """What runs it there."""

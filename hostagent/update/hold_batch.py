@@ -8,6 +8,7 @@ go forward, or all go back: what was swapped is the same for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from hostagent.errors import Failed, HostagentError, NeedsOperator
@@ -18,6 +19,7 @@ from hostagent.update.holding import has_state, is_told, told_of, unprepare
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
 from hostagent.update.member import CUT_OFF, MemberOf, have_libvirt, says_yes, write_ends
+from hostagent.update.restoring import go_on
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
@@ -141,11 +143,20 @@ class HoldBatch:
 
     def _all_on(self) -> None:
         """What was swapped stays: a guest that does not get through waits for a person."""
+        for _ in self._side_by_side(self._go_on):
+            pass
         for member, failed in self._side_by_side(self._on):
             if failed is not None:
                 self._fell_late(member, failed)
         if self.members:
             self.host.ports.watcher.running()
+
+    def _go_on(self, member: HeldMember) -> HostagentError | None:
+        """Before anything more is written down; what keeps it from that, its step will say."""
+        if member.committed:
+            with suppress(HostagentError):
+                go_on(member.swap)
+        return None
 
     def _on(self, member: HeldMember) -> HostagentError | None:
         return self._try(member, RESUME if member.committed else (*RESTORE, *RESUME))

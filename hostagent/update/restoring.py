@@ -38,12 +38,18 @@ def end_restored(hold: GuestHold) -> None:
     end(hold, now)
 
 
-def resume(hold: GuestHold) -> None:
+def go_on(hold: GuestHold) -> None:
+    """The pause ends here; only once the commit is in the journal."""
     hold.ports.libvirt.resume(hold.uuid)
-    pause = paused_for(hold)
+    hold.pause = paused_for(hold)
+
+
+def resume(hold: GuestHold) -> None:
+    if hold.pause is None:
+        go_on(hold)
     if hold.barrier is None:
         hold.ports.watcher.running()
-    hold.measured(pause)
+    hold.measured(hold.pause or {})
 
 
 def is_resumed(hold: GuestHold) -> bool:

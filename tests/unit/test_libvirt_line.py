@@ -129,3 +129,23 @@ def test_threads_that_ended_leave_none_open(far: Far) -> None:
     asking.disconnect()
     gc.collect()
     assert (libvirt_line._LOST, far.let_go) == ([], 1)
+
+
+def test_threads_that_end_at_the_same_time_close_each_connection_once(far: Far) -> None:
+    asking, failed = line(5.0), list[BaseException]()
+    far.answers.set()
+
+    def comes_and_goes() -> None:
+        try:
+            find(asking)
+            asking.disconnect()
+        except BaseException as error:
+            failed.append(error)
+
+    for _ in range(20):
+        threads = [threading.Thread(target=comes_and_goes) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (failed, asking._opened) == ([], {})

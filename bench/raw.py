@@ -122,6 +122,8 @@ class Qemu:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        with suppress(EOFError, OSError):  # it has hung up
+            self._monitor.close()
 
 
 @dataclass

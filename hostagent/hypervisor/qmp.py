@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,8 @@ from hostagent.hypervisor.qmp_verbs import BALLAST, QmpVerbs, as_mapping, as_row
 from hostagent.libvirt_files.vnc_display import VncDisplay
 
 T = TypeVar("T")
+Question = tuple[str, Mapping[str, object]]
+"""A command and its arguments."""
 
 ANSWER_SECONDS = 5.0  # QEMU answers in well under a millisecond; past this it hangs
 LATE_SECONDS = 0.2  # for one that was late before, or may be: a guest stands still meanwhile
@@ -73,8 +75,18 @@ def _wall_ahead() -> float:
     return time.time() - time.monotonic()
 
 
+class _Client(QMPClient):
+    """Has no log of what is said: it is a tenth of what a question costs, and written out before anybody reads it."""
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+
 def _client() -> tuple[QMPClient, EventListener]:
-    client, events = QMPClient("hostagent"), EventListener(names=("STOP", "RESUME", "MIGRATION"))
+    client, events = _Client("hostagent"), EventListener(names=("STOP", "RESUME", "MIGRATION"))
     client.register_listener(events)
     return client, events
 
@@ -116,30 +128,34 @@ class QmpMonitor(QmpVerbs):
         self._left = left
 
     def inventory(self) -> Inventory:
-        found = as_rows(self.ask("query-named-block-nodes", flat=True))
-        nodes = [node for node in found if node.get("node-name") not in (None, "", BALLAST)]
-        consoles = as_rows(self.ask("query-chardev"))
-        sets = as_rows(self.ask("query-fdsets"))
-        objects = self._children("/objects")
+        nodes, consoles, sets, iothreads, cpus, memory, jobs, objects, devices = (
+            as_rows(answer)
+            for answer in self._ask_all(
+                _question("query-named-block-nodes", flat=True),
+                *map(_question, ("query-chardev", "query-fdsets", "query-iothreads", "query-cpus-fast")),
+                *map(_question, ("query-memory-devices", "query-jobs")),
+                *(_question("qom-list", path=path) for path in ("/objects", "/machine/peripheral")),
+            )
+        )
+        images = [node for node in nodes if node.get("node-name") not in (None, "", BALLAST)]
+        there = _children(objects)
+        ram = [name for name, kind in there.items() if kind.startswith("child<memory-backend-")]
+        by_path = self._ask_all(*(_question("qom-get", path=f"/objects/{name}", property=BLOCK_NAME) for name in ram))
         return Inventory(
-            devices=tuple(sorted(self._children("/machine/peripheral"))),
-            block_nodes={str(node["node-name"]): str(node.get("file", "")) for node in nodes},
+            devices=tuple(sorted(_children(devices))),
+            block_nodes={str(node["node-name"]): str(node.get("file", "")) for node in images},
             chardevs=tuple(sorted(str(row["label"]) for row in consoles)),
             terminals={
                 str(row["label"]): str(row["filename"]).removeprefix("pty:")
                 for row in consoles
                 if str(row["filename"]).startswith("pty:")
             },
-            iothreads={str(row["id"]): int(row["thread-id"]) for row in as_rows(self.ask("query-iothreads"))},
-            vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in as_rows(self.ask("query-cpus-fast"))},
-            objects=tuple(sorted(objects)),
-            memory_devices=tuple(sorted(_memory_device(row) for row in as_rows(self.ask("query-memory-devices")))),
-            ram_named_by_path={
-                name: bool(self.ask("qom-get", path=f"/objects/{name}", property=BLOCK_NAME))
-                for name, kind in objects.items()
-                if kind.startswith("child<memory-backend-")
-            },
-            jobs=tuple(str(row.get("id", row)) for row in as_rows(self.ask("query-jobs"))),
+            iothreads={str(row["id"]): int(row["thread-id"]) for row in iothreads},
+            vcpu_threads={int(row["cpu-index"]): int(row["thread-id"]) for row in cpus},
+            objects=tuple(sorted(there)),
+            memory_devices=tuple(sorted(_memory_device(row) for row in memory)),
+            ram_named_by_path={name: bool(answer) for name, answer in zip(ram, by_path, strict=True)},
+            jobs=tuple(str(row.get("id", row)) for row in jobs),
             fdsets={int(row["fdset-id"]): int(row["fds"][0]["fd"]) for row in sets if row["fds"]},
         )
 
@@ -188,14 +204,11 @@ class QmpMonitor(QmpVerbs):
             self.ask("set-action", reboot=reboot)
 
     def reconnect_questions(self) -> None:
-        for question in RECONNECT_QUESTIONS:
-            try:
-                self.ask(question)
-            except Failed as error:
-                if question == "query-balloon" and "No balloon device" in str(error):
-                    continue  # libvirt treats a guest without a balloon as having all its memory
-                raise
-        self._children("/machine/peripheral")
+        self._ask_all(
+            *map(_question, RECONNECT_QUESTIONS),
+            _question("qom-list", path="/machine/peripheral"),
+            may_refuse=lambda question, found: question == "query-balloon" and "No balloon device" in found,
+        )
 
     # -- moving the state ------------------------------------------------------------------------------------
 
@@ -329,22 +342,39 @@ class QmpMonitor(QmpVerbs):
         self._moments[name] = Moment(wall, time.monotonic(), self._ahead, _wall_ahead())
 
     def ask(self, command: str, **arguments: object) -> object:
-        async def ask() -> object:
-            return await self._client.execute(command, arguments or None)
+        (answer,) = self._ask_all((command, arguments))
+        return answer
+
+    def _ask_all(
+        self, *questions: Question, may_refuse: Callable[[str, str], bool] = lambda _question, _found: False
+    ) -> list[object]:
+        """The answers, as `ask`; all are asked at once: on a busy host each turn of QEMU's is waited for."""
+
+        async def ask(question: Question) -> object:
+            command, arguments = question
+            try:
+                return await self._client.execute(command, arguments or None)
+            except ExecuteError as error:
+                if may_refuse(command, str(error)):
+                    return None
+                raise
+
+        async def ask_all() -> list[object]:
+            answers = await asyncio.gather(*map(ask, questions), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
+            return answers
 
         seconds = self._patience if self._left is None else max(LATE_SECONDS, min(self._patience, self._left()))
         try:
-            answer: object = self._within(seconds, ask(), command)
+            answers = self._within(seconds, ask_all(), " ".join(sorted({command for command, _ in questions})))
         except OutcomeUnknown:
             self._patience = LATE_SECONDS
             raise
         for event in self._events.clear():
             self._take(event)
-        return answer
-
-    def _children(self, path: str) -> dict[str, str]:
-        """Name -> type of everything below a place in QOM."""
-        return {name: kind for name, kind in self._typed(path) if kind.startswith("child<")}
+        return answers
 
     def _typed(self, path: str) -> list[tuple[str, str]]:
         rows = as_rows(self.ask("qom-list", path=path))
@@ -373,6 +403,15 @@ async def _in_time(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
     with contextlib.suppress(asyncio.CancelledError):
         return await task
     raise TimeoutError
+
+
+def _question(command: str, **arguments: object) -> Question:
+    return command, arguments
+
+
+def _children(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Name -> type of everything below a place in QOM (`qom-list`)."""
+    return {str(row["name"]): str(row["type"]) for row in rows if str(row["type"]).startswith("child<")}
 
 
 def _memory_device(row: Mapping[str, Any]) -> str:

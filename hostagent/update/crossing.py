@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown
-from hostagent.hypervisor import Moment, Monitor, MoveStatus, ProcessId, RunState, Sender
+from hostagent.hypervisor import Inventory, Moment, Monitor, MoveStatus, ProcessId, RunState, Sender
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.libvirt_files.runtime_record import RuntimeRecord
 from hostagent.update import agreement, files
@@ -51,26 +51,27 @@ def reconcile(swap: GuestSwap) -> None:
     if not swap.copies:
         _ram_is_the_file(swap, swap.notes.old, "the old QEMU")  # a DIMM may have been plugged out and in since
     _ram_is_the_file(swap, swap.new_process, "the new QEMU")
-    agreement.same_cards(swap.name, swap.notes.live_xml, _live_xml(swap))
+    live_xml = _live_xml(swap)
+    agreement.same_cards(swap.name, swap.notes.live_xml, live_xml)
     swap.ports.qemu.flush(swap.notes.old, tuple(theirs.block_nodes.values()), FLUSH_SECONDS)
     if not swap.copies:  # of which nothing can be set any more
         swap.note(capabilities=dict(old.capabilities()), parameters=settable(old))
         old.set_capabilities(swap.crossing_capabilities)
         old.set_parameters(CROSSING_PARAMETERS)
         new.set_capabilities({**swap.crossing_capabilities, **LOCK_LATE})
-    _set_again(swap, old, new)
+    _set_again(swap, old, new, live_xml)
     swap.ports.qemu.place_threads(swap.notes.old, swap.new_process, agreement.thread_pairs(swap, ours, theirs))
     agreement.same_surroundings(swap)
-    prepare_record(swap)
+    prepare_record(swap, theirs)
 
 
-def _set_again(swap: GuestSwap, old: Monitor, new: Monitor) -> None:
+def _set_again(swap: GuestSwap, old: Monitor, new: Monitor, live_xml: str) -> None:
     """Before the state crosses: the guest never runs without its limits, and nothing of it is in the pause.
 
     As it is now: since the guest was looked at, its owner may have taken a link down.
     """
     wanted = old.uncarried()
-    now = read_definition(_live_xml(swap))
+    now = read_definition(live_xml)
     new.set_again(
         wanted,
         links_down=tuple(device.alias for device in now.devices if "link-down" in device.marks),
@@ -163,15 +164,14 @@ def check_set_back(swap: AnyGuest, monitor: Sender) -> None:
         )
 
 
-def prepare_record(swap: GuestSwap) -> None:
+def prepare_record(swap: GuestSwap, theirs: Inventory) -> None:
     """Made before the pause, since reading and checking one takes longer than the rest of it."""
     notes, new = swap.notes, swap.new_process
     record = RuntimeRecord.parse(files.read_private(Path(notes.kept_record)))
     if swap.copies:
         record = record.adopted()
-    now = swap.new_monitor().inventory()
-    threads = agreement.recorded_threads(record, now.vcpu_threads)
-    terminals = agreement.recorded_terminals(record, now.terminals)
+    threads = agreement.recorded_threads(record, theirs.vcpu_threads)
+    terminals = agreement.recorded_terminals(record, theirs.terminals)
     swap.new_record = record.handed_over(new.pid, threads, swap.tree.emulator, notes.flags, terminals=terminals)
     files.replace(Path(notes.new_record), swap.new_record)
 

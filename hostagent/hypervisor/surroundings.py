@@ -176,8 +176,8 @@ def placement(pid: int, thread: int) -> ThreadPlacement:
 
 
 def place(thread: int, like: ThreadPlacement) -> None:
-    """Place a thread as another one is."""
-    join_cgroups(like.cgroups, "tasks", "cgroup.threads", thread)
+    """Place a thread as another one is; to join a cgroup again takes the kernel as long as to join it."""
+    join_cgroups(like.cgroups - cgroups(PROC / str(thread) / "cgroup"), "tasks", "cgroup.threads", thread)
     os.sched_setaffinity(thread, like.affinity)
     os.sched_setscheduler(thread, like.policy, os.sched_param(like.priority))
     os.setpriority(os.PRIO_PROCESS, thread, like.nice)

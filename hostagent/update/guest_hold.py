@@ -80,7 +80,7 @@ class GuestHold(GuestOfUpdate[HoldNotes]):
     technique = "hold"
 
     barrier: Barrier | None = None  # None: it is held for itself
-    pause: Mapping[str, object] | None = None  # what is known of it, once it went on in this process
+    pause: Mapping[str, object] | None = None  # once it went on in this process, until that is noted
 
     def emulator(self, side: Side) -> str:
         """What runs it there."""

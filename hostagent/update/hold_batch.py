@@ -19,7 +19,7 @@ from hostagent.update.holding import has_state, is_told, told_of, unprepare
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
 from hostagent.update.member import CUT_OFF, MemberOf, have_libvirt, says_yes, write_ends
-from hostagent.update.restoring import go_on
+from hostagent.update.restoring import go_on, note_pause
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
@@ -159,7 +159,9 @@ class HoldBatch:
         return None
 
     def _on(self, member: HeldMember) -> HostagentError | None:
-        return self._try(member, RESUME if member.committed else (*RESTORE, *RESUME))
+        failed = self._try(member, RESUME if member.committed else (*RESTORE, *RESUME))
+        note_pause(member.swap)  # of one that went on already its step had nothing to do
+        return failed
 
     def _all_back(self, why: HostagentError) -> None:
         """First nothing of them runs, then what was swapped is as before, then they come back."""

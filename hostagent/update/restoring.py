@@ -49,7 +49,14 @@ def resume(hold: GuestHold) -> None:
         go_on(hold)
     if hold.barrier is None:
         hold.ports.watcher.running()
-    hold.measured(hold.pause or {})
+    note_pause(hold)
+
+
+def note_pause(hold: GuestHold) -> None:
+    """Once; nothing of a guest that went on in another process."""
+    if hold.pause:
+        hold.measured(hold.pause)
+        hold.pause = {}
 
 
 def is_resumed(hold: GuestHold) -> bool:

@@ -300,6 +300,8 @@ def test_all_go_on(kind: FaultKind) -> None:
         host.host.fault(kind)
         assert host.update() == ""
         assert (swapped(host), problems(host)) == ((UPDATED, "new"), [])
+        (update,) = host.updates()
+        assert all("pause_seconds" in guest.measured for guest in update.guests.values())
 
 
 def test_what_cannot_be_staged_pauses_nobody() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from hostagent.errors import HostagentError
+from hostagent.errors import HostagentError, OutcomeUnknown
 from hostagent.facts import GuestState
 from hostagent.hypervisor.domain_xml import live_differences
 from hostagent.update.guest_hold import GuestHold, Side
@@ -40,7 +40,11 @@ def end_restored(hold: GuestHold) -> None:
 
 def go_on(hold: GuestHold) -> None:
     """The pause ends here; only once the commit is in the journal."""
-    hold.ports.libvirt.resume(hold.uuid)
+    try:
+        hold.ports.libvirt.resume(hold.uuid)
+    except OutcomeUnknown:
+        if not is_resumed(hold):
+            raise
     hold.pause = paused_for(hold)
 
 

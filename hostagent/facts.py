@@ -107,7 +107,7 @@ class QemuProcess:
     argv: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Device:
     """A device of the live definition, as far as checks look at it."""
 

@@ -5,6 +5,7 @@ Format: libvirt, docs/formatdomain. Made safe: a document type is refused, so no
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from sys import intern
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -198,15 +199,19 @@ def _features(root: Element) -> Iterator[str]:
         yield f"resource/partition {partition}"
 
 
+_NO_MARKS: frozenset[str] = frozenset()  # every other empty one is a set of its own
+
+
 def _device(element: Element) -> Device:
     kind, detail = _kind(element)
     return Device(
-        element=element.tag,
-        kind=kind,
-        alias=alias_of(element),
+        # Most guests have devices that are called alike: such words are kept once.
+        element=intern(element.tag),
+        kind=intern(kind),
+        alias=intern(alias_of(element)),
         source=source_of(element),
-        detail=detail,
-        marks=frozenset(_marks(element)),
+        detail=intern(detail),
+        marks=frozenset(_marks(element)) or _NO_MARKS,
     )
 
 

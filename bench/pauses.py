@@ -65,7 +65,7 @@ def measured(stage: Stage, way: Way, load: str = IDLE, busy: AbstractContextMana
 
 
 def spec_of(name: str, index: int, fill_mib: int, ram: Ram = Ram.FILE, emulator: str | None = None) -> GuestSpec:
-    memory = fill_mib + OVERHEAD_MIB + fill_mib // 32  # its kernel keeps a book of each page
+    memory = fill_mib + OVERHEAD_MIB + fill_mib // 16  # its kernel keeps a book of each page, and some free
     return GuestSpec(name, index, memory, MACHINE, ram=ram, fill_mib=fill_mib, emulator=emulator)
 
 

@@ -264,7 +264,7 @@ class Judged:
     blockers: tuple[Blocker, ...]
 
 
-@lru_cache(maxsize=512)  # a guest is planned for again and again while its list stays as it is
+@lru_cache(maxsize=2048)  # a guest is planned for again and again while its list stays as it is
 def judged(argv: tuple[str, ...]) -> Judged:
     """Read a list and judge it; ValueError when it is empty."""
     line = CommandLine.parse(argv)

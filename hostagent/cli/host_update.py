@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hostagent import wiring
 from hostagent.cli import roll_view, words
-from hostagent.cli.carry import confirm, exit_code, in_session
+from hostagent.cli.carry import confirm, exit_code, in_session, skipped
 from hostagent.cli.common import Call, Change
 from hostagent.cli.host_view import host_plan_json, host_plan_parts, host_refusal
 from hostagent.cli.output import Part, sentence
@@ -152,7 +152,8 @@ def _outdated(call: Call, component: HostComponent) -> Swap | None:
 
 def approve_plans(call: Call, work: Change, made: HostPlans, *, yes: bool) -> int | None:
     """Show the plans; an exit code when nothing is to be done, None to go on."""
-    none: dict[str, object] = {"updates": [], "left_out": dict(made.left_out)}
+    left = [entry for plan in made.plans if isinstance(plan, Plan) for entry in skipped(plan)]
+    none: dict[str, object] = {"updates": [], "left_out": dict(made.left_out), "skipped": left}
     if not made.plans:
         call.out.show(none, *made.parts())
         return ExitCode.DONE

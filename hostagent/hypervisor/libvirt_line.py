@@ -72,12 +72,14 @@ def known(doing: str, uuid: str) -> Iterator[None]:
 _LOST: list[libvirt.virConnect] = []
 """Connections with a call that was late. Whoever lets go of the last of one closes it, and waits for an answer to that
 without end: were it the garbage collector, it would be in the middle of anything."""
+_LOSING = threading.Lock()  # several threads at once, when libvirt falls silent
 
 
 def _lose(connection: libvirt.virConnect) -> None:
     """Keep it for as long as nobody has seen its end."""
-    _LOST[:] = [lost for lost in _LOST if _is_alive(lost)]
-    _LOST.append(connection)
+    with _LOSING:
+        _LOST[:] = [lost for lost in _LOST if _is_alive(lost)]
+        _LOST.append(connection)
 
 
 def _is_alive(connection: libvirt.virConnect) -> bool:

@@ -32,6 +32,7 @@ Question = tuple[str, Mapping[str, object]]
 """A command and its arguments."""
 
 ANSWER_SECONDS = 5.0  # QEMU answers in well under a millisecond; past this it hangs
+_SEVERAL_TIMES = 3  # as long for many questions that are asked at once
 LATE_SECONDS = 0.2  # for one that was late before, or may be: a guest stands still meanwhile
 _HEARD_SECONDS = 0.02  # past its deadline, for an answer that is there: on a busy host we may be late, and not QEMU
 _POLLING = "guest-stats-polling-interval"
@@ -366,7 +367,9 @@ class QmpMonitor(QmpVerbs):
                     raise answer
             return answers
 
-        seconds = self._patience if self._left is None else max(LATE_SECONDS, min(self._patience, self._left()))
+        seconds = self._patience if len(questions) == 1 else _SEVERAL_TIMES * self._patience
+        if self._left is not None:
+            seconds = max(LATE_SECONDS, min(seconds, self._left()))
         try:
             answers = self._within(seconds, ask_all(), " ".join(sorted({command for command, _ in questions})))
         except OutcomeUnknown:
@@ -387,7 +390,7 @@ class QmpMonitor(QmpVerbs):
         except TimeoutError as error:
             raise OutcomeUnknown(asking, expected=f"an answer within {seconds:g} s", found="none") from error
         except ExecuteError as error:
-            raise Failed(asking, found=str(error)) from error
+            raise Failed(f"asking QEMU at {self._path.name}: {error.sent['execute']}", found=str(error)) from error
         except (QMPError, ProtocolError, OSError, EOFError) as error:
             raise Failed(asking, expected="an open connection", found=str(error) or type(error).__name__) from error
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from hostagent.facts import GuestState
 from hostagent.hypervisor import ProcessId, Standing
 from hostagent.update.held import Held
-from hostagent.update.subject import GuestOfUpdate, Pin
+from hostagent.update.subject import GuestOfUpdate, Pin, Watcher
 
 
 class Side(StrEnum):
@@ -65,11 +65,11 @@ class Barrier:
     ends: float | None = None  # when the first one's budget is used up, seconds of the monotonic clock
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
-    def until(self, ends: float) -> float:
-        """The earliest of all the ends."""
+    def stands_still(self, ends: float, watcher: Watcher) -> None:
+        """The guard hears of the earliest of all the ends, and of no later one after it."""
         with self._turn:
             self.ends = ends if self.ends is None else min(self.ends, ends)
-            return self.ends
+            watcher.pausing(self.ends)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from hostagent.update.holding import has_state, is_told, told_of, unprepare
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
 from hostagent.update.member import CUT_OFF, MemberOf, have_libvirt, says_yes, write_ends
-from hostagent.update.restoring import go_on, note_pause
+from hostagent.update.restoring import go_on, is_resumed, note_pause
 from hostagent.update.saga import Engine, Step, StepFailed, committed
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
@@ -145,23 +145,33 @@ class HoldBatch:
         """What was swapped stays: a guest that does not get through waits for a person."""
         for _ in self._side_by_side(self._go_on):
             pass
-        for member, failed in self._side_by_side(self._on):
-            if failed is not None:
-                self._fell_late(member, failed)
+        failures = self._failures(self._on)
+        if failures and not self.host.ports.daemon.is_up():
+            with suppress(HostagentError):  # whoever fails again says why
+                self._have_libvirt()
+            failures = self._failures(self._on)
+        for member, failed in failures:
+            self._fell_late(member, failed)
         if self.members:
             self.host.ports.watcher.running()
 
+    def _failures(self, work: Callable[[HeldMember], HostagentError | None]) -> list[tuple[HeldMember, HostagentError]]:
+        return [(member, failed) for member, failed in self._side_by_side(work) if failed is not None]
+
     def _go_on(self, member: HeldMember) -> HostagentError | None:
-        """Before anything more is written down; what keeps it from that, its step will say."""
-        if member.committed:
-            with suppress(HostagentError):
-                go_on(member.swap)
+        """Before anything more is written down; what keeps it from that, its step will say.
+
+        One that went on before, in this process or an earlier one, may be paused by its owner since.
+        """
+        if member.committed and RESUME[0].name not in member.progress.done:
+            with suppress(HostagentError, OSError):
+                if not is_resumed(member.swap):
+                    go_on(member.swap)
         return None
 
     def _on(self, member: HeldMember) -> HostagentError | None:
-        failed = self._try(member, RESUME if member.committed else (*RESTORE, *RESUME))
-        note_pause(member.swap)  # of one that went on already its step had nothing to do
-        return failed
+        note_pause(member.swap)  # of one that went on already its step has nothing to do
+        return self._try(member, RESUME if member.committed else (*RESTORE, *RESUME))
 
     def _all_back(self, why: HostagentError) -> None:
         """First nothing of them runs, then what was swapped is as before, then they come back."""
@@ -278,7 +288,7 @@ class HoldBatch:
 
     def _fell(self, member: HeldMember, error: HostagentError) -> None:
         """A guest did not get through: back, or to a person, as the world allows."""
-        if member.committed:
+        if member.committed and RESUME[0].name not in member.progress.done:
             self._fell_late(member, error)
             return
         try:

@@ -7,7 +7,9 @@ restored on the old QEMU and on the new one, before anything else is done.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +36,7 @@ PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, Gu
 _IMAGE_LIMIT = 2 << 30  # device state, and what RAM is in no file: a display's, firmware's
 _HEAD = 64  # bytes of an image
 _READING = "{}: reading what libvirt saved"
+_SEALING = threading.Semaphore(os.cpu_count() or 1)  # a seal has an image in memory several times
 
 
 # -- beside the running guest -----------------------------------------------------------------------------------
@@ -149,7 +152,10 @@ def pause(hold: GuestHold) -> None:
     hold.note(began=ports.monotonic(), began_at=ports.clock.wall_ns() / 1e9)
     hold.deadline = Deadline.begin(hold.budget_seconds, ports.monotonic)
     ends = hold.deadline.ends
-    ports.watcher.pausing(ends if hold.barrier is None else hold.barrier.until(ends))
+    if hold.barrier is None:
+        ports.watcher.pausing(ends)
+    else:
+        hold.barrier.stands_still(ends, ports.watcher)
     ports.libvirt.suspend(hold.uuid)
 
 
@@ -221,12 +227,13 @@ def save(hold: GuestHold) -> None:
 def seal(hold: GuestHold) -> None:
     """Make of libvirt's image one for each side, and write down what is in all three."""
     notes, images = hold.notes, {}
-    plain = files.read_private(Path(notes.plain.path), _IMAGE_LIMIT)
-    sealed = _sealed(hold, plain)
-    for side in Side:
-        data = _for_side(hold, sealed, side)
-        files.write_private(Path(notes.image(side).path), data)
-        images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
+    with _SEALING:
+        plain = files.read_private(Path(notes.plain.path), _IMAGE_LIMIT)
+        sealed = _sealed(hold, plain)
+        for side in Side:
+            data = _for_side(hold, sealed, side)
+            files.write_private(Path(notes.image(side).path), data)
+            images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
     hold.note(plain=SavedImage(notes.plain.path, _digest(plain)), **images)
 
 

@@ -45,6 +45,8 @@ def go_on(hold: GuestHold) -> None:
     except OutcomeUnknown:
         if not is_resumed(hold):
             raise
+        hold.pause = {**paused_for(hold), "pause_source": "between-looks"}  # that is what is known of it
+        return
     hold.pause = paused_for(hold)
 
 

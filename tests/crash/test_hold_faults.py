@@ -593,3 +593,29 @@ def test_the_guard_lets_go_of_one_that_waits_for_a_person() -> None:
         host.update()
         assert outcomes(host)["web1"] is NEEDS_OPERATOR
         assert host.guard.until is None
+
+
+def state_of(host: Rig, name: str) -> RunState:
+    (process,) = host.host.processes(host.uuids[name])
+    return process.state
+
+
+def test_one_that_went_on_and_was_paused_by_its_owner_stays_so() -> None:
+    """Nobody was at work meanwhile; and how long it stood still for us is not told anew."""
+    with rig(SWAP) as host:
+        killed(host, "after step-done:resume", nth=2)
+        told = {guest.name: guest.measured["pause_seconds"] for guest in host.updates()[0].guests.values()}
+        assert set(told) == {"web1", "db1"}
+        host.host.pause(host.uuids["web1"])
+        assert host.recover() == ""
+        assert (state_of(host, "web1"), state_of(host, "db1")) == (RunState.PAUSED, RunState.RUNNING)
+        after = {guest.name: guest.measured["pause_seconds"] for guest in host.updates()[0].guests.values()}
+        assert (after, web1_and_db1(host)) == (told, (UPDATED, UPDATED))
+
+
+def test_libvirt_is_away_as_they_are_to_go_on() -> None:
+    """Its daemon is started, and all of them go on."""
+    with rig(SWAP) as host:
+        assert host.update(at("after step-begun:resume", host.host.daemon_crashes)) == ""
+        assert (state_of(host, "web1"), state_of(host, "db1")) == (RunState.RUNNING, RunState.RUNNING)
+        assert (swapped(host), problems(host)) == ((UPDATED, "new"), [])

@@ -72,7 +72,7 @@ def by_step(series: Sequence[Row], ram_mib: int) -> Sheet:
     }
     shown = {method: _until_resumed(steps) for method, steps in found.items() if method != "reboot"}
     height = TOP + 46 * len(shown) + BOTTOM
-    sheet, box = _sheet("What the pause is made of (each bar to its own scale)", height)
+    sheet, box = _sheet("The steps that the pause is in (each bar to its own scale)", height)
     for place, (method, steps) in enumerate(shown.items()):
         y, total, x = box.y + 46 * place, sum(steps.values()), box.x + 90
         sheet.text(14, y + 15, NAMES[method], size=11)

@@ -343,8 +343,7 @@ class QmpMonitor(QmpVerbs):
         self._moments[name] = Moment(wall, time.monotonic(), self._ahead, _wall_ahead())
 
     def ask(self, command: str, **arguments: object) -> object:
-        (answer,) = self._ask_all((command, arguments))
-        return answer
+        return self._answered(self._client.execute(command, arguments or None), command, self._patience)
 
     def _ask_all(
         self, *questions: Question, may_refuse: Callable[[str, str], bool] = lambda _question, _found: False
@@ -367,17 +366,19 @@ class QmpMonitor(QmpVerbs):
                     raise answer
             return answers
 
-        seconds = self._patience if len(questions) == 1 else _SEVERAL_TIMES * self._patience
-        if self._left is not None:
-            seconds = max(LATE_SECONDS, min(seconds, self._left()))
+        doing = " ".join(sorted({command for command, _ in questions}))
+        return self._answered(ask_all(), doing, _SEVERAL_TIMES * self._patience)
+
+    def _answered(self, asking: Coroutine[Any, Any, T], doing: str, patience: float) -> T:
+        seconds = patience if self._left is None else max(LATE_SECONDS, min(patience, self._left()))
         try:
-            answers = self._within(seconds, ask_all(), " ".join(sorted({command for command, _ in questions})))
+            answer = self._within(seconds, asking, doing)
         except OutcomeUnknown:
             self._patience = LATE_SECONDS
             raise
         for event in self._events.clear():
             self._take(event)
-        return answers
+        return answer
 
     def _typed(self, path: str) -> list[tuple[str, str]]:
         rows = as_rows(self.ask("qom-list", path=path))

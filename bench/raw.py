@@ -35,6 +35,7 @@ from tests.bench.host import DISK_SIZE, RAM
 LIMIT = 60.0  # seconds for anything that QEMU is asked for
 BOOT_LIMIT = LIMIT * 5
 POLL = 0.0005
+WAITING = 1.0  # a new QEMU beside the old one: one that has just started still is in the processor's caches
 _DEFERRED = ("-incoming", "defer")
 _ALONE = ("-S", "-no-shutdown", "-no-user-config", "-nodefaults")  # options without a value
 _LEFT_OUT = ("-mon", "-sandbox")  # in the sandbox QEMU could not start what it saves through
@@ -210,6 +211,7 @@ class RawGuest:
     def hand_over(self, emulator: str) -> float:
         """To another QEMU that waits beside it; seconds, as `switch`."""
         with self.beside(emulator) as new:
+            time.sleep(WAITING)
             return self.switch(new)
 
     def switch(self, new: Qemu) -> float:

@@ -288,7 +288,7 @@ class HoldBatch:
 
     def _fell(self, member: HeldMember, error: HostagentError) -> None:
         """A guest did not get through: back, or to a person, as the world allows."""
-        if member.committed and RESUME[0].name not in member.progress.done:
+        if member.committed:
             self._fell_late(member, error)
             return
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from bench.raw import BOOT_LIMIT, RawGuest
+from bench.raw import BOOT_LIMIT, WAITING, RawGuest
 from bench.series import Of, Sample
 from bench.ways import BUDGET_SECONDS, MACHINE, Stage, told
 from hostagent.config import ComponentSettings
@@ -114,6 +115,7 @@ def _switched(guests: Sequence[RawGuest], to: QemuTree) -> Callable[[], None]:
     def change() -> None:
         with ExitStack() as stack:
             waiting = [stack.enter_context(guest.beside(to.emulator)) for guest in guests]
+            time.sleep(WAITING)
             for guest, new in zip(guests, waiting, strict=True):
                 guest.switch(new)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.series import IDLE, Series
+from bench.series import Series, single
 
 AIMS = ("aim", "at most", "found", "reached")
 
@@ -31,14 +31,14 @@ class Reached:
 
 def reached(found: Sequence[Series], away: Mapping[int, float], cores: int) -> tuple[Reached, ...]:
     """As far as it was measured; away: for how long libvirt was, by the number of guests, seconds."""
-    single = {(one.of.method, one.of.ram_mib): one for one in found if (one.of.guests, one.of.load) == (1, IDLE)}
-    sizes = sorted({ram for method, ram in single if method == "raw_hold"})  # of the axis of sizes
-    return (*_of_single(single, sizes), *_of_many(found, single, cores), *_away(away))
+    alone = single(found)
+    sizes = sorted({ram for method, ram in alone if method == "raw_hold"})  # of the axis of sizes
+    return (*_of_single(alone, sizes), *_of_many(found, alone, cores), *_away(away))
 
 
-def _of_single(single: Mapping[tuple[str, int], Series], sizes: Sequence[int]) -> Iterator[Reached]:
+def _of_single(alone: Mapping[tuple[str, int], Series], sizes: Sequence[int]) -> Iterator[Reached]:
     for size in sizes:
-        of = {method: one for (method, ram), one in single.items() if ram == size}
+        of = {method: one for (method, ram), one in alone.items() if ram == size}
         for one, other, at_most in (
             ("handover_kept", "limit", 1.3),
             ("handover_copied", "live_migration", 1.0),
@@ -54,25 +54,25 @@ def _of_single(single: Mapping[tuple[str, int], Series], sizes: Sequence[int]) -
         if hold and hold.reported:
             own = median(hold.reported) - hold.phases["save"] - hold.phases["restore"]
             yield Reached(f"hold outside of libvirt's save and restore at {size} MiB", own * 1000, 15.0, "ms")
-    kept_of = {ram: single[method, ram] for method, ram in single if method == "handover_kept" and ram in sizes}
+    kept_of = {ram: alone[method, ram] for method, ram in alone if method == "handover_kept" and ram in sizes}
     if len(kept_of) > 1:
         small, large = min(kept_of), max(kept_of)
         ratio = kept_of[large].median / kept_of[small].median
         yield Reached(f"handover_kept at {large} MiB/at {small} MiB", ratio, 1.1)
-        if saved := single.get(("save_restore", large)):
+        if saved := alone.get(("save_restore", large)):
             yield Reached(f"handover_kept/save_restore at {large} MiB", kept_of[large].median / saved.median, 1 / 200)
 
 
-def _of_many(found: Sequence[Series], single: Mapping[tuple[str, int], Series], cores: int) -> Iterator[Reached]:
+def _of_many(found: Sequence[Series], alone: Mapping[tuple[str, int], Series], cores: int) -> Iterator[Reached]:
     for many in (one for one in found if one.of.guests > 1):
-        count, alone = many.of.guests, single.get((many.of.method, many.of.ram_mib))
-        if not alone:
+        count, one = many.of.guests, alone.get((many.of.method, many.of.ram_mib))
+        if not one:
             continue
         if many.of.method == "handover_kept":
-            ratio = sum(many.felt) / len(many.felt) / alone.median
+            ratio = sum(many.felt) / len(many.felt) / one.median
             yield Reached(f"handover_kept of {count} guests, sum/{count} single ones", ratio, 1.2)
         if many.of.method == "held_together":
-            ratio = max(many.felt) / (count * alone.median / cores)
+            ratio = max(many.felt) / (count * one.median / cores)
             yield Reached(f"longest of {count} held together/({count} single holds/{cores} cores)", ratio, 1.0)
 
 

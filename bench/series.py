@@ -84,13 +84,17 @@ def series(samples: Iterable[Sample]) -> tuple[Series, ...]:
     )
 
 
+def single(found: Iterable[Series]) -> Mapping[tuple[str, int], Series]:
+    """Those of one idle guest, by method and MiB filled."""
+    return {(one.of.method, one.of.ram_mib): one for one in found if (one.of.guests, one.of.load) == (1, IDLE)}
+
+
 def ratios(found: Sequence[Series], wanted: Iterable[tuple[str, str]], plainly_at: int) -> Mapping[str, float]:
     """Of medians, as `one/other` of guests that fill so many MiB, and `one/other at N MiB` of others.
 
     Left out where either is missing.
     """
-    alone = [one for one in found if (one.of.guests, one.of.load) == (1, IDLE)]
-    medians = {(one.of.method, one.of.ram_mib): one.median for one in alone}
+    medians = {of: one.median for of, one in single(found).items()}
     sizes = sorted({ram for _, ram in medians})
     told = {}
     for one, other in wanted:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
-from bench.series import Series
+from bench.series import Series, single
 
 COLUMNS = (
     *("method", "RAM MiB", "guests", "load", "n", "median ms", "p95 ms"),
@@ -17,7 +17,7 @@ _WORDS = {"method", "load", "aim"}
 
 def rows(found: Sequence[Series]) -> list[tuple[str, ...]]:
     """One for each series, the shortest pause of those that are alike first."""
-    medians = {(one.of.method, one.of.ram_mib): one.median for one in found if one.of.guests == 1}
+    medians = {of: one.median for of, one in single(found).items()}
     ordered = sorted(found, key=lambda one: (one.of.guests, one.of.load != "idle", one.of.ram_mib, one.median))
     return [_row(one, medians) for one in ordered]
 

@@ -64,6 +64,7 @@ class _Watch:
 
     def see_it_through(self, passage: Passage) -> Failed | None:
         """Until it has ended; why it was to be broken off, if it was."""
+        self._tell_begun()
         why: Failed | None = None
         while not passage.wait(self._pace()):
             if why is not None:
@@ -105,6 +106,11 @@ class _Watch:
                 self._limited = True
         self._tell()
 
+    def _tell_begun(self) -> None:
+        """How much is to cross: a small one may have arrived before it is looked at again."""
+        disks = sum(disk.size for disk in self._swap.notes.copies)
+        self._say(0, disks or self._swap.notes.memory, memory=not disks)
+
     def _tell(self) -> None:
         last = self._last
         if last is None or not (last.total or last.disks_total):
@@ -114,8 +120,11 @@ class _Watch:
         tenths = (total - left) * 10 // total
         if tenths > self._told[memory]:
             self._told[memory] = tenths
-            across, what = f"{(total - left) / GIB:.1f} of {total / GIB:.1f} GiB", "" if memory else " of its disks"
-            self._swap.tell(f"{across}{what} to {self._swap.called(self._leg.target)}")
+            self._say(total - left, total, memory=memory)
+
+    def _say(self, done: int, total: int, *, memory: bool) -> None:
+        across, what = f"{done / GIB:.1f} of {total / GIB:.1f} GiB", "" if memory else " of its disks"
+        self._swap.tell(f"{across}{what} to {self._swap.called(self._leg.target)}")
 
     def _enough(self) -> Failed | None:
         swap = self._swap

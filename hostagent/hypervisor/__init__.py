@@ -389,10 +389,14 @@ class Libvirt(Protocol):
         """Have it run; done when it does."""
         ...
 
-    def save(self, uuid: str, path: Path, within_seconds: float) -> None:
+    def save(
+        self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: Callable[[bytes], None]
+    ) -> None:
         """Write its state into a file and end its QEMU: virDomainSave.
 
-        OutcomeUnknown when that takes longer; libvirt goes on with it.
+        Where the host allows that, `written` is called in between, from another thread, with the whole image, which is
+        not marked as such yet: nobody else gets at the guest until it returns. When it raises, that is raised, and the
+        guest is still there. It may end the QEMU. OutcomeUnknown when the save takes longer; libvirt goes on with it.
         """
         ...
 

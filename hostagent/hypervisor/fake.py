@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from hostagent.errors import Failed
 from hostagent.facts import QemuTree
 from hostagent.hypervisor import RunState
 from hostagent.hypervisor import fake_physics as physics
@@ -33,6 +34,7 @@ from hostagent.hypervisor.fake_world import (
     FaultKind,
     GuestLife,
     Process,
+    State,
     View,
     World,
     create,
@@ -181,6 +183,8 @@ class FakeHost:
         """The operator ends a guest: through libvirt where that is up, else whatever runs it."""
         with self.world.change() as state:
             up, runs = state.daemon.up, [one.pid for one in state.living(uuid) if one.holds >= 0]
+            if up and uuid in state.daemon.views:
+                _free_view(state, uuid)
             state.guests[uuid].ended = state.guests[uuid].off = "destroyed"
         if up:
             self.libvirt.destroy(uuid)
@@ -191,7 +195,7 @@ class FakeHost:
     def pause(self, uuid: str) -> None:
         """The owner pauses the guest, through libvirt."""
         with self.world.change() as state:
-            view = state.daemon.views[uuid]
+            view = _free_view(state, uuid)
             physics.stands_still(state, state.processes[view.monitor_pid], RunState.PAUSED)
             view.state, view.reason = "paused", "user"
             record = self.world.libvirt_run / f"{state.guests[uuid].name}.xml"
@@ -201,7 +205,7 @@ class FakeHost:
     def resume(self, uuid: str) -> None:
         """The owner, or an operator who sees it paused, resumes the guest through libvirt."""
         with self.world.change() as state:
-            view = state.daemon.views[uuid]
+            view = _free_view(state, uuid)
             physics.go_on(self.world, state, state.processes[view.monitor_pid])
             view.state, view.reason = "running", "unpaused"
 
@@ -284,3 +288,11 @@ class FakeHost:
         """The living processes of a guest, copied."""
         with self.world.look() as state:
             return [Process(**vars(one)) for one in state.living(uuid)]
+
+
+def _free_view(state: State, uuid: str) -> View:
+    """libvirt has everybody else wait while it ends a save, and finds the guest gone then."""
+    view = state.daemon.views[uuid]
+    if view.marks_next:
+        raise Failed("asking for a guest that is being saved", found="domain is not running")
+    return view

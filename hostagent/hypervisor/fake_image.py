@@ -41,3 +41,8 @@ def image(
         if IGNORE_SHARED in capabilities:
             data += struct.pack(">Q", block.address or 0)
     return data + struct.pack(">QBI", 16, 0x7E, 2) + rest
+
+
+def unfinished(data: bytes) -> bytes:
+    """An image before libvirt has marked it as whole."""
+    return data.replace(b"LibvirtQemudSave", b"LibvirtQemudPart", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.clock import AgentError, AgentFault, GuestAgent
-from hostagent.errors import Failed, OutcomeUnknown, Refused
+from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, RamRoom, Version
 from hostagent.hypervisor import ProcessId, RunState, Sender, ShutDownBy, Standing
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_boots import boot_id, boots_anew, is_asked_to_shut_down
-from hostagent.hypervisor.fake_daemon import emulator_in, wait_for_monitors
+from hostagent.hypervisor.fake_daemon import emulator_in, leaves, wait_for_monitors
 from hostagent.hypervisor.fake_metadata import in_namespace, with_policy
 from hostagent.hypervisor.fake_monitor import WALL_SECONDS, FakeMonitor
 from hostagent.hypervisor.fake_physics import dies, go_on, libvirt_cleans_up, stands_still
-from hostagent.hypervisor.fake_saves import guest_of_image, restores, saves
+from hostagent.hypervisor.fake_saves import guest_of_image, restores, writes_state
 from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, View, World
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
 from hostagent.libvirt_files.held_definition import NAMESPACE
@@ -220,7 +221,9 @@ class FakeLibvirt:
             if state.take(FaultKind.CONT_UNHEARD, uuid):
                 raise _unheard(state, doing)
 
-    def save(self, uuid: str, path: Path, within_seconds: float) -> None:
+    def save(
+        self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: Callable[[bytes], None]
+    ) -> None:
         doing = "saving a guest"
         with self._active(doing, uuid) as (state, guest, view):
             if view.saving:
@@ -233,9 +236,29 @@ class FakeLibvirt:
             if state.take(FaultKind.SAVE_EXITS, uuid):
                 dies(self.world, state, state.processes[view.monitor_pid], tidily=False)
                 raise Failed(f"{guest.name}: {doing}", found="the monitor was closed")
-            saves(self.world, state, guest, path, self._xml(state, guest))
+            writes_state(self.world, state, guest, path, self._xml(state, guest))
+            view.saving, view.marks_next = True, str(path)
+            if not state.take(FaultKind.SAVE_ASKS_NOBODY, uuid):
+                view.held_up_by = os.getpid()
+        if view.held_up_by:
+            self._asks_before_it_ends(uuid, path, written)
+        with self._asked(doing) as state:  # and it has gone on with it by now
+            if state.take(FaultKind.SAVE_DAEMON_DIES, uuid):
+                leaves(self.world, state)
+            if not state.daemon.up or uuid in state.daemon.views:
+                raise Failed(doing, found="the connection was reset")
             if state.take(FaultKind.SAVE_UNHEARD, uuid):
                 raise _unheard(state, doing)
+
+    def _asks_before_it_ends(self, uuid: str, path: Path, written: Callable[[bytes], None]) -> None:
+        with self.world.held_up(uuid):
+            try:
+                written(path.read_bytes())
+            except HostagentError:
+                with self.world.change() as state:
+                    if (view := state.daemon.views.get(uuid)) is not None:
+                        view.saving, view.marks_next = False, ""
+                raise
 
     def abort_job(self, uuid: str, within_seconds: float) -> None:
         with self._active("breaking a job off", uuid) as (_, _, view):

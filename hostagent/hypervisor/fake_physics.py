@@ -18,7 +18,8 @@ from pathlib import Path
 from hostagent.errors import Failed
 from hostagent.hypervisor import MoveStatus, RunState
 from hostagent.hypervisor.fake_disks import writes
-from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, World
+from hostagent.hypervisor.fake_world import LIBVIRT, FaultKind, GuestLife, Process, State, View, World
+from hostagent.libvirt_files.state_image import finished
 
 STATE_BYTES = 350_000  # of device state
 DEFAULT_TAP = "10 0"  # what a starting QEMU leaves a tap with, until it loads state
@@ -32,6 +33,10 @@ _BALLAST = "hostagent-ballast"
 
 def time_passes(world: World, state: State) -> None:
     """What goes on without being asked."""
+    for uuid, view in list(state.daemon.views.items()):
+        waits = world.holds_up(uuid) if view.held_up_by == os.getpid() else _exists(view.held_up_by)
+        if view.marks_next and not waits:
+            ends_saved(world, state, uuid, view)
     for process in state.living():
         if process.waits_for and not _exists(process.waits_for):
             process.alive = False  # its pipe closed: nothing was started
@@ -172,8 +177,19 @@ def dies(world: World, state: State, process: Process, *, tidily: bool) -> None:
             _failed_to_send(state, sender, "Broken pipe")
     if connected:
         for uuid, view in list(state.daemon.views.items()):
-            if view.monitor_pid == process.pid:
+            if view.monitor_pid == process.pid and not view.marks_next:
                 libvirt_cleans_up(world, state, uuid, "its QEMU ended while libvirt looked after it")
+
+
+def ends_saved(world: World, state: State, uuid: str, view: View) -> None:
+    """libvirt marks the image as whole, ends the QEMU, and cleans up after it."""
+    path, process = Path(view.marks_next), state.processes[view.monitor_pid]
+    with suppress(OSError):
+        path.write_bytes(finished(path.read_bytes()))
+    process.client = ""  # libvirt has heard the last of it
+    dies(world, state, process, tidily=True)
+    libvirt_cleans_up(world, state, uuid, "saved")
+    state.guests[uuid].off = "saved"
 
 
 def libvirt_cleans_up(world: World, state: State, uuid: str, why: str) -> None:

@@ -21,7 +21,6 @@ from hostagent.hypervisor.fake_physics import (
     THROTTLES,
     begins_from_image,
     dies,
-    libvirt_cleans_up,
     make_ram,
     ram_paths,
     ram_sizes,
@@ -38,8 +37,8 @@ PIDS = 100  # of a process and its threads
 TAP = 31
 
 
-def saves(world: World, state: State, guest: GuestLife, path: Path, xml: str) -> None:
-    """Write the guest's state, end its QEMU, clean up after it."""
+def writes_state(world: World, state: State, guest: GuestLife, path: Path, xml: str) -> None:
+    """Write the guest's state; the image is not marked as whole yet."""
     process = state.processes[state.daemon.views[guest.uuid].monitor_pid]
     was_running = process.state is RunState.RUNNING
     stands_still(state, process, RunState.PAUSED)
@@ -58,14 +57,10 @@ def saves(world: World, state: State, guest: GuestLife, path: Path, xml: str) ->
         padding=512,
     )
     try:
-        path.write_bytes(data)
+        path.write_bytes(fake_image.unfinished(data))
     except OSError as error:
         raise Failed(f"{guest.name}: saving it", found=str(error)) from error
     state.images[str(path)] = [guest.uuid, process.holds]
-    process.client = ""  # libvirt has heard the last of it
-    dies(world, state, process, tidily=True)
-    libvirt_cleans_up(world, state, guest.uuid, "saved")
-    guest.off = "saved"
 
 
 def guest_of_image(path: Path) -> str:

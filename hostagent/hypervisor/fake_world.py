@@ -67,6 +67,8 @@ class FaultKind(StrEnum):
     SAVE_HANGS = "a save goes on for ever"
     SAVE_UNHEARD = "a save works, its answer is lost"
     SAVE_EXITS = "the QEMU exits as it is saved"
+    SAVE_ASKS_NOBODY = "a save cannot be held up before it ends the QEMU"
+    SAVE_DAEMON_DIES = "libvirt's daemon dies once a guest's state is written"
     RESTORE_FAILS = "the restored QEMU refuses the state"
     RESTORE_HANGS = "a restore that never begins is never answered"
     RESTORE_UNHEARD = "a restore works, its answer is lost"
@@ -202,6 +204,8 @@ class View:
     ram_in_files: bool = False  # as the record says, which may be newer than the guest's first definition
     marked: bool = False  # with hostagent's mark in its definition
     saving: bool = False  # a save goes on
+    marks_next: str = ""  # of which this image has all, and is marked so next
+    held_up_by: int = 0  # the real process that it waits for before that
 
 
 @dataclass
@@ -312,6 +316,20 @@ class World:
     _stored: bool = True  # the file says what `_state` does
     _texts: dict[str, str] = field(default_factory=dict)
     _thread: threading.Lock = field(default_factory=threading.Lock)
+    _held_up: set[str] = field(default_factory=set)  # guests whose save waits for this process
+
+    @contextmanager
+    def held_up(self, uuid: str) -> Iterator[None]:
+        """While libvirt waits for the block with the end of a guest's save."""
+        self._held_up.add(uuid)
+        try:
+            yield
+        finally:
+            self._held_up.remove(uuid)
+
+    def holds_up(self, uuid: str) -> bool:
+        """Whether it does."""
+        return uuid in self._held_up
 
     @contextmanager
     def change(self) -> Iterator[State]:

@@ -23,6 +23,7 @@ from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vh
 from hostagent.hypervisor.libvirt_line import PAUSES, Gone, LibvirtLine, known, state_of
 from hostagent.hypervisor.passthrough import PassthroughMonitor
 from hostagent.hypervisor.ram_room import memory_room, ram_room
+from hostagent.hypervisor.save_end import held_up
 from hostagent.hypervisor.understood import Readings
 from hostagent.libvirt_files import held_definition
 from hostagent.libvirt_files.capability_cache import CapabilityCache, cache_file_name, flags_of_capability_cache
@@ -275,8 +276,10 @@ class LibvirtApi(LibvirtLine):
             domain = self._domain(uuid)
             self._on(domain, "pausing it", domain.suspend)
 
-    def save(self, uuid: str, path: Path, within_seconds: float) -> None:
-        with known("saving a guest", uuid):
+    def save(
+        self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: Callable[[bytes], None]
+    ) -> None:
+        with known("saving a guest", uuid), held_up(path, qemu, written):
             domain = self._domain(uuid)
             self._on(domain, "saving it", lambda: domain.save(str(path)), within_seconds)
 

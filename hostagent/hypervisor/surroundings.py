@@ -190,10 +190,10 @@ def read(pid: int) -> Surroundings:
     return Surroundings(
         status={name: " ".join(rows[name].split()) for name in _STATUS if name in rows},
         limits=_limits(folder / "limits"),
-        namespaces={name: _link(folder / "ns" / name) for name in _NAMESPACES},
+        namespaces={name: link_target(folder / "ns" / name) for name in _NAMESPACES},
         environ=tuple(sorted(entry for entry in (folder / "environ").read_bytes().split(b"\0") if entry)),
-        cwd=_link(folder / "cwd"),
-        root=_link(folder / "root"),
+        cwd=link_target(folder / "cwd"),
+        root=link_target(folder / "root"),
         oom_score_adj=int((folder / "oom_score_adj").read_text()),
         coredump_filter=(folder / "coredump_filter").read_text().strip(),
         timer_slack_ns=(folder / "timerslack_ns").read_text().strip(),
@@ -212,7 +212,8 @@ def security_label(pid: int) -> str:
     return "" if label == "unconfined" else label
 
 
-def _link(path: Path) -> str:
+def link_target(path: Path) -> str:
+    """What a link in /proc names, which need not be a path; "" when it is gone."""
     try:
         return os.readlink(path)  # noqa: PTH115 - Path.readlink refuses "pipe:[1]"-like targets no differently, but is slower
     except FileNotFoundError:
@@ -235,7 +236,7 @@ def _limits(path: Path) -> Mapping[int, tuple[int, int]]:
 def open_files(folder: Path) -> Mapping[str, int]:
     """Descriptors by what they refer to. Left out: sockets, eventfds and other things of one process alone; the pid
     file below /run, which every process has its own of."""
-    targets = Counter(_link(entry) for entry in folder.iterdir())
+    targets = Counter(link_target(entry) for entry in folder.iterdir())
     return {
         target: count
         for target, count in targets.items()

@@ -10,11 +10,15 @@
        u64 16
     126 u32 section
     ... RAM that is not shared, devices
+    0
+    6  u32 length, a description of all that in JSON
 
-Sources: libvirt, src/qemu/qemu_saveimage.c (virQEMUSaveDataWrite); QEMU, migration/savevm.c (vmstate_configuration),
-migration/ram.c (ram_save_setup). A list of what is known: anything else is refused, with the place where it stands.
+Sources: libvirt, src/qemu/qemu_saveimage.c (virQEMUSaveDataWrite); QEMU, migration/savevm.c (vmstate_configuration,
+qemu_savevm_state_complete_precopy_non_iterable), migration/ram.c (ram_save_setup). A list of what is known: anything
+else is refused, with the place where it stands.
 """
 
+import json
 import struct
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -27,8 +31,9 @@ HEADER_BYTES = 92
 _MAGIC, _PARTIAL = b"LibvirtQemudSave", b"LibvirtQemudPart"
 _VERSION, _RAW = 2, 0
 _FIELDS = struct.Struct("<5I")
+_LENGTH = struct.Struct(">I")
 _STREAM, _STREAM_VERSION = b"QEVM", 3
-_SECTION_START, _SUBSECTION, _CONFIGURATION, _FOOTER = 1, 5, 7, 0x7E  # QEMU_VM_* of migration/savevm.h
+_EOF, _SECTION_START, _SUBSECTION, _DESCRIPTION, _CONFIGURATION, _FOOTER = 0, 1, 5, 6, 7, 0x7E  # QEMU_VM_* of savevm.h
 _CAPABILITIES = "configuration/capabilities"
 _RAM, _RAM_VERSION = "ram", 4
 _SIZES, _END = 0x04, 0x10  # RAM_SAVE_FLAG_MEM_SIZE and RAM_SAVE_FLAG_EOS of migration/ram.c
@@ -108,6 +113,37 @@ class StateImage:
 def was_finished(data: bytes) -> bool:
     """Whether libvirt wrote the image to its end, which it marks then, understood or not."""
     return data.startswith(_MAGIC)
+
+
+def is_all_written(data: bytes) -> bool:
+    """Whether QEMU has written its stream to the end, and libvirt has yet to mark the image as whole.
+
+    The description comes last (it is left out with `suppress-vmdesc`, which libvirt does not set). An image that
+    libvirt has compressed does not end so.
+    """
+    tail = _LENGTH.size + 1
+    at = len(data)
+    for _ in range(tail):  # its length may hold the same byte
+        at = data.rfind(_DESCRIPTION, HEADER_BYTES, at)
+        if at < 0 or not data.startswith(_PARTIAL):
+            return False
+        told = data[at + tail :]
+        if data[at - 1] == _EOF and data[at + 1 : at + tail] == _LENGTH.pack(len(told)):
+            return _is_description(told)
+    return False
+
+
+def _is_description(told: bytes) -> bool:
+    try:
+        found = json.loads(told)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "devices" in found
+
+
+def finished(data: bytes) -> bytes:
+    """The image as libvirt marks it once all of it is written."""
+    return _MAGIC + data[len(_MAGIC) :] if data.startswith(_PARTIAL) else data
 
 
 def _refuse(expected: str, found: str, at: int) -> NoReturn:

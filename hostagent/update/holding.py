@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnkno
 from hostagent.facts import Guest, GuestState
 from hostagent.hypervisor import ProcessId, Standing
 from hostagent.libvirt_files.held_definition import held_definition
-from hostagent.libvirt_files.state_image import IGNORE_SHARED, ImageNotUnderstood, StateImage, was_finished
+from hostagent.libvirt_files.state_image import IGNORE_SHARED, ImageNotUnderstood, StateImage, finished, was_finished
 from hostagent.libvirt_files.xml_spans import PlainXmlError
 from hostagent.update import files
 from hostagent.update.copying import nobody_else_s_settings
@@ -211,24 +212,39 @@ def _not_there(hold: GuestHold, when: str, found: str) -> NeedsOperator:
 
 
 def save(hold: GuestHold) -> None:
-    notes = hold.notes
+    notes, path = hold.notes, Path(hold.notes.plain.path)
     if hold.old_is_alive():
-        Path(notes.plain.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            hold.ports.libvirt.save(hold.uuid, Path(notes.plain.path), SAVE_SECONDS)
-        except OutcomeUnknown:
-            if hold.old_is_alive():
+            hold.ports.libvirt.save(hold.uuid, notes.old, path, SAVE_SECONDS, lambda image: _end_saved(hold, image))
+        except HostagentError as error:
+            is_saved_for_all = isinstance(error, OutcomeUnknown) or hold.notes.plain.digest
+            if not is_saved_for_all or hold.old_is_alive():
                 raise
         if not hold.ports.qemu.wait_gone(notes.old, SAVE_SECONDS):
             raise Failed(f"{hold.name}: saving it", expected="its QEMU to end", found="it is still there")
-    seal(hold)
+    if not hold.notes.plain.digest:
+        seal(hold)
+
+
+def _end_saved(hold: GuestHold, image: bytes) -> None:
+    """End the QEMU once everything that brings the guest back is safe; libvirt has nothing to wait for then.
+
+    A state that cannot be sealed ends the save instead, with the guest as it was.
+    """
+    _seal(hold, finished(image))
+    with suppress(HostagentError):  # libvirt sees to its end as well
+        hold.ports.qemu.kill(hold.notes.old, KILL_SECONDS)
 
 
 def seal(hold: GuestHold) -> None:
     """Make of libvirt's image one for each side, and write down what is in all three."""
+    _seal(hold, _plain(hold))
+
+
+def _seal(hold: GuestHold, plain: bytes) -> None:
     notes, images = hold.notes, {}
     with _SEALING:
-        plain = files.read_private(Path(notes.plain.path), _IMAGE_LIMIT)
         sealed = _sealed(hold, plain)
         for side in Side:
             data = _for_side(hold, sealed, side)
@@ -237,11 +253,17 @@ def seal(hold: GuestHold) -> None:
     hold.note(plain=SavedImage(notes.plain.path, _digest(plain)), **images)
 
 
+def _plain(hold: GuestHold) -> bytes:
+    """libvirt's own image. What was written down of it is whole, whether or not libvirt got to marking it so."""
+    data = files.read_private(Path(hold.notes.plain.path), _IMAGE_LIMIT)
+    marked = finished(data)
+    return marked if _digest(marked) == hold.notes.plain.digest else data
+
+
 def seal_elsewhere(hold: GuestHold, side: Side) -> Path:
     """One of them in memory, with nothing written down: a full disk does not keep a guest from coming back."""
     path = _elsewhere(hold.name, hold.ports.config.paths.held)
-    plain = files.read_private(Path(hold.notes.plain.path), _IMAGE_LIMIT)
-    files.write_private(path, _for_side(hold, _sealed(hold, plain), side))
+    files.write_private(path, _for_side(hold, _sealed(hold, _plain(hold)), side))
     return path
 
 
@@ -346,7 +368,7 @@ def good_image(hold: GuestHold, side: Side) -> Path:
     image, plain = hold.notes.image(side), hold.notes.plain
     if image.digest and _is_whole(image):
         return Path(image.path)
-    if plain.digest and not _is_whole(plain):
+    if plain.digest and not _is_whole(plain, finished):
         raise _damaged(hold, f"{image.path} and {plain.path} damaged, or gone")
     try:
         seal(hold)  # a crash came between libvirt's writing and our own, or our own was damaged
@@ -374,9 +396,9 @@ def has_state(hold: GuestHold) -> bool:
         raise Failed(f"{hold.name}: reading {path}", found=error.strerror or str(error)) from error
 
 
-def _is_whole(image: SavedImage) -> bool:
+def _is_whole(image: SavedImage, read: Callable[[bytes], bytes] = bytes) -> bool:
     try:
-        return _digest(files.read_private(Path(image.path), _IMAGE_LIMIT)) == image.digest
+        return _digest(read(files.read_private(Path(image.path), _IMAGE_LIMIT))) == image.digest
     except HostagentError:
         return False
 

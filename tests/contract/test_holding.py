@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from hostagent.facts import GuestState
 from hostagent.hypervisor import Libvirt, Standing
 from hostagent.hypervisor.domain_xml import live_differences, read_definition
 from hostagent.libvirt_files.held_definition import NAMESPACE
-from hostagent.libvirt_files.state_image import StateImage, was_finished
+from hostagent.libvirt_files.state_image import StateImage, finished, was_finished
 from hostagent.plan import ClockPolicy, Method, Technique
 from hostagent.policy import PolicyPart
 from hostagent.policy_xml import read_policy
@@ -22,7 +22,7 @@ from hostagent.update.guest_hold import GuestHold, Side
 from hostagent.update.hold import HOLD, HOLD_STEPS, PREPARE, RESTORE
 from hostagent.update.hold_batch import HeldMember, HoldBatch
 from hostagent.update.holding import bring_back, is_saved, what_is_wrong
-from hostagent.update.journal import Outcome, Progress
+from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
 from hostagent.update.ledger import begin
 from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.recovery import recover
@@ -188,8 +188,60 @@ def test_what_is_not_running_cannot_be_saved(stage: HeldStage) -> None:
     for ask in (stage.libvirt.suspend, stage.libvirt.resume):
         with pytest.raises(Failed):
             ask(stage.world.uuid)
+    path = Path(stage.hold.notes.plain.path).with_suffix(".more")
     with pytest.raises(Failed):
-        stage.libvirt.save(stage.world.uuid, Path(stage.hold.notes.plain.path).with_suffix(".more"), SECONDS)
+        stage.libvirt.save(stage.world.uuid, stage.hold.notes.old, path, SECONDS, lambda _: None)
+
+
+def test_whoever_saves_is_asked_before_the_qemu_ends(stage: HeldStage) -> None:
+    """With the whole image, once; the guest is still there, and is what libvirt ends next."""
+    found = list[bytes]()
+
+    def asked(image: bytes) -> None:
+        assert stage.ports.qemu.alive(stage.hold.notes.old)
+        found.append(image)
+
+    path = saved_by(stage, asked)
+    (image,) = found
+    assert not was_finished(image)
+    assert (finished(image), StateImage.parse(path.read_bytes())) == (
+        path.read_bytes(),
+        StateImage.parse(finished(image)),
+    )
+    assert not stage.ports.qemu.alive(stage.hold.notes.old)
+    assert (stage.now().state, stage.now().reason) == (GuestState.SHUT_OFF, "saved")
+
+
+def test_it_may_be_ended_as_it_is_saved(stage: HeldStage) -> None:
+    """libvirt takes it as saved, and not as crashed."""
+    saved_by(stage, lambda _: stage.ports.qemu.kill(stage.hold.notes.old, SECONDS))
+    assert (stage.now().state, stage.now().reason) == (GuestState.SHUT_OFF, "saved")
+
+
+def test_whoever_is_asked_may_want_no_save(stage: HeldStage) -> None:
+    """It stands still as before it, and can go on."""
+
+    def asked(_: bytes) -> None:
+        raise Failed("looking at what was saved", found="nonsense")
+
+    with pytest.raises(Failed, match="nonsense"):
+        saved_by(stage, asked)
+    assert (stage.now().state, stage.now().process) == (GuestState.PAUSED_BY_OWNER, stage.hold.notes.old)
+    assert stage.now().job == ""
+    stage.engine.back(HOLD_STEPS, stage.hold, stage.progress)
+    assert stage.now().state is GuestState.RUNNING
+
+
+def saved_by(stage: HeldStage, asked: Callable[[bytes], None]) -> Path:
+    """Where libvirt has saved it, with nothing of ours made of that."""
+    notes = stage.prepared().hold.notes
+    stage.progress = stage.engine.forward(HOLD[:1], stage.hold, stage.progress)
+    stage.progress = progressed(stage.progress, Entry(Kind.STEP_BEGUN, stage.world.uuid, "save"))
+    stage.ports.journal.append(UPDATE, Entry(Kind.STEP_BEGUN, stage.world.uuid, "save"))
+    path = Path(notes.plain.path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stage.libvirt.save(stage.world.uuid, notes.old, path, SECONDS, asked)
+    return path
 
 
 # -- restored -----------------------------------------------------------------------------------------------------

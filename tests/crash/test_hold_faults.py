@@ -34,7 +34,16 @@ def web1_and_db1(host: Rig) -> tuple[Outcome | None, Outcome | None]:
 
 @pytest.mark.parametrize(
     "kind",
-    [K.BLOCKED, K.SUSPEND_FAILS, K.SAVE_FAILS, K.SAVE_HANGS, K.RESTORE_FAILS, K.RESTORE_HANGS, K.RESTORE_EXITS],
+    [
+        K.BLOCKED,
+        K.SUSPEND_FAILS,
+        K.SAVE_FAILS,
+        K.SAVE_HANGS,
+        K.SAVE_DAEMON_DIES,
+        K.RESTORE_FAILS,
+        K.RESTORE_HANGS,
+        K.RESTORE_EXITS,
+    ],
     ids=str,
 )
 def test_one_guest_turns_back_and_the_other_is_updated(kind: FaultKind) -> None:
@@ -44,7 +53,9 @@ def test_one_guest_turns_back_and_the_other_is_updated(kind: FaultKind) -> None:
         assert (web1_and_db1(host), problems(host)) == ((ROLLED_BACK, UPDATED), []), reason(host, "web1")
 
 
-@pytest.mark.parametrize("kind", [K.SAVE_UNHEARD, K.RESTORE_UNHEARD, K.CONT_UNHEARD, K.NO_AGENT], ids=str)
+@pytest.mark.parametrize(
+    "kind", [K.SAVE_ASKS_NOBODY, K.SAVE_UNHEARD, K.RESTORE_UNHEARD, K.CONT_UNHEARD, K.NO_AGENT], ids=str
+)
 def test_overcome(kind: FaultKind) -> None:
     with rig(BOTH) as host:
         host.host.fault(kind, host.uuids["web1"])
@@ -101,6 +112,36 @@ def test_libvirt_does_not_come_back() -> None:
             host.host.no_more_faults()
             assert host.recover() == ""
             assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
+
+
+def test_a_save_that_cannot_be_held_up_is_swept_too() -> None:
+    def found(share: Share) -> Found:
+        with rig(ALONE) as host:
+            host.host.fault(K.SAVE_ASKS_NOBODY, times=-1)
+            for moment in share.of(host.moments(host.update, (JOURNAL, FILE, WORLD))):
+                host.go_back(moment)
+                raised = host.recover()
+                yield moment.label, [*([raised] if raised else []), *problems(host)]
+
+    sweep(found)
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["while its QEMU is there", "when its QEMU has ended"])
+def test_a_state_that_is_not_understood(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt gives the save up while it can; nothing was ended, nothing has to be restored."""
+    written = fake_saves.fake_image.image
+    monkeypatch.setattr(fake_image, "image", lambda **more: written(**{**more, "machine": "\0"}))  # type: ignore[arg-type]
+    with rig(ALONE) as host:
+        (before,) = host.host.processes(host.uuids["web1"])
+        if not asked:
+            host.host.fault(K.SAVE_ASKS_NOBODY)
+        assert host.update() == ""
+        assert "expected a machine type in plain characters" in reason(host, "web1")
+        if asked:
+            assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
+            assert [one.pid for one in host.host.processes(host.uuids["web1"])] == [before.pid]
+        else:
+            assert (outcomes(host)["web1"], host.host.violations()) == (NEEDS_OPERATOR, [])
 
 
 # -- its state is damaged -----------------------------------------------------------------------------------------

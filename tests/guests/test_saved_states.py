@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from hostagent import wiring
-from hostagent.libvirt_files.state_image import IGNORE_SHARED, StateImage
+from hostagent.libvirt_files.state_image import IGNORE_SHARED, StateImage, finished, is_all_written
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
 from tests.bench.lab import Lab
@@ -45,6 +45,7 @@ class Saved:
     spec: GuestSpec
     qemu: str
     image: StateImage
+    told: list[bytes]  # to whoever was asked before its QEMU ended
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +65,11 @@ def states(host: Host, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> It
                     Proof(host.connection.lookupByUUIDString(spec.uuid)).wait_booted(connected=False)
                 with api.sender(spec.uuid) as monitor:
                     monitor.set_capabilities({IGNORE_SHARED: True})
-                path = folder / spec.name
-                api.save(spec.uuid, path, SECONDS)
-                made[key] = Saved(spec, key[0], StateImage.parse(path.read_bytes()))
+                path, told = folder / spec.name, list[bytes]()
+                now = api.standing(spec.uuid)
+                assert now is not None and now.process is not None
+                api.save(spec.uuid, now.process, path, SECONDS, told.append)
+                made[key] = Saved(spec, key[0], StateImage.parse(path.read_bytes()), told)
         yield made
 
 
@@ -126,6 +129,15 @@ def test_the_script_reads_what_was_sealed(saved: Saved, read: Callable[[bytes], 
     kinds = {name.rpartition("/")[2] for name in found}
     assert {"timer", "cpu_common", "cpu", "virtio-rng", "virtio-console"} <= kinds
     assert ("virtio-blk" in kinds, "virtio-net" in kinds) == (saved.spec.disk, saved.spec.nic)
+
+
+def test_all_of_it_is_there_before_the_qemu_ends(saved: Saved) -> None:
+    (image,) = saved.told
+    assert is_all_written(image)
+    assert finished(image) == saved.image.data
+    assert not is_all_written(saved.image.data)  # libvirt has marked it since
+    for length in (len(image) - 1, len(image) * 9 // 10, len(image) // 2):
+        assert not is_all_written(image[:length])
 
 
 def test_sealing_changes_nothing_of_it(saved: Saved, read: Callable[[bytes], dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hostagent.hypervisor import fake_image
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_image import PADDING, name
-from hostagent.libvirt_files.state_image import ImageNotUnderstood, RamBlock, StateImage
+from hostagent.libvirt_files.state_image import ImageNotUnderstood, RamBlock, StateImage, finished, is_all_written
 
 IMAGES = Path(__file__).parent / "images"
 REAL = sorted(path.name for path in IMAGES.glob("*.image.gz"))
@@ -66,6 +66,37 @@ def test_what_is_read() -> None:
 
 def test_sealing_cuts_the_marks_of_the_capability_and_nothing_else() -> None:
     assert StateImage.parse(image()).sealed() == image(capabilities=())
+
+
+def written(description: bytes, *, eof: bytes = b"\0") -> bytes:
+    """Up to the end of QEMU's stream, before libvirt has marked it."""
+    rest = b"devices \x06\0\0" + eof + b"\x06" + struct.pack(">I", len(description)) + description
+    return fake_image.unfinished(image(rest=rest))
+
+
+@pytest.mark.parametrize("length", [40, 0x0606, 0x1006, 0x060000])
+def test_all_of_it_is_written(length: int) -> None:
+    """Also where the length of the description looks like its mark."""
+    data = written(b'{"devices": []}'.ljust(length))
+    assert is_all_written(data)
+    assert finished(data) == fake_image.unfinished(data).replace(b"LibvirtQemudPart", b"LibvirtQemudSave")
+    assert not is_all_written(finished(data))  # nobody has to do anything about that any more
+    assert finished(finished(data)) == finished(data)
+
+
+def test_not_all_of_it_is_written() -> None:
+    whole = written(b'{"page_size": 4096, "devices": [{"name": "a\x06"}]}')
+    assert not any(is_all_written(whole[:length]) for length in range(len(whole)))
+    assert not is_all_written(whole + b"\0")
+    for data in (
+        written(b'{"page_size": 4096}'),
+        written(b"[]"),
+        written(b"3"),
+        written(b"\xff\xff"),
+        written(b"[" * 100_000),
+        written(b'{"devices": []}', eof=b"\1"),
+    ):
+        assert not is_all_written(data)
 
 
 def test_what_has_no_marks_is_not_sealed() -> None:

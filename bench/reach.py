@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from bench.series import Series, single
 
@@ -51,8 +50,8 @@ def _of_single(alone: Mapping[tuple[str, int], Series], sizes: Sequence[int]) ->
             yield Reached(f"handover_kept p95/median at {size} MiB", kept.p95 / kept.median, 2.0)
             own = kept.median - of["limit"].median
             yield Reached(f"handover_kept - limit at {size} MiB", own * 1000, 5.0, "ms")
-        if hold and hold.reported:
-            own = median(hold.reported) - hold.phases["save"] - hold.phases["restore"]
+        if hold and hold.phases:
+            own = hold.median - hold.phases["save"] - hold.phases["restore"]
             yield Reached(f"hold outside of libvirt's save and restore at {size} MiB", own * 1000, 15.0, "ms")
     kept_of = {ram: alone[method, ram] for method, ram in alone if method == "handover_kept" and ram in sizes}
     if len(kept_of) > 1:

@@ -108,8 +108,8 @@ class HoldBatch:
     def _side_by_side(
         self, work: Callable[[HeldMember], HostagentError | None]
     ) -> Iterator[tuple[HeldMember, HostagentError | None]]:
-        """Each, and what it failed by. Several for each core: libvirt sleeps for most of the time that a save takes."""
-        yield from side_by_side(self.host.ports, self._active(), work, "hold", a_core=4)
+        """Each, and what it failed by. Many at once: guests that run take the processor from those that are held."""
+        yield from side_by_side(self.host.ports, self._active(), work, "hold", a_core=8)
 
     def _left(self, member: HeldMember, error: HostagentError) -> bool:
         """Whether it is gone; then it is let go of."""

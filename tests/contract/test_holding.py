@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ import pytest
 
 from hostagent.errors import Failed
 from hostagent.facts import GuestState
-from hostagent.hypervisor import Libvirt, Standing
+from hostagent.hypervisor import Libvirt, Standing, save_end
 from hostagent.hypervisor.domain_xml import live_differences, read_definition
+from hostagent.hypervisor.fake import FaultKind
 from hostagent.libvirt_files.held_definition import NAMESPACE
 from hostagent.libvirt_files.state_image import StateImage, finished, was_finished
 from hostagent.plan import ClockPolicy, Method, Technique
 from hostagent.policy import PolicyPart
 from hostagent.policy_xml import read_policy
+from hostagent.update import holding
 from hostagent.update.guest_hold import GuestHold, Side
 from hostagent.update.hold import HOLD, HOLD_STEPS, PREPARE, RESTORE
 from hostagent.update.hold_batch import HeldMember, HoldBatch
@@ -28,7 +31,7 @@ from hostagent.update.order import OrderedGuest, OrderKind, UpdateOrder
 from hostagent.update.recovery import recover
 from hostagent.update.saga import Engine
 from hostagent.update.subject import Ports
-from tests.contract.conftest import SECONDS, World, fake_world, real_world
+from tests.contract.conftest import SECONDS, FakeWorld, World, fake_world, real_world
 
 UPDATE = "contract"
 BOOT = "of this test"
@@ -230,6 +233,20 @@ def test_whoever_is_asked_may_want_no_save(stage: HeldStage) -> None:
     assert stage.now().job == ""
     stage.engine.back(HOLD_STEPS, stage.hold, stage.progress)
     assert stage.now().state is GuestState.RUNNING
+
+
+def test_where_no_save_can_be_made_to_wait(stage: HeldStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may lack that: it is sealed once it has ended, then."""
+
+    def refused(_: Path) -> None:
+        raise OSError(errno.EPERM, "no permission")
+
+    if isinstance(stage.world, FakeWorld):
+        stage.world.host.fault(FaultKind.SAVE_ASKS_NOBODY)
+    monkeypatch.setattr(save_end, "FileGate", refused)
+    monkeypatch.setattr(holding, "_end_saved", None)
+    stage.restored()
+    assert what_is_wrong(stage.hold, stage.hold.now(), Side.AFTER) is None
 
 
 def saved_by(stage: HeldStage, asked: Callable[[bytes], None]) -> Path:

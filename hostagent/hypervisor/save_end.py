@@ -11,6 +11,8 @@ Where the kernel has no such permission, or anything is not as it is known here,
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,12 +22,12 @@ from hostagent.errors import HostagentError
 from hostagent.hypervisor import ProcessId, surroundings
 from hostagent.hypervisor.descriptors import copy_descriptor
 from hostagent.hypervisor.file_gate import FileGate, Opening
-from hostagent.hypervisor.surroundings import PROC
+from hostagent.hypervisor.surroundings import PROC, link_target
 from hostagent.libvirt_files.state_image import is_all_written
 
 _DAEMONS = {"libvirtd", "virtqemud"}
-_MONITOR = "/monitor.sock"  # its listener is libvirt's, in the guest's own directory
 _IMAGE_LIMIT = 2 << 30
+_PEER = struct.Struct("3i")  # pid, uid, gid
 
 
 @contextmanager
@@ -37,7 +39,8 @@ def held_up(path: Path, qemu: ProcessId, written: Callable[[bytes], None]) -> It
     """
     with ExitStack() as stack:
         try:
-            path.touch(mode=0o600)
+            path.unlink(missing_ok=True)  # what was there would be taken for what libvirt is about to write
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             gate = stack.enter_context(FileGate(path))
         except OSError:
             yield
@@ -94,22 +97,27 @@ class _End:
             if 0 < size <= _IMAGE_LIMIT and daemon in _DAEMONS:
                 image = os.pread(opening.fd, size, 0)
                 if is_all_written(image):
-                    self._keep_monitor()
+                    self._keep_connections(opening.pid)
                     return image
         return None
 
-    def _keep_monitor(self) -> None:
-        """libvirt would take its end for a crash."""
-        found = _connections(self._qemu.pid, _MONITOR)
+    def _keep_connections(self, daemon: int) -> None:
+        """libvirt would take the end of its monitor for a crash."""
+        found = [fd for fd in _sockets(self._qemu.pid) if self._kept_if_of(daemon, fd)]
         if not found or not surroundings.alive(self._qemu):
-            raise FileNotFoundError(f"QEMU {self._qemu.pid} has no monitor of libvirt's")
-        for fd in found:
-            self._kept.callback(os.close, copy_descriptor(self._qemu.pid, fd))
+            raise FileNotFoundError(f"QEMU {self._qemu.pid} has no connection to process {daemon}")
+
+    def _kept_if_of(self, daemon: int, fd: int) -> bool:
+        """Keep a copy of that descriptor of QEMU's if the daemon has connected there (unix(7), SO_PEERCRED)."""
+        with suppress(OSError), ExitStack() as copied:
+            copy = copied.enter_context(socket.socket(fileno=copy_descriptor(self._qemu.pid, fd)))
+            pid, _, _ = _PEER.unpack(copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+            if pid == daemon:
+                self._kept.push(copied.pop_all())
+                return True
+        return False
 
 
-def _connections(pid: int, listener: str) -> list[int]:
-    """Descriptors of a process that lead to a listener of such a name (/proc/PID/net/unix)."""
-    rows = ((PROC / str(pid) / "net" / "unix").read_text().splitlines())[1:]
-    sockets = {f"socket:[{fields[6]}]" for row in rows if (fields := row.split())[-1].endswith(listener)}
+def _sockets(pid: int) -> list[int]:
     folder = PROC / str(pid) / "fd"
-    return [int(name) for name in os.listdir(folder) if surroundings.link_target(folder / name) in sockets]  # noqa: PTH208
+    return [int(name) for name in os.listdir(folder) if link_target(folder / name).startswith("socket:")]  # noqa: PTH208

@@ -218,9 +218,11 @@ def save(hold: GuestHold) -> None:
         try:
             hold.ports.libvirt.save(hold.uuid, notes.old, path, SAVE_SECONDS, lambda image: _end_saved(hold, image))
         except HostagentError as error:
-            is_saved_for_all = isinstance(error, OutcomeUnknown) or hold.notes.plain.digest
-            if not is_saved_for_all or hold.old_is_alive():
+            may_be_saved = isinstance(error, OutcomeUnknown) or hold.notes.plain.digest
+            if not may_be_saved or hold.old_is_alive():
                 raise
+            with suppress(HostagentError):
+                hold.ports.libvirt.wait_ended(hold.uuid, KILL_SECONDS)
         if not hold.ports.qemu.wait_gone(notes.old, SAVE_SECONDS):
             raise Failed(f"{hold.name}: saving it", expected="its QEMU to end", found="it is still there")
     if not hold.notes.plain.digest:

@@ -20,6 +20,8 @@ from hostagent.libvirt_files.hook import HOOK
 from hostagent.plan import Technique
 from hostagent.policy import PolicyPart
 from hostagent.policy_xml import read_policy
+from hostagent.update import holding
+from hostagent.update.guest_hold import GuestHold
 from hostagent.update.journal import Outcome, UpdateRecord
 from tests.bench.guest_spec import GuestSpec
 from tests.bench.host import Host
@@ -198,3 +200,22 @@ def test_another_start_was_refused_with_what_to_do(leg: Leg) -> None:
 def test_nothing_is_left(legs: dict[tuple[str, str], Leg], lab: Lab) -> None:
     assert not list((lab.config.paths.state / "held").glob("*"))
     assert not list(lab.config.paths.held.glob("*"))
+
+
+def test_one_that_was_handed_over_is_held_as_any_other(
+    hook: None, host: Host, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its QEMU's monitor was not made by libvirt; it is ended before libvirt does that, too."""
+    spec, asked = GuestSpec("handed over", 4, 256), list[str]()
+
+    def asks(hold: GuestHold, image: bytes) -> None:
+        asked.append(hold.name)
+        end_saved(hold, image)
+
+    end_saved = holding._end_saved
+    monkeypatch.setattr(holding, "_end_saved", asks)
+    with host.guest(spec):
+        for to, technique in ((lab.newer, Technique.HANDOVER), (lab.system, Technique.HOLD)):
+            record = lab.update(to, [spec.name], technique=technique)
+            assert record.guests[spec.uuid].outcome is Outcome.UPDATED, record.guests[spec.uuid].reason
+        assert asked == [spec.name]

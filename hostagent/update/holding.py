@@ -53,6 +53,9 @@ def prepare(hold: GuestHold) -> None:
             found=f"{room >> 20} MiB",
             hint="make room there",
         )
+    with suppress(HostagentError):  # or libvirt examines that QEMU while the guest stands still
+        definition = guest.definition
+        hold.ports.libvirt.capability_cache(hold.tree.emulator, definition.virtualisation, definition.machine)
     hold.begin_notes(_first_notes(hold, guest))
     for pin in hold.notes.pins:
         files.pin(pin)

@@ -12,6 +12,8 @@ from hostagent.errors import Failed, HostagentError
 from hostagent.hypervisor import RunState, fake_image, fake_saves
 from hostagent.hypervisor.fake import FaultKind
 from hostagent.hypervisor.fake_component import FakeComponent
+from hostagent.hypervisor.fake_libvirt import FakeLibvirt
+from hostagent.libvirt_files.capability_cache import CapabilityCache
 from hostagent.update import hold_batch
 from hostagent.update.journal import Outcome
 from tests.crash import shapes
@@ -660,3 +662,26 @@ def test_libvirt_is_away_as_they_are_to_go_on() -> None:
         assert host.update(at("after step-begun:resume", host.host.daemon_crashes)) == ""
         assert (state_of(host, "web1"), state_of(host, "db1")) == (RunState.RUNNING, RunState.RUNNING)
         assert (swapped(host), problems(host)) == ((UPDATED, "new"), [])
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["as it can", "which it cannot"])
+def test_libvirt_examines_the_qemu_that_it_comes_to_beforehand(knows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the guest would stand still meanwhile; where that fails the restore says more of it."""
+    asked, (look, suspend) = list[str](), (FakeLibvirt.capability_cache, FakeLibvirt.suspend)
+
+    def looks(libvirt: FakeLibvirt, emulator: str, *more: str) -> CapabilityCache:
+        asked.append(emulator)
+        if not knows:
+            raise Failed("having libvirt examine it", found="an error")
+        return look(libvirt, emulator, *more)
+
+    def suspends(libvirt: FakeLibvirt, uuid: str) -> None:
+        asked.append("pause")
+        suspend(libvirt, uuid)
+
+    monkeypatch.setattr(FakeLibvirt, "capability_cache", looks)
+    monkeypatch.setattr(FakeLibvirt, "suspend", suspends)
+    with rig(ALONE) as host:
+        assert host.update() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (UPDATED, [])
+    assert asked == [shapes.NEW.emulator, "pause"]

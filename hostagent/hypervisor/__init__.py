@@ -203,6 +203,10 @@ class Monitor(Sender, Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+BeforeItsEnd = Callable[[bytes, Callable[[], bool]], None]
+"""Called with a guest's state before libvirt ends its QEMU, and with what says whether libvirt still waits."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """What libvirt says of a guest at one moment; quicker to be had than its facts."""
@@ -390,13 +394,19 @@ class Libvirt(Protocol):
         ...
 
     def save(
-        self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: Callable[[bytes], None]
+        self,
+        uuid: str,
+        qemu: ProcessId,
+        path: Path,
+        within_seconds: float,
+        written: BeforeItsEnd,
     ) -> None:
         """Write its state into a file and end its QEMU: virDomainSave.
 
         Where the host allows that, `written` is called in between, from another thread, with the whole image, which is
-        not marked as such yet: nobody else gets at the guest until it returns. When it raises, that is raised, and the
-        guest is still there. It may end the QEMU. OutcomeUnknown when the save takes longer; libvirt goes on with it.
+        not marked as such yet, and with what says whether libvirt still waits: as long as it does nobody else gets at
+        the guest. When it raises, that is raised, and the guest is still there. It may end the QEMU. OutcomeUnknown
+        when the save takes longer; libvirt goes on with it.
         """
         ...
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from hostagent.clock import AgentError, AgentFault, GuestAgent
 from hostagent.errors import Failed, HostagentError, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState, Host, QemuProcess, QemuTree, RamFile, RamRoom, Version
-from hostagent.hypervisor import ProcessId, RunState, Sender, ShutDownBy, Standing
+from hostagent.hypervisor import BeforeItsEnd, ProcessId, RunState, Sender, ShutDownBy, Standing
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.fake_boots import boot_id, boots_anew, is_asked_to_shut_down
 from hostagent.hypervisor.fake_daemon import emulator_in, leaves, wait_for_monitors
@@ -222,7 +222,12 @@ class FakeLibvirt:
                 raise _unheard(state, doing)
 
     def save(
-        self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: Callable[[bytes], None]
+        self,
+        uuid: str,
+        qemu: ProcessId,
+        path: Path,
+        within_seconds: float,
+        written: BeforeItsEnd,
     ) -> None:
         doing = "saving a guest"
         with self._active(doing, uuid) as (state, guest, view):
@@ -250,19 +255,26 @@ class FakeLibvirt:
             if state.take(FaultKind.SAVE_UNHEARD, uuid):
                 raise _unheard(state, doing)
 
-    def _asks_before_it_ends(self, uuid: str, path: Path, written: Callable[[bytes], None]) -> None:
+    def _asks_before_it_ends(self, uuid: str, path: Path, written: BeforeItsEnd) -> None:
         with self.world.held_up(uuid):
             try:
-                written(path.read_bytes())
+                written(path.read_bytes(), lambda: self._waits(uuid))
             except HostagentError:
                 with self.world.change() as state:
                     if (view := state.daemon.views.get(uuid)) is not None:
                         view.saving, view.marks_next = False, ""
                 raise
 
+    def _waits(self, uuid: str) -> bool:
+        with self.world.change() as state:
+            if state.take(FaultKind.SAVE_DAEMON_DIES_SOON, uuid):
+                leaves(self.world, state)
+            return state.daemon.up and uuid in state.daemon.views
+
     def abort_job(self, uuid: str, within_seconds: float) -> None:
-        with self._active("breaking a job off", uuid) as (_, _, view):
-            view.saving = False
+        with self._asked("breaking a job off") as state:
+            if (view := state.daemon.views.get(uuid)) is not None:
+                view.saving = False
 
     def restore(self, path: Path, within_seconds: float) -> None:
         doing = f"restoring a guest from {path}"

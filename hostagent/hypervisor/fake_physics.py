@@ -187,7 +187,8 @@ def ends_saved(world: World, state: State, uuid: str, view: View) -> None:
     with suppress(OSError):
         path.write_bytes(finished(path.read_bytes()))
     process.client = ""  # libvirt has heard the last of it
-    dies(world, state, process, tidily=True)
+    if not process.stays:  # which libvirt does not mind
+        dies(world, state, process, tidily=True)
     libvirt_cleans_up(world, state, uuid, "saved")
     state.guests[uuid].off = "saved"
 

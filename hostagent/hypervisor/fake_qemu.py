@@ -88,6 +88,7 @@ class FakeQemu:
             if found is None:
                 return
             if state.take(FaultKind.KILL_HANGS, found.guest):
+                found.stays = True
                 raise NeedsOperator(f"ending QEMU {process.pid}", found="it is still there", hint="hostagent recover")
             dies(self.world, state, found, tidily=False)
 

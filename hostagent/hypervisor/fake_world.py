@@ -68,6 +68,7 @@ class FaultKind(StrEnum):
     SAVE_UNHEARD = "a save works, its answer is lost"
     SAVE_EXITS = "the QEMU exits as it is saved"
     SAVE_ASKS_NOBODY = "a save cannot be held up before it ends the QEMU"
+    SAVE_DAEMON_DIES_SOON = "libvirt's daemon dies while a guest's state is looked at"
     SAVE_DAEMON_DIES = "libvirt's daemon dies once a guest's state is written"
     RESTORE_FAILS = "the restored QEMU refuses the state"
     RESTORE_HANGS = "a restore that never begins is never answered"
@@ -123,6 +124,7 @@ class Process:
     waits_for: int = 0  # the real process that has yet to say `go`
     alive: bool = True
     leaving: bool = False  # killed, and still to be seen
+    stays: bool = False  # killed, and its disk does not answer
     hung: bool = False
     client: str = ""  # who has its monitor: "", LIBVIRT, or "PID/NUMBER" of a real process
     capabilities: dict[str, bool] = field(default_factory=dict)

@@ -10,12 +10,13 @@ import ctypes
 import os
 import select
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 # linux/fanotify.h
-_FAN_CLASS_CONTENT, _FAN_CLOEXEC = 0x04, 0x01
+_FAN_CLASS_CONTENT, _FAN_NONBLOCK, _FAN_CLOEXEC = 0x04, 0x02, 0x01
 _FAN_MARK_ADD, _FAN_MARK_DONT_FOLLOW, _FAN_OPEN_PERM = 0x01, 0x04, 0x00010000
 _FAN_ALLOW, _FAN_DENY = 1, 2
 _VERSION = 3
@@ -37,7 +38,8 @@ class FileGate:
     """`with FileGate(path) as gate:`; OSError for a file that is not there, or where the kernel has no such thing."""
 
     def __init__(self, path: Path) -> None:
-        self._group = _checked(_libc.fanotify_init(_FAN_CLASS_CONTENT | _FAN_CLOEXEC, os.O_RDONLY | os.O_CLOEXEC))
+        how = _FAN_CLASS_CONTENT | _FAN_NONBLOCK | _FAN_CLOEXEC
+        self._group = _checked(_libc.fanotify_init(how, os.O_RDONLY | os.O_CLOEXEC))
         mask, name = ctypes.c_uint64(_FAN_OPEN_PERM), os.fsencode(path)
         try:
             _checked(_libc.fanotify_mark(self._group, _FAN_MARK_ADD | _FAN_MARK_DONT_FOLLOW, mask, _AT_FDCWD, name))
@@ -45,16 +47,19 @@ class FileGate:
             os.close(self._group)
             raise
 
-    def openings(self, stop: int) -> list[Opening]:
-        """Wait until somebody opens it; nothing once `stop` can be read from. Each has to be answered."""
+    def openings(self, stop: int) -> list[Opening] | None:
+        """Wait until somebody opens it; None once `stop` can be read from. Each has to be answered."""
         ready, _, _ = select.select([self._group, stop], [], [])
         if self._group not in ready:
-            return []
-        told, found = os.read(self._group, 4096), list[Opening]()
+            return None
+        told, found = b"", list[Opening]()
+        with suppress(BlockingIOError):  # whoever wanted to open it has been killed
+            told = os.read(self._group, 4096)
         while told:
             length, version, _, _, _, fd, pid = _EVENT.unpack_from(told)
             assert version == _VERSION, version  # noqa: S101 - the kernel's, since 2.6.37
-            found.append(Opening(pid, fd))
+            if fd >= 0:  # else the kernel says that there were too many at once, and lets them through
+                found.append(Opening(pid, fd))
             told = told[length:]
         return found
 
@@ -71,7 +76,13 @@ class FileGate:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._group)
+        self.close()
+
+    def close(self) -> None:
+        """Let everybody through; done when it is closed already."""
+        group, self._group = self._group, -1
+        if group >= 0:
+            os.close(group)
 
 
 def _checked(result: int) -> int:

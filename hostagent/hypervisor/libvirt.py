@@ -17,7 +17,16 @@ from hostagent.clock import AgentError
 from hostagent.config import Config
 from hostagent.errors import Failed, HostagentError
 from hostagent.facts import Definition, Guest, GuestState, Host, QemuTree, Version
-from hostagent.hypervisor import ProcessId, Sender, ShutDownBy, Standing, apparmor, qemu_conf, surroundings
+from hostagent.hypervisor import (
+    BeforeItsEnd,
+    ProcessId,
+    Sender,
+    ShutDownBy,
+    Standing,
+    apparmor,
+    qemu_conf,
+    surroundings,
+)
 from hostagent.hypervisor.domain_xml import read_definition
 from hostagent.hypervisor.guest_process import Builds, process_of, ram_files, vhosts
 from hostagent.hypervisor.libvirt_line import PAUSES, Gone, LibvirtLine, known, state_of
@@ -277,7 +286,12 @@ class LibvirtApi(LibvirtLine):
             self._on(domain, "pausing it", domain.suspend)
 
     def save(
-        self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: Callable[[bytes], None]
+        self,
+        uuid: str,
+        qemu: ProcessId,
+        path: Path,
+        within_seconds: float,
+        written: BeforeItsEnd,
     ) -> None:
         with known("saving a guest", uuid), held_up(path, qemu, written):
             domain = self._domain(uuid)

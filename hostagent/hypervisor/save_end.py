@@ -5,117 +5,155 @@ libvirt writes the state, opens the image once more to mark it as whole, asks QE
 nobody else gets at the guest, and QEMU has nothing left to do: whoever ends it then spares libvirt the sleep, and
 whoever finds the state wrong has libvirt give the save up, with the guest still there.
 
-Where the kernel has no such permission, or anything is not as it is known here, the save takes its ordinary way.
+Where the kernel has no such permission, or QEMU's connections cannot be told, the save takes its ordinary way.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hostagent.errors import HostagentError
-from hostagent.hypervisor import ProcessId, surroundings
+from hostagent.hypervisor import BeforeItsEnd, ProcessId, surroundings
 from hostagent.hypervisor.descriptors import copy_descriptor
 from hostagent.hypervisor.file_gate import FileGate, Opening
 from hostagent.hypervisor.surroundings import PROC, link_target
-from hostagent.libvirt_files.state_image import is_all_written
+from hostagent.libvirt_files.state_image import ImageNotUnderstood, is_all_written
 
 _DAEMONS = {"libvirtd", "virtqemud"}
 _IMAGE_LIMIT = 2 << 30
 _PEER = struct.Struct("3i")  # pid, uid, gid
+_GONE = {errno.EBADF, errno.ESRCH, errno.ENOTSOCK}
+_AT_ONCE = threading.Semaphore(os.cpu_count() or 1)  # each has an image in memory several times
 
 
 @contextmanager
-def held_up(path: Path, qemu: ProcessId, written: Callable[[bytes], None]) -> Iterator[None]:
+def held_up(path: Path, qemu: ProcessId, written: BeforeItsEnd) -> Iterator[None]:
     """While the block saves the guest into `path`: have `written` look at all of it before libvirt ends its QEMU.
 
-    It runs in a thread of its own. When it raises, libvirt's save fails, and that is raised here instead. It may end
-    the QEMU: libvirt does not see its monitor go before the block has ended.
+    It runs in a thread of its own, and is told how to ask whether libvirt still waits for it. When it raises, libvirt's
+    save fails, and that is raised here instead; so it is with a state that is not all there, or not as QEMU writes it.
+    It may end the QEMU: libvirt does not see its monitor go before the block has ended.
     """
     with ExitStack() as stack:
+        gate: FileGate | None = None
         try:
             path.unlink(missing_ok=True)  # what was there would be taken for what libvirt is about to write
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             gate = stack.enter_context(FileGate(path))
         except OSError:
-            yield
-            return
-        end = _End(gate, qemu, written, stack)
-        with end.watched():
-            yield
+            pass
+        if gate is not None:
+            stack.enter_context(_Watch(gate, qemu, written, stack).watching())
+        yield
 
 
-class _End:
+class _Watch:
     """Who waits at the gate."""
 
-    def __init__(self, gate: FileGate, qemu: ProcessId, written: Callable[[bytes], None], kept: ExitStack) -> None:
+    def __init__(self, gate: FileGate, qemu: ProcessId, written: BeforeItsEnd, kept: ExitStack) -> None:
         self._gate, self._qemu, self._written, self._kept = gate, qemu, written, kept
-        self._seen = False
-        self._wrong: BaseException | None = None
+        self._asked = False
+        self._failed: BaseException | None = None
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         stop, ended = os.pipe2(os.O_CLOEXEC)
         thread = threading.Thread(target=self._watch, args=(stop,), name="hostagent save")
         thread.start()
+        said: HostagentError | None = None
         try:
             yield
         except HostagentError as error:
-            if self._wrong is None:
-                raise
-            raise self._wrong from error
+            said = error
         finally:
             os.close(ended)
             thread.join()
             os.close(stop)
-        if self._wrong is not None:
-            raise self._wrong
+        if self._failed is not None:
+            raise self._failed from said
+        if said is not None:
+            raise said
 
     def _watch(self, stop: int) -> None:
-        while openings := self._gate.openings(stop):
-            for opening in openings:
-                allow = True
-                try:
-                    if not self._seen and (image := self._whole_image(opening)) is not None:
-                        self._seen = True
-                        self._written(image)
-                except BaseException as error:  # it belongs to whoever saves
-                    self._wrong, allow = error, False
-                finally:
-                    self._gate.answer(opening, allow=allow)
+        try:
+            while (openings := self._gate.openings(stop)) is not None:
+                for opening in openings:
+                    self._look(opening)
+                    self._gate.answer(opening, allow=self._failed is None)
+        except BaseException as error:  # nobody may wait at a gate that nobody watches
+            self._failed = self._failed or error
+        finally:
+            self._gate.close()
 
-    def _whole_image(self, opening: Opening) -> bytes | None:
-        """What libvirt is about to mark as whole; None for whatever else this may be."""
-        with suppress(OSError):
-            size = os.fstat(opening.fd).st_size
-            daemon = (PROC / str(opening.pid) / "comm").read_text().strip()
-            if 0 < size <= _IMAGE_LIMIT and daemon in _DAEMONS:
-                image = os.pread(opening.fd, size, 0)
-                if is_all_written(image):
-                    self._keep_connections(opening.pid)
-                    return image
-        return None
+    def _look(self, opening: Opening) -> None:
+        try:
+            with _AT_ONCE:
+                if not self._asked and (image := _image(opening)) is not None:
+                    daemon = surroundings.identify(opening.pid)
+                    self._asked = self._keeps_connections(daemon.pid)
+                    if self._asked:
+                        self._written(image, lambda: _still_waits(daemon))
+        except BaseException as error:  # it belongs to whoever saves
+            self._failed = error
 
-    def _keep_connections(self, daemon: int) -> None:
-        """libvirt would take the end of its monitor for a crash."""
-        found = [fd for fd in _sockets(self._qemu.pid) if self._kept_if_of(daemon, fd)]
-        if not found or not surroundings.alive(self._qemu):
-            raise FileNotFoundError(f"QEMU {self._qemu.pid} has no connection to process {daemon}")
+    def _keeps_connections(self, daemon: int) -> bool:
+        """Whether there are any; libvirt would take the end of its monitor for a crash."""
+        try:
+            kept = [self._keeps_if_of(daemon, fd) for fd in _sockets(self._qemu.pid)]
+        except OSError:
+            return False
+        return any(kept) and surroundings.alive(self._qemu)
 
-    def _kept_if_of(self, daemon: int, fd: int) -> bool:
+    def _keeps_if_of(self, daemon: int, fd: int) -> bool:
         """Keep a copy of that descriptor of QEMU's if the daemon has connected there (unix(7), SO_PEERCRED)."""
-        with suppress(OSError), ExitStack() as copied:
-            copy = copied.enter_context(socket.socket(fileno=copy_descriptor(self._qemu.pid, fd)))
-            pid, _, _ = _PEER.unpack(copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-            if pid == daemon:
-                self._kept.push(copied.pop_all())
-                return True
-        return False
+        try:
+            number = copy_descriptor(self._qemu.pid, fd)
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+        try:
+            copy = socket.socket(fileno=number)
+        except OSError:
+            os.close(number)
+            raise
+        pid, _, _ = _PEER.unpack(copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        if pid != daemon or copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            copy.close()
+            return False
+        self._kept.callback(copy.close)
+        return True
+
+
+def _image(opening: Opening) -> bytes | None:
+    """What libvirt is about to mark as whole; None for any other opening.
+
+    libvirt opens the file twice: as it makes it, and when QEMU has written all. Raises ImageNotUnderstood when that is
+    not a whole state: compressed, say.
+    """
+    size = os.fstat(opening.fd).st_size
+    if size == 0 or (PROC / str(opening.pid) / "comm").read_text().strip() not in _DAEMONS:
+        return None
+    image = os.pread(opening.fd, min(size, _IMAGE_LIMIT), 0)
+    if size > _IMAGE_LIMIT or not is_all_written(image):
+        raise ImageNotUnderstood(
+            "looking at what libvirt saves",
+            expected="QEMU's state to its end, as it wrote it",
+            found=f"something else in {size} bytes",
+            hint="save_image_format in qemu.conf has to be raw; the guest runs as before",
+        )
+    return image
+
+
+def _still_waits(daemon: ProcessId) -> bool:
+    return surroundings.alive(daemon) and not surroundings.leaving(daemon)
 
 
 def _sockets(pid: int) -> list[int]:

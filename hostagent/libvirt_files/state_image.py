@@ -39,6 +39,7 @@ _RAM, _RAM_VERSION = "ram", 4
 _SIZES, _END = 0x04, 0x10  # RAM_SAVE_FLAG_MEM_SIZE and RAM_SAVE_FLAG_EOS of migration/ram.c
 _FLAGS = 0xFFF  # the lower bits of an address or size in the stream, which is one of a page
 _LONGEST_NAME = 255
+_LONGEST_DESCRIPTION = 4 << 20  # some hundred KiB; read into memory, it takes 25 times that
 _BLOCKS = 1024  # more than any guest has
 _DOING = "reading a save image"
 
@@ -128,6 +129,8 @@ def is_all_written(data: bytes) -> bool:
         if at < 0 or not data.startswith(_PARTIAL):
             return False
         told = data[at + tail :]
+        if len(told) > _LONGEST_DESCRIPTION:
+            return False
         if data[at - 1] == _EOF and data[at + 1 : at + tail] == _LENGTH.pack(len(told)):
             return _is_description(told)
     return False

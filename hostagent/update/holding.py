@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from hostagent.arguments.command_line import CommandLine
@@ -27,7 +28,7 @@ from hostagent.update.crossing import check_set_back, check_unblocked
 from hostagent.update.guest_hold import GuestHold, HoldNotes, SavedImage, Side
 from hostagent.update.held import Held, HeldRam, entry, release, tell_hook
 from hostagent.update.pause import Deadline
-from hostagent.update.subject import KILL_SECONDS, Pin
+from hostagent.update.subject import ENDED_FOR_GOOD, KILL_SECONDS, Pin
 
 ROOM_BYTES = 256 << 20  # device state is about a MiB, a display's memory 16 MiB and more; all of it three times
 SAVE_SECONDS = 30.0  # libvirt itself waits so long for its turn with a guest
@@ -219,27 +220,41 @@ def save(hold: GuestHold) -> None:
     if hold.old_is_alive():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            hold.ports.libvirt.save(hold.uuid, notes.old, path, SAVE_SECONDS, lambda image: _end_saved(hold, image))
+            hold.ports.libvirt.save(hold.uuid, notes.old, path, SAVE_SECONDS, partial(_end_saved, hold))
         except HostagentError as error:
             may_be_saved = isinstance(error, OutcomeUnknown) or hold.notes.plain.digest
             if not may_be_saved or hold.old_is_alive():
                 raise
-            with suppress(HostagentError):
-                hold.ports.libvirt.wait_ended(hold.uuid, KILL_SECONDS)
+            if _ended_for_good(hold):
+                raise
         if not hold.ports.qemu.wait_gone(notes.old, SAVE_SECONDS):
             raise Failed(f"{hold.name}: saving it", expected="its QEMU to end", found="it is still there")
     if not hold.notes.plain.digest:
         seal(hold)
 
 
-def _end_saved(hold: GuestHold, image: bytes) -> None:
+def _ended_for_good(hold: GuestHold) -> bool:
+    """Whether its owner has ended it meanwhile."""
+    try:
+        hold.ports.libvirt.wait_ended(hold.uuid, KILL_SECONDS)
+        now = hold.ports.libvirt.standing(hold.uuid)
+    except HostagentError:
+        return False  # libvirt's daemon is away: whoever brings it back will see
+    return now is not None and now.reason in ENDED_FOR_GOOD
+
+
+def _end_saved(hold: GuestHold, image: bytes, libvirt_waits: Callable[[], bool]) -> None:
     """End the QEMU once everything that brings the guest back is safe; libvirt has nothing to wait for then.
 
-    A state that cannot be sealed ends the save instead, with the guest as it was.
+    A state that cannot be sealed ends the save instead, with the guest as it was. When libvirt's daemon is gone the
+    next one may have been told to let the guest go on.
     """
     _seal(hold, finished(image))
-    with suppress(HostagentError):  # libvirt sees to its end as well
-        hold.ports.qemu.kill(hold.notes.old, KILL_SECONDS)
+    if hold.deadline is not None:
+        hold.deadline.check(f"{hold.name}: before ending its QEMU")
+    if libvirt_waits():
+        with suppress(HostagentError):  # libvirt sees to its end as well, and what stays is seen afterwards
+            hold.ports.qemu.kill(hold.notes.old, KILL_SECONDS)
 
 
 def seal(hold: GuestHold) -> None:
@@ -317,6 +332,8 @@ def take_back(hold: GuestHold) -> None:
     if hold.old_is_alive():
         hold.ports.libvirt.abort_job(hold.uuid, ABORT_SECONDS)  # it may go on though nobody waits for it
     if hold.old_is_alive():
+        if hold.now() is None:
+            raise _not_there(hold, "before letting go of it", "that its QEMU was killed, and stays: its disk hangs")
         return
     now = hold.now()
     if now is not None:

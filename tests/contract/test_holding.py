@@ -193,14 +193,15 @@ def test_what_is_not_running_cannot_be_saved(stage: HeldStage) -> None:
             ask(stage.world.uuid)
     path = Path(stage.hold.notes.plain.path).with_suffix(".more")
     with pytest.raises(Failed):
-        stage.libvirt.save(stage.world.uuid, stage.hold.notes.old, path, SECONDS, lambda _: None)
+        stage.libvirt.save(stage.world.uuid, stage.hold.notes.old, path, SECONDS, lambda *_: None)
 
 
 def test_whoever_saves_is_asked_before_the_qemu_ends(stage: HeldStage) -> None:
     """With the whole image, once; the guest is still there, and is what libvirt ends next."""
     found = list[bytes]()
 
-    def asked(image: bytes) -> None:
+    def asked(image: bytes, waits: Callable[[], bool]) -> None:
+        assert waits()
         assert stage.ports.qemu.alive(stage.hold.notes.old)
         found.append(image)
 
@@ -217,14 +218,14 @@ def test_whoever_saves_is_asked_before_the_qemu_ends(stage: HeldStage) -> None:
 
 def test_it_may_be_ended_as_it_is_saved(stage: HeldStage) -> None:
     """libvirt takes it as saved, and not as crashed."""
-    saved_by(stage, lambda _: stage.ports.qemu.kill(stage.hold.notes.old, SECONDS))
+    saved_by(stage, lambda *_: stage.ports.qemu.kill(stage.hold.notes.old, SECONDS))
     assert (stage.now().state, stage.now().reason) == (GuestState.SHUT_OFF, "saved")
 
 
 def test_whoever_is_asked_may_want_no_save(stage: HeldStage) -> None:
     """It stands still as before it, and can go on."""
 
-    def asked(_: bytes) -> None:
+    def asked(*_: object) -> None:
         raise Failed("looking at what was saved", found="nonsense")
 
     with pytest.raises(Failed, match="nonsense"):
@@ -249,7 +250,7 @@ def test_where_no_save_can_be_made_to_wait(stage: HeldStage, monkeypatch: pytest
     assert what_is_wrong(stage.hold, stage.hold.now(), Side.AFTER) is None
 
 
-def saved_by(stage: HeldStage, asked: Callable[[bytes], None]) -> Path:
+def saved_by(stage: HeldStage, asked: Callable[[bytes, Callable[[], bool]], None]) -> Path:
     """Where libvirt has saved it, with nothing of ours made of that."""
     notes = stage.prepared().hold.notes
     stage.progress = stage.engine.forward(HOLD[:1], stage.hold, stage.progress)

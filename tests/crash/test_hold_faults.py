@@ -42,6 +42,7 @@ def web1_and_db1(host: Rig) -> tuple[Outcome | None, Outcome | None]:
         K.SAVE_FAILS,
         K.SAVE_HANGS,
         K.SAVE_DAEMON_DIES,
+        K.SAVE_DAEMON_DIES_SOON,
         K.RESTORE_FAILS,
         K.RESTORE_HANGS,
         K.RESTORE_EXITS,
@@ -144,6 +145,21 @@ def test_a_state_that_is_not_understood(asked: bool, monkeypatch: pytest.MonkeyP
             assert [one.pid for one in host.host.processes(host.uuids["web1"])] == [before.pid]
         else:
             assert (outcomes(host)["web1"], host.host.violations()) == (NEEDS_OPERATOR, [])
+
+
+def test_a_qemu_that_stays_though_it_was_killed() -> None:
+    """Its RAM and its state are kept until it has ended."""
+    with rig(ALONE) as host:
+        (before,) = host.host.processes(host.uuids["web1"])
+        host.host.fault(K.KILL_HANGS, host.uuids["web1"], times=-1)
+        assert host.update() == ""
+        assert (outcomes(host)["web1"], host.host.violations()) == (NEEDS_OPERATOR, [])
+        assert "its QEMU was killed, and stays" in reason(host, "web1")
+        assert set(images(host)) == {"plain", "before", "after"}
+        host.host.no_more_faults()
+        host.host.kill(before.pid)
+        assert host.recover() == ""
+        assert (outcomes(host)["web1"], problems(host)) == (ROLLED_BACK, [])
 
 
 # -- its state is damaged -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ With libvirt's daemon there all the time, its hook, and what it refuses meanwhil
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import libvirt
@@ -208,9 +208,9 @@ def test_one_that_was_handed_over_is_held_as_any_other(
     """Its QEMU's monitor was not made by libvirt; it is ended before libvirt does that, too."""
     spec, asked = GuestSpec("handed over", 4, 256), list[str]()
 
-    def asks(hold: GuestHold, image: bytes) -> None:
+    def asks(hold: GuestHold, image: bytes, waits: Callable[[], bool]) -> None:
         asked.append(hold.name)
-        end_saved(hold, image)
+        end_saved(hold, image, waits)
 
     end_saved = holding._end_saved
     monkeypatch.setattr(holding, "_end_saved", asks)

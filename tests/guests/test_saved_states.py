@@ -68,7 +68,7 @@ def states(host: Host, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> It
                 path, told = folder / spec.name, list[bytes]()
                 now = api.standing(spec.uuid)
                 assert now is not None and now.process is not None
-                api.save(spec.uuid, now.process, path, SECONDS, told.append)
+                api.save(spec.uuid, now.process, path, SECONDS, lambda image, _, told=told: told.append(image))  # type: ignore[misc]
                 made[key] = Saved(spec, key[0], StateImage.parse(path.read_bytes()), told)
         yield made
 

@@ -94,6 +94,7 @@ def test_not_all_of_it_is_written() -> None:
         written(b"3"),
         written(b"\xff\xff"),
         written(b"[" * 100_000),
+        written(b'{"devices": []}'.ljust((4 << 20) + 1)),
         written(b'{"devices": []}', eof=b"\1"),
     ):
         assert not is_all_written(data)

@@ -245,7 +245,7 @@ def test_where_no_save_can_be_made_to_wait(stage: HeldStage, monkeypatch: pytest
     if isinstance(stage.world, FakeWorld):
         stage.world.host.fault(FaultKind.SAVE_ASKS_NOBODY)
     monkeypatch.setattr(save_end, "FileGate", refused)
-    monkeypatch.setattr(holding, "_end_saved", None)
+    monkeypatch.setattr(holding, "_end_saved", lambda *_: pytest.fail("nobody is to be asked"))
     stage.restored()
     assert what_is_wrong(stage.hold, stage.hold.now(), Side.AFTER) is None
 

@@ -393,14 +393,7 @@ class Libvirt(Protocol):
         """Have it run; done when it does."""
         ...
 
-    def save(
-        self,
-        uuid: str,
-        qemu: ProcessId,
-        path: Path,
-        within_seconds: float,
-        written: BeforeItsEnd,
-    ) -> None:
+    def save(self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: BeforeItsEnd) -> None:
         """Write its state into a file and end its QEMU: virDomainSave.
 
         Where the host allows that, `written` is called in between, from another thread, with the whole image, which is

@@ -221,14 +221,7 @@ class FakeLibvirt:
             if state.take(FaultKind.CONT_UNHEARD, uuid):
                 raise _unheard(state, doing)
 
-    def save(
-        self,
-        uuid: str,
-        qemu: ProcessId,
-        path: Path,
-        within_seconds: float,
-        written: BeforeItsEnd,
-    ) -> None:
+    def save(self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: BeforeItsEnd) -> None:
         doing = "saving a guest"
         with self._active(doing, uuid) as (state, guest, view):
             if view.saving:

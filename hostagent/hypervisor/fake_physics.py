@@ -34,8 +34,10 @@ _BALLAST = "hostagent-ballast"
 def time_passes(world: World, state: State) -> None:
     """What goes on without being asked."""
     for uuid, view in list(state.daemon.views.items()):
+        if not view.marks_next:
+            continue
         waits = world.holds_up(uuid) if view.held_up_by == os.getpid() else _exists(view.held_up_by)
-        if view.marks_next and not waits:
+        if not waits:
             ends_saved(world, state, uuid, view)
     for process in state.living():
         if process.waits_for and not _exists(process.waits_for):

@@ -285,14 +285,7 @@ class LibvirtApi(LibvirtLine):
             domain = self._domain(uuid)
             self._on(domain, "pausing it", domain.suspend)
 
-    def save(
-        self,
-        uuid: str,
-        qemu: ProcessId,
-        path: Path,
-        within_seconds: float,
-        written: BeforeItsEnd,
-    ) -> None:
+    def save(self, uuid: str, qemu: ProcessId, path: Path, within_seconds: float, written: BeforeItsEnd) -> None:
         with known("saving a guest", uuid), held_up(path, qemu, written):
             domain = self._domain(uuid)
             self._on(domain, "saving it", lambda: domain.save(str(path)), within_seconds)

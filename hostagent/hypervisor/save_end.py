@@ -24,10 +24,9 @@ from hostagent.hypervisor import BeforeItsEnd, ProcessId, surroundings
 from hostagent.hypervisor.descriptors import copy_descriptor
 from hostagent.hypervisor.file_gate import FileGate, Opening
 from hostagent.hypervisor.surroundings import PROC, link_target
-from hostagent.libvirt_files.state_image import ImageNotUnderstood, is_all_written
+from hostagent.libvirt_files.state_image import IMAGE_LIMIT, ImageNotUnderstood, is_all_written
 
 _DAEMONS = {"libvirtd", "virtqemud"}
-_IMAGE_LIMIT = 2 << 30
 _PEER = struct.Struct("3i")  # pid, uid, gid
 _GONE = {errno.EBADF, errno.ESRCH, errno.ENOTSOCK}
 _AT_ONCE = threading.Semaphore(os.cpu_count() or 1)  # each has an image in memory several times
@@ -50,7 +49,8 @@ def held_up(path: Path, qemu: ProcessId, written: BeforeItsEnd) -> Iterator[None
         except OSError:
             pass
         if gate is not None:
-            stack.enter_context(_Watch(gate, qemu, written, stack).watching())
+            kept = stack.enter_context(ExitStack())  # until nobody watches any more
+            stack.enter_context(_Watch(gate, qemu, written, kept).watching())
         yield
 
 
@@ -141,8 +141,8 @@ def _image(opening: Opening) -> bytes | None:
     size = os.fstat(opening.fd).st_size
     if size == 0 or (PROC / str(opening.pid) / "comm").read_text().strip() not in _DAEMONS:
         return None
-    image = os.pread(opening.fd, min(size, _IMAGE_LIMIT), 0)
-    if size > _IMAGE_LIMIT or not is_all_written(image):
+    image = os.pread(opening.fd, min(size, IMAGE_LIMIT), 0)
+    if size > IMAGE_LIMIT or not is_all_written(image):
         raise ImageNotUnderstood(
             "looking at what libvirt saves",
             expected="QEMU's state to its end, as it wrote it",

@@ -28,6 +28,7 @@ from hostagent.libvirt_files.xml_spans import Span, spliced
 
 IGNORE_SHARED = "x-ignore-shared"
 HEADER_BYTES = 92
+IMAGE_LIMIT = 2 << 30  # device state, and what RAM is in no file: a display's, firmware's
 _MAGIC, _PARTIAL = b"LibvirtQemudSave", b"LibvirtQemudPart"
 _VERSION, _RAW = 2, 0
 _FIELDS = struct.Struct("<5I")

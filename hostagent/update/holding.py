@@ -20,7 +20,14 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnkno
 from hostagent.facts import Guest, GuestState
 from hostagent.hypervisor import ProcessId, Standing
 from hostagent.libvirt_files.held_definition import held_definition
-from hostagent.libvirt_files.state_image import IGNORE_SHARED, ImageNotUnderstood, StateImage, finished, was_finished
+from hostagent.libvirt_files.state_image import (
+    IGNORE_SHARED,
+    IMAGE_LIMIT,
+    ImageNotUnderstood,
+    StateImage,
+    finished,
+    was_finished,
+)
 from hostagent.libvirt_files.xml_spans import PlainXmlError
 from hostagent.update import files
 from hostagent.update.copying import nobody_else_s_settings
@@ -35,7 +42,6 @@ SAVE_SECONDS = 30.0  # libvirt itself waits so long for its turn with a guest
 ABORT_SECONDS = 30.0
 PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, GuestState.PM_SUSPENDED
 
-_IMAGE_LIMIT = 2 << 30  # device state, and what RAM is in no file: a display's, firmware's
 _HEAD = 64  # bytes of an image
 _READING = "{}: reading what libvirt saved"
 _SEALING = threading.Semaphore(os.cpu_count() or 1)  # a seal has an image in memory several times
@@ -223,9 +229,7 @@ def save(hold: GuestHold) -> None:
             hold.ports.libvirt.save(hold.uuid, notes.old, path, SAVE_SECONDS, partial(_end_saved, hold))
         except HostagentError as error:
             may_be_saved = isinstance(error, OutcomeUnknown) or hold.notes.plain.digest
-            if not may_be_saved or hold.old_is_alive():
-                raise
-            if _ended_for_good(hold):
+            if not may_be_saved or hold.old_is_alive() or _ended_for_good(hold):
                 raise
         if not hold.ports.qemu.wait_gone(notes.old, SAVE_SECONDS):
             raise Failed(f"{hold.name}: saving it", expected="its QEMU to end", found="it is still there")
@@ -259,23 +263,22 @@ def _end_saved(hold: GuestHold, image: bytes, libvirt_waits: Callable[[], bool])
 
 def seal(hold: GuestHold) -> None:
     """Make of libvirt's image one for each side, and write down what is in all three."""
-    _seal(hold, _plain(hold))
+    with _SEALING:
+        _seal(hold, _plain(hold))
 
 
 def _seal(hold: GuestHold, plain: bytes) -> None:
-    notes, images = hold.notes, {}
-    with _SEALING:
-        sealed = _sealed(hold, plain)
-        for side in Side:
-            data = _for_side(hold, sealed, side)
-            files.write_private(Path(notes.image(side).path), data)
-            images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
+    notes, images, sealed = hold.notes, {}, _sealed(hold, plain)
+    for side in Side:
+        data = _for_side(hold, sealed, side)
+        files.write_private(Path(notes.image(side).path), data)
+        images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
     hold.note(plain=SavedImage(notes.plain.path, _digest(plain)), **images)
 
 
 def _plain(hold: GuestHold) -> bytes:
     """libvirt's own image. What was written down of it is whole, whether or not libvirt got to marking it so."""
-    data = files.read_private(Path(hold.notes.plain.path), _IMAGE_LIMIT)
+    data = files.read_private(Path(hold.notes.plain.path), IMAGE_LIMIT)
     marked = finished(data)
     return marked if _digest(marked) == hold.notes.plain.digest else data
 
@@ -420,7 +423,7 @@ def has_state(hold: GuestHold) -> bool:
 
 def _is_whole(image: SavedImage, read: Callable[[bytes], bytes] = bytes) -> bool:
     try:
-        return _digest(read(files.read_private(Path(image.path), _IMAGE_LIMIT))) == image.digest
+        return _digest(read(files.read_private(Path(image.path), IMAGE_LIMIT))) == image.digest
     except HostagentError:
         return False
 

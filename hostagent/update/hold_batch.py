@@ -15,12 +15,13 @@ from hostagent.errors import Failed, HostagentError, NeedsOperator
 from hostagent.update import clocks
 from hostagent.update.guest_hold import GuestHold
 from hostagent.update.hold import AFTER, HOLD, HOLD_STEPS, PREPARE, RESTORE, RESUME
-from hostagent.update.holding import has_state, is_told, told_of, unprepare
+from hostagent.update.holding import is_told, told_of, unprepare
 from hostagent.update.host_hold import HostHold
 from hostagent.update.journal import Entry, Kind, Outcome, Progress, progressed
 from hostagent.update.member import CUT_OFF, MemberOf, have_libvirt, says_yes, write_ends
 from hostagent.update.restoring import go_on, is_resumed, note_pause
 from hostagent.update.saga import Engine, Step, StepFailed, committed
+from hostagent.update.saved_images import has_state
 from hostagent.update.side_by_side import side_by_side
 from hostagent.update.subject import ENDED_BY_OTHERS, ENDED_FOR_GOOD
 

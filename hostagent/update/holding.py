@@ -1,15 +1,12 @@
 """Beside the running guest everything is written down and its RAM is pinned; then it stands still and is saved.
 
-The pause begins in `pause`. libvirt writes the state and ends the QEMU; what it wrote is sealed, so that it can be
-restored on the old QEMU and on the new one, before anything else is done.
+The pause begins in `pause`. libvirt writes the state and ends the QEMU; what it wrote is sealed (`saved_images`), so
+that it can be restored on the old QEMU and on the new one, before anything else is done.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,32 +16,20 @@ from hostagent.arguments.command_line import CommandLine
 from hostagent.errors import Failed, HostagentError, NeedsOperator, OutcomeUnknown, Refused
 from hostagent.facts import Guest, GuestState
 from hostagent.hypervisor import ProcessId, Standing
-from hostagent.libvirt_files.held_definition import held_definition
-from hostagent.libvirt_files.state_image import (
-    IGNORE_SHARED,
-    IMAGE_LIMIT,
-    ImageNotUnderstood,
-    StateImage,
-    finished,
-    was_finished,
-)
-from hostagent.libvirt_files.xml_spans import PlainXmlError
+from hostagent.libvirt_files.state_image import IGNORE_SHARED, finished
 from hostagent.update import files
 from hostagent.update.copying import nobody_else_s_settings
 from hostagent.update.crossing import check_set_back, check_unblocked
 from hostagent.update.guest_hold import GuestHold, HoldNotes, SavedImage, Side
 from hostagent.update.held import Held, HeldRam, entry, release, tell_hook
 from hostagent.update.pause import Deadline
+from hostagent.update.saved_images import elsewhere, good_image, seal, seal_this
 from hostagent.update.subject import ENDED_FOR_GOOD, KILL_SECONDS, Pin
 
 ROOM_BYTES = 256 << 20  # device state is about a MiB, a display's memory 16 MiB and more; all of it three times
 SAVE_SECONDS = 30.0  # libvirt itself waits so long for its turn with a guest
 ABORT_SECONDS = 30.0
 PASSED_ON = GuestState.RUNNING, GuestState.SHUTTING_DOWN, GuestState.CRASHED, GuestState.PM_SUSPENDED
-
-_HEAD = 64  # bytes of an image
-_READING = "{}: reading what libvirt saved"
-_SEALING = threading.Semaphore(os.cpu_count() or 1)  # a seal has an image in memory several times
 
 
 # -- beside the running guest -----------------------------------------------------------------------------------
@@ -140,7 +125,7 @@ def unprepare(hold: GuestHold) -> None:
 
 def discard(name: str, notes: HoldNotes, told: Path) -> None:
     """Everything that was kept of the guest. Any number of times."""
-    files.discard(*notes.files, str(_elsewhere(name, told)))
+    files.discard(*notes.files, str(elsewhere(name, told)))
     for pin in notes.pins:
         files.unpin(pin)
     release(name, told)
@@ -253,75 +238,12 @@ def _end_saved(hold: GuestHold, image: bytes, libvirt_waits: Callable[[], bool])
     A state that cannot be sealed ends the save instead, with the guest as it was. When libvirt's daemon is gone the
     next one may have been told to let the guest go on.
     """
-    _seal(hold, finished(image))
+    seal_this(hold, finished(image))
     if hold.deadline is not None:
         hold.deadline.check(f"{hold.name}: before ending its QEMU")
     if libvirt_waits():
         with suppress(HostagentError):  # libvirt sees to its end as well, and what stays is seen afterwards
             hold.ports.qemu.kill(hold.notes.old, KILL_SECONDS)
-
-
-def seal(hold: GuestHold) -> None:
-    """Make of libvirt's image one for each side, and write down what is in all three."""
-    with _SEALING:
-        _seal(hold, _plain(hold))
-
-
-def _seal(hold: GuestHold, plain: bytes) -> None:
-    notes, images, sealed = hold.notes, {}, _sealed(hold, plain)
-    for side in Side:
-        data = _for_side(hold, sealed, side)
-        files.write_private(Path(notes.image(side).path), data)
-        images[str(side)] = SavedImage(notes.image(side).path, _digest(data))
-    hold.note(plain=SavedImage(notes.plain.path, _digest(plain)), **images)
-
-
-def _plain(hold: GuestHold) -> bytes:
-    """libvirt's own image. What was written down of it is whole, whether or not libvirt got to marking it so."""
-    data = files.read_private(Path(hold.notes.plain.path), IMAGE_LIMIT)
-    marked = finished(data)
-    return marked if _digest(marked) == hold.notes.plain.digest else data
-
-
-def seal_elsewhere(hold: GuestHold, side: Side) -> Path:
-    """One of them in memory, with nothing written down: a full disk does not keep a guest from coming back."""
-    path = _elsewhere(hold.name, hold.ports.config.paths.held)
-    files.write_private(path, _for_side(hold, _sealed(hold, _plain(hold)), side))
-    return path
-
-
-def _elsewhere(name: str, told: Path) -> Path:
-    return entry(name, told).with_suffix(".image")
-
-
-def _sealed(hold: GuestHold, plain: bytes) -> StateImage:
-    """What a plain restore loads, on every QEMU; raises Failed for an image that has not kept the RAM out."""
-    doing = _READING.format(hold.name)
-    image = StateImage.parse(plain)
-    if not image.leaves_shared_ram_out:
-        raise Failed(doing, expected="a state without its RAM", found="its RAM in it")
-    missing = sorted(pin.size for pin in hold.notes.pins)
-    for block in image.ram:
-        if block.size in missing:
-            missing.remove(block.size)
-    if missing:
-        raise Failed(doing, expected="RAM as large as its files", found=f"none of {missing[0]} bytes")
-    if len(image.rest) > sum(pin.size for pin in hold.notes.pins) // 8 + (64 << 20):
-        raise Failed(doing, expected="next to nothing saved", found=f"{len(image.rest)} bytes")
-    return StateImage.parse(image.sealed())
-
-
-def _for_side(hold: GuestHold, sealed: StateImage, side: Side) -> bytes:
-    try:
-        definition = held_definition(sealed.xml, token=hold.notes.held.token, emulator=hold.emulator(side))
-    except PlainXmlError as error:
-        doing = _READING.format(hold.name)
-        raise Failed(doing, expected="a definition of libvirt's", found=str(error)) from error
-    return sealed.with_xml(definition)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def is_saved(hold: GuestHold) -> bool:
@@ -383,58 +305,6 @@ def bring_back(hold: GuestHold, side: Side) -> None:
                 f"{hold.name}: restoring it", expected=f"its RAM at {pin.link}", found="none, or another file"
             )
     hold.ports.libvirt.restore(good_image(hold, side), hold.ports.config.update.start_seconds)
-
-
-def good_image(hold: GuestHold, side: Side) -> Path:
-    """An image whose every byte is as it was written; made anew from libvirt's own if need be.
-
-    QEMU loads whatever is in the file. Raises NeedsOperator when none is left: the guest stays held.
-    """
-    image, plain = hold.notes.image(side), hold.notes.plain
-    if image.digest and _is_whole(image):
-        return Path(image.path)
-    if plain.digest and not _is_whole(plain, finished):
-        raise _damaged(hold, f"{image.path} and {plain.path} damaged, or gone")
-    try:
-        seal(hold)  # a crash came between libvirt's writing and our own, or our own was damaged
-    except ImageNotUnderstood as error:
-        raise _damaged(hold, str(error)) from error
-    except Failed:
-        return seal_elsewhere(hold, side)
-    return Path(hold.notes.image(side).path)
-
-
-def has_state(hold: GuestHold) -> bool:
-    """Whether all that libvirt writes of a guest was written, damaged or not understood as it may be.
-
-    Raises Failed when that cannot be told.
-    """
-    path = Path(hold.notes.plain.path)
-    if hold.notes.plain.digest:
-        return True
-    try:
-        with path.open("rb") as file:
-            return was_finished(file.read(_HEAD))
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise Failed(f"{hold.name}: reading {path}", found=error.strerror or str(error)) from error
-
-
-def _is_whole(image: SavedImage, read: Callable[[bytes], bytes] = bytes) -> bool:
-    try:
-        return _digest(read(files.read_private(Path(image.path), IMAGE_LIMIT))) == image.digest
-    except HostagentError:
-        return False
-
-
-def _damaged(hold: GuestHold, found: str) -> NeedsOperator:
-    return NeedsOperator(
-        f"{hold.name}: restoring it: it is held, with its RAM, and nothing of it runs",
-        expected="its state as it was saved",
-        found=found,
-        hint="put the file back, then: hostagent recover",
-    )
 
 
 def what_is_wrong(hold: GuestHold, now: Standing | None, side: Side) -> Failed | None:

@@ -255,8 +255,8 @@ def _looked_at(travelling: Travelling) -> Iterator[None]:
 def _has_lost_writes(travelling: Travelling) -> bool:
     """Whether it runs on, and its disk does not fail, yet something in it has stopped or counts wrong.
 
-    Seen with libvirt alone: an agent that never answers again, numbers of its peer that it has had before. What is lost
-    of the RAM that it proves, or of its disk, is no excuse.
+    Seen with libvirt alone: an agent that never answers again, a disk that is never written to again. What it finds
+    wrong in the RAM that it proves or on its disk is no excuse, nor is a connection that was lost.
     """
     try:
         sides = travelling.runs_on()
@@ -273,7 +273,7 @@ def _has_lost_writes(travelling: Travelling) -> bool:
             now = proof.check()
     except (libvirt.libvirtError, NotReadyError):
         return travelling.runs_on() == sides
-    return now.ram.good and now.disk.good and now.tcp.wrong > 0
+    return now.ram.good and now.disk.good and now.tcp.connects == 1 and now.tcp.wrong > 0
 
 
 def is_well(travelling: Travelling, side: Side, *, emulator: str | None = None) -> None:
